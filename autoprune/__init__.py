@@ -1,0 +1,1 @@
+"""autoprune finds the best widths for a convolutional network."""

@@ -1,0 +1,107 @@
+"""Every exception that autoprune raises on purpose.
+
+::
+
+    AutopruneError                     root; the CLI prints it as one sentence, without a traceback
+    ├── ConfigError(ValueError)        a file, flag or argument holds what it must not
+    ├── DataError(ValueError)          data that can't be read or doesn't fit the network
+    ├── NetworkError(ValueError)       a network that can't be traced, pruned or loaded
+    ├── WeightsError(ValueError)       weights that don't fit, or are no safetensors file
+    ├── InfeasibleError(ValueError)    limits that no widths can meet
+    ├── StorageError(RuntimeError)     a database that can't be opened, is not ours or is too new
+    ├── IdentityError(ValueError)      a study of this name exists and is another study
+    ├── LeaseLostError(RuntimeError)   another driver took this trial over; its late result is dropped
+    ├── SpaceExhaustedError(LookupError)  every proposal of the space has been tried
+    ├── TrialError(RuntimeError)       a trial broke a promise (attach is the identity, a finite score, ...)
+    └── StudyFailedError(RuntimeError) the study ended early: too many trials failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AutopruneError",
+    "ConfigError",
+    "DataError",
+    "IdentityError",
+    "InfeasibleError",
+    "LeaseLostError",
+    "NetworkError",
+    "SpaceExhaustedError",
+    "StorageError",
+    "StudyFailedError",
+    "TrialError",
+    "WeightsError",
+    "unknown_name",
+]
+
+
+class AutopruneError(Exception):
+    """Root of all errors that are told to a person in one sentence."""
+
+
+class ConfigError(AutopruneError, ValueError):
+    """A file, flag or argument holds what it must not."""
+
+
+class DataError(AutopruneError, ValueError):
+    """Data that can't be read or doesn't fit the network."""
+
+
+class NetworkError(AutopruneError, ValueError):
+    """A network that can't be traced, pruned or loaded."""
+
+
+class WeightsError(AutopruneError, ValueError):
+    """Weights that don't fit the network or are not a plain tensor file."""
+
+
+class InfeasibleError(AutopruneError, ValueError):
+    """Limits that no widths can meet; the message names the reachable minimum."""
+
+
+class StorageError(AutopruneError, RuntimeError):
+    """A database that can't be opened, is not ours, or is of a newer schema."""
+
+
+class IdentityError(AutopruneError, ValueError):
+    """A study of this name exists with another identity."""
+
+
+class LeaseLostError(AutopruneError, RuntimeError):
+    """The trial was taken over by another driver; the late result is dropped."""
+
+
+class SpaceExhaustedError(AutopruneError, LookupError):
+    """Every proposal that the search space allows has been tried."""
+
+
+class TrialError(AutopruneError, RuntimeError):
+    """A trial broke a promise that the engine makes."""
+
+
+class StudyFailedError(AutopruneError, RuntimeError):
+    """The study ended early because too many of its trials failed."""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
+    """Say that ``name`` is unknown, suggest the nearest valid one and list them all.
+
+    Args:
+        kind: What the name is meant to be, in the user's words, such as ``"method"``.
+        name: What the user wrote.
+        valid: The names that exist.
+
+    Returns:
+        Two sentences for an error message.
+
+    Example:
+        >>> unknown_name("method", "sliming", ["slimming", "resrep"])
+        "there is no method 'sliming'; did you mean 'slimming'? Valid: resrep, slimming."
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."
