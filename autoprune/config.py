@@ -1,0 +1,269 @@
+"""Study and search-space files: TOML, checked once, resolved into what the database keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import ConfigError, unknown_name
+from autoprune.fields import check, option, read
+from autoprune.spec import WIDTH_RULES, DataSpec, NetworkSpec, Range, SettingSpec, TrainSpec
+
+__all__ = [
+    "OBJECTIVES",
+    "SAMPLERS",
+    "ResourcesConfig",
+    "SearchConfig",
+    "SpaceConfig",
+    "StudyConfig",
+    "load_study",
+    "read_stored",
+    "stock_spaces",
+]
+
+OBJECTIVES: Mapping[str, str] = {"accuracy": "maximize", "macs_ratio": "minimize", "params_ratio": "minimize"}
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """The ``[study]`` table: how long to search, by what, toward which objectives."""
+
+    name: str
+    n_trials: int = option(30, low=1, advice="Give the number of trials that must finish.")
+    seed: int = option(0, low=0)
+    objectives: tuple[str, ...] = option(("accuracy", "macs_ratio"))
+    reference_point: Mapping[str, float] = option({"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0})
+    sampler: str = option("tpe", choices=SAMPLERS)
+    max_retry: int = option(2, low=0, high=10)
+    max_failures_in_a_row: int = option(3, low=1)
+    max_failures: int = option(20, low=1)
+    lease_s: float = option(60.0, low=0.1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.name.strip() or any(not letter.isprintable() or letter in "/\\" for letter in self.name):
+            raise ConfigError(f"`name` must be a printable name without slashes, but got {self.name!r}.")
+        for objective in self.objectives:
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"`objectives`: {unknown_name('objective', objective, OBJECTIVES)}")
+        if "accuracy" not in self.objectives or not 2 <= len(set(self.objectives)) == len(self.objectives):
+            raise ConfigError(
+                "`objectives` must be accuracy and at least one cost, each once, "
+                f'but got {list(self.objectives)}. Use ["accuracy", "macs_ratio"].'
+            )
+        for objective, value in self.reference_point.items():
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"`reference_point`: {unknown_name('objective', objective, OBJECTIVES)}")
+            if not math.isfinite(value):
+                raise ConfigError(f"`reference_point` must be finite, but got {objective}={value}.")
+        missing = [objective for objective in self.objectives if objective not in self.reference_point]
+        if missing:
+            raise ConfigError(f"`reference_point` must name every objective, but lacks {', '.join(missing)}.")
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """``"maximize"`` or ``"minimize"`` for each objective, in order."""
+        return tuple(OBJECTIVES[objective] for objective in self.objectives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """The ``[resources]`` table: what one trial takes, and how many run at once."""
+
+    concurrency: int | None = option(None, low=1)
+    cpu: float = option(1.0, above=0)
+    gpu: float = option(0.0, low=0, high=1, advice="One trial runs on one device, or on a share of it.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceConfig:
+    """A resolved search space: each method's hyper-parameters with their ranges, and the rules for widths."""
+
+    name: str
+    methods: Mapping[str, Mapping[str, Range]]
+    width_rules: tuple[str, ...] = option(WIDTH_RULES)
+    macs_target: Range = Range(low=0.2, high=0.9, step=0.05)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.methods:
+            raise ConfigError("`methods` must name at least one method, but is empty.")
+        for rule in self.width_rules:
+            if rule not in WIDTH_RULES:
+                raise ConfigError(f"`width_rules`: {unknown_name('width rule', rule, WIDTH_RULES)}")
+        if not self.width_rules:
+            raise ConfigError(f"`width_rules` must name at least one of {', '.join(WIDTH_RULES)}, but is empty.")
+        for value in (self.macs_target.low, self.macs_target.high, *(self.macs_target.values or ())):
+            if isinstance(value, str) or (value is not None and not 0 < value <= 1):
+                raise ConfigError(
+                    f"`macs_target` must lie in (0, 1], but got {value!r}. Give a share of the dense MACs."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainTables:
+    dense: TrainSpec = TrainSpec()
+    sparsify: TrainSpec = TrainSpec()
+    finetune: TrainSpec = TrainSpec()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EngineTable:
+    precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
+    recalibration_images: int = option(5_000, low=1)
+    rungs: tuple[float, ...] = option((0.5,))
+    artifacts: str = option("autoprune_artifacts")
+    threads: int | None = option(None, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SpaceTable:
+    name: str = "inline"
+    methods: tuple[str, ...] = ("*",)
+    width_rules: tuple[str, ...] = WIDTH_RULES
+    macs_target: Range = Range(low=0.2, high=0.9, step=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A whole study, resolved: nothing but the database is needed to resume it."""
+
+    study: SearchConfig
+    setting: SettingSpec
+    space: SpaceConfig
+    resources: ResourcesConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
+
+def stock_spaces() -> dict[str, Path]:
+    """The spaces that come with autoprune, by name."""
+    package = Path(__file__).resolve().parent
+    # A wheel carries the folder inside the package; a checkout has it beside the package.
+    folder = next((f for f in (package / "search_spaces", package.parent / "search_spaces") if f.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file. Check the path.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: this is a folder, but a TOML file is needed.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
+
+
+def _resolve_space(
+    tables: Mapping[str, Any], catalogue: Mapping[str, Mapping[str, Range]], *, name: str, where: str
+) -> SpaceConfig:
+    for key in tables:
+        if key not in ("space", "method"):
+            raise ConfigError(f"{where}: {unknown_name('table', key, ('space', 'method'))}")
+    file = read(_SpaceTable, {"name": name, **tables.get("space", {})}, where=f"{where}: [space]")
+    names = list(catalogue) if file.methods == ("*",) else list(file.methods)
+    for method in [*names, *tables.get("method", {})]:
+        if method not in catalogue:
+            raise ConfigError(f"{where}: [space] {unknown_name('method', method, catalogue)}")
+    methods: dict[str, dict[str, Range]] = {}
+    for method in names:
+        ranges = dict(catalogue[method])
+        for key, table in tables.get("method", {}).get(method, {}).items():
+            place = f"{where}: [method.{method}]"
+            if key not in ranges:
+                raise ConfigError(f"{place}: {unknown_name('hyper-parameter', key, ranges)}")
+            table = table if isinstance(table, Mapping) else {"values": table if isinstance(table, list) else [table]}
+            ranges[key] = read(Range, table, where=f"{place[:-1]}.{key}]")
+        methods[method] = ranges
+    table = {"name": file.name, "methods": methods, "width_rules": file.width_rules, "macs_target": file.macs_target}
+    return read(SpaceConfig, table, where=f"{where}: [space]")
+
+
+def _space_of(
+    study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Path, catalogue: Mapping[str, Mapping[str, Range]]
+) -> SpaceConfig:
+    inline = {key: tables[key] for key in ("space", "method") if key in tables}
+    name = study.get("space")
+    if inline and name is not None:
+        raise ConfigError(f"{path}: the space is given twice, by [study] `space` and by a [space] table. Drop one.")
+    if inline:
+        return _resolve_space(inline, catalogue, name="inline", where=str(path))
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: [study] `space` must name a search space or its file, but got {name!r}.")
+    stock = stock_spaces()
+    if name in stock:
+        return _resolve_space(_toml(stock[name]), catalogue, name=name, where=f"space {name}")
+    if not name.endswith(".toml"):
+        raise ConfigError(f"{path}: [study] `space`: {unknown_name('search space', name, stock)} Or give a .toml file.")
+    file = (path.parent / name).resolve()
+    return _resolve_space(_toml(file), catalogue, name=file.stem, where=str(file))
+
+
+def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    # What is not a text is left for the reader to refuse in its own words.
+    return {
+        key: str((folder / Path(value).expanduser()).resolve()) if key in keys and isinstance(value, str) else value
+        for key, value in spec.items()
+    }
+
+
+def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> StudyConfig:
+    """Read a study file; relative paths in it are relative to its folder.
+
+    Args:
+        path: The TOML file.
+        catalogue: The methods there are and the range of each of their hyper-parameters.
+
+    Returns:
+        The resolved study; artifacts lie in the current folder unless the file says otherwise.
+
+    Raises:
+        ConfigError: Something in the file does not hold; file and key are named.
+    """
+    tables, where = _toml(path), str(path)
+    known = ("study", "network", "data", "train", "engine", "resources", "space", "method")
+    for key, value in tables.items():
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: [{key}] must be a table, but got {value!r}.")
+    for key in ("study", "network", "data"):
+        if key not in tables:
+            raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")
+    folder = path.resolve().parent
+    space = _space_of(tables["study"], tables, path=path, catalogue=catalogue)
+    search = {key: value for key, value in tables["study"].items() if key != "space"}
+    study = read(SearchConfig, search, where=f"{where}: [study]")
+    train = read(_TrainTables, tables.get("train", {}), where=f"{where}: [train]")
+    data_table = dict(tables["data"])
+    held_out = data_table.get("validation")
+    file_keys: tuple[str, ...] = ("train", "test")
+    if isinstance(held_out, str) and not held_out.startswith(("last:", "random:")):
+        file_keys = (*file_keys, "validation")
+    network = read(NetworkSpec, _absolute(tables["network"], ("weights",), folder), where=f"{where}: [network]")
+    data = read(DataSpec, _absolute(data_table, file_keys, folder), where=f"{where}: [data]")
+    engine_table = _absolute(tables.get("engine", {}), ("artifacts",), folder)
+    engine = read(_EngineTable, {"artifacts": str(Path.cwd() / "autoprune_artifacts"), **engine_table},
+                  where=f"{where}: [engine]")  # fmt: skip
+    resources = read(ResourcesConfig, tables.get("resources", {}), where=f"{where}: [resources]")
+    parts = {"network": network, "data": data, "seed": study.seed, **vars(train), **vars(engine)}
+    return StudyConfig(study=study, setting=read(SettingSpec, parts, where=where), space=space, resources=resources)
+
+
+def read_stored(data: Mapping[str, Any]) -> StudyConfig:
+    """Rebuild a configuration from what the database keeps."""
+    return read(StudyConfig, data, where="[stored configuration]")

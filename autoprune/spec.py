@@ -1,0 +1,289 @@
+"""What the two halves of autoprune share, as plain data: a study's setting, a trial's spec and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.errors import ConfigError
+from autoprune.fields import check, option, read
+
+__all__ = [
+    "WIDTH_RULES",
+    "DataSpec",
+    "NetworkSpec",
+    "Range",
+    "RungReport",
+    "SettingSpec",
+    "TrainSpec",
+    "TrialResult",
+    "TrialSpec",
+    "digest",
+    "seed_of",
+]
+
+
+WIDTH_RULES = ("uniform", "global")
+
+
+def digest(*parts: Any) -> str:
+    """Hash JSON-serialisable parts to 16 hexadecimal digits, the same in every process and on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: Any) -> int:
+    """Derive a seed in [0, 2**31) from JSON-serialisable parts."""
+    return int(digest("seed", *parts)[:12], 16) % 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Values that a hyper-parameter may take: an interval, a grid on it, or a list.
+
+    With ``points`` or ``step`` the values lie on a grid, so that trials share phases and a range can
+    be narrowed or widened later without breaking the study's history.
+    """
+
+    low: float | None = option(None)
+    high: float | None = option(None)
+    scale: str = option("linear", choices=("linear", "log"))
+    points: int | None = option(None, low=2)
+    step: float | None = option(None, above=0)
+    values: tuple[float | str | bool, ...] | None = option(None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.values is not None:
+            if self.low is not None or self.high is not None or not self.values:
+                raise ConfigError("a range is either a non-empty list `values` or an interval `low` to `high`.")
+            return
+        if self.low is None or self.high is None:
+            raise ConfigError("a range must have `low` and `high`, or a list `values`. Give both ends.")
+        if not self.low <= self.high:
+            raise ConfigError(f"`low` must not exceed `high`, but got low={self.low}, high={self.high}. Swap them.")
+        if self.scale == "log" and self.low <= 0:
+            raise ConfigError(f"`low` must be > 0 on a log scale, but got low={self.low}. Raise it or use linear.")
+        if self.points is not None and self.step is not None:
+            raise ConfigError("a range takes `points` or `step`, not both. Drop one of them.")
+        if self.step is not None and self.scale == "log":
+            raise ConfigError("`step` needs a linear scale. Use `points` for a grid on a log scale.")
+
+    @property
+    def grid(self) -> tuple[float | str | bool, ...] | None:
+        """All values in order where they can be counted, else None."""
+        if self.values is not None:
+            return self.values
+        assert self.low is not None
+        assert self.high is not None
+        if self.step is not None:
+            n = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+            return tuple(round(self.low + i * self.step, 12) for i in range(n))
+        if self.points is None:
+            return None
+        share = [i / (self.points - 1) for i in range(self.points)]
+        if self.scale == "log":
+            log_low, log_high = math.log10(self.low), math.log10(self.high)
+            return tuple(float(f"{10 ** (log_low + s * (log_high - log_low)):.6g}") for s in share)
+        return tuple(float(f"{self.low + s * (self.high - self.low):.6g}") for s in share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """The network: a built-in architecture or a user's factory, with or without dense weights."""
+
+    architecture: str | None = option(None)
+    factory: str | None = option(None)
+    weights: str | None = option(None)
+    exclude: tuple[str, ...] = option(())
+    min_width: int = option(1, low=1, advice="Every channel group keeps at least one channel.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.architecture is None) == (self.factory is None):
+            raise ConfigError(
+                "a network is named by `architecture` or by `factory`, "
+                f"but got architecture={self.architecture!r}, factory={self.factory!r}. Give exactly one."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Where the images come from, and which of the training images are held out for the search.
+
+    ``validation`` is ``"last:5000"``, ``"random:0.1"`` (a share) or the path of a data file of the same kind.
+    """
+
+    source: str = option(choices=("digits", "parquet", "image_folder", "torchvision", "factory"))
+    train: str | None = option(None)
+    test: str | None = option(None)
+    name: str | None = option(None)
+    factory: str | None = option(None)
+    validation: str = option("random:0.1")
+    image_column: str = option("img")
+    label_column: str = option("label")
+    image_size: int | None = option(None, low=1)
+    mean: tuple[float, ...] | None = option(None)
+    std: tuple[float, ...] | None = option(None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        needs = {
+            "digits": (),
+            "parquet": ("train",),
+            "image_folder": ("train", "image_size"),
+            "torchvision": ("name", "train"),
+            "factory": ("factory",),
+        }
+        for key in needs[self.source]:
+            if getattr(self, key) is None:
+                raise ConfigError(f"`source` = {self.source!r} needs the key `{key}`, but it is missing. Add it.")
+        if self.test is not None and self.train == self.test and self.source in ("parquet", "image_folder"):
+            raise ConfigError(
+                f"`train` and `test` must be two data sets, but both are {self.train!r}. "
+                "A test split that was trained on proves nothing."
+            )
+        if self.validation in (self.train, self.test):
+            raise ConfigError(
+                f"`validation` must not be the training or the test set itself, but is {self.validation!r}. "
+                'Hold out a part, such as "last:5000" or "random:0.1".'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One training phase: optimizer, schedule, length."""
+
+    epochs: float = option(10.0, low=0, high=100_000)
+    batch: int = option(128, low=1)
+    optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = option(0.05, above=0, high=100)
+    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
+    warmup: float = option(0.15, low=0, below=1)
+    momentum: float = option(0.9, low=0, below=1)
+    weight_decay: float = option(5e-4, low=0)
+    label_smoothing: float = option(0.0, low=0, below=1)
+    augmentation: str = option("none", choices=("none", "shift", "crop_flip"))
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingSpec:
+    """All that the trials of one study share."""
+
+    network: NetworkSpec
+    data: DataSpec
+    dense: TrainSpec
+    sparsify: TrainSpec
+    finetune: TrainSpec
+    seed: int = option(0, low=0)
+    precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
+    recalibration_images: int = option(5_000, low=1)
+    rungs: tuple[float, ...] = option((0.5,))
+    artifacts: str = option("autoprune_artifacts")
+    threads: int | None = option(None, low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
+            raise ConfigError(
+                f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """Everything that a worker needs to run one trial.
+
+    Args:
+        setting: What all trials of the study share.
+        study: Name of the study.
+        number: The trial's number in the study; with the study's seed it seeds the fine-tune phase.
+        method: Name of the method that sparsifies and ranks.
+        hyper: The method's own hyper-parameters.
+        width_rule: How widths follow from the ranking: ``"uniform"`` or ``"global"``.
+        macs_target: Upper bound of pruned / dense MACs, in (0, 1]; 1 keeps the dense network.
+        shape: Multiplier of the keep ratio by group, for rules that have one.
+    """
+
+    setting: SettingSpec
+    study: str
+    number: int = option(low=0)
+    method: str
+    hyper: Mapping[str, Any] = option({})
+    width_rule: str
+    macs_target: float = option(above=0, high=1)
+    shape: Mapping[str, float] = option({})
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> TrialSpec:
+        """Rebuild what `to_dict` gave."""
+        return read(TrialSpec, data, where="[trial]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungReport:
+    """What a running trial tells its driver.
+
+    Args:
+        phase: The phase it is in.
+        progress: Share of that phase done, in [0, 1].
+        rung: Index of the rung reached, or None between rungs; 0 is after BN recalibration.
+        accuracy: Validation accuracy in [0, 1] at the rung.
+        macs_ratio: Pruned / dense MACs, once the widths are known.
+    """
+
+    phase: str
+    progress: float
+    rung: int | None = None
+    accuracy: float | None = None
+    macs_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a finished trial leaves behind, next to its files.
+
+    Args:
+        accuracy: Validation accuracy in [0, 1] after fine-tuning.
+        macs: MACs of the pruned network, convention ``convention``. flops = 2 * macs.
+        params: Parameters of the pruned network.
+        macs_ratio: ``macs`` / dense MACs.
+        params_ratio: ``params`` / dense parameters.
+        convention: Version of the cost convention.
+        widths: Width by group.
+        rungs: Accuracy by rung.
+        weights: Path of the safetensors file, beside which the JSON record lies.
+        sha256: Its hash.
+        wall_s: Seconds by phase.
+    """
+
+    accuracy: float
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    convention: str
+    widths: Mapping[str, int]
+    rungs: Mapping[str, float]
+    weights: str
+    sha256: str
+    wall_s: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON-serialisable data."""
+        return dataclasses.asdict(self)
