@@ -1,0 +1,1 @@
+"""Mechanisms on torch: tracing channel groups, surgery, merging, training."""
