@@ -1,0 +1,382 @@
+"""One database, SQLite file or PostgreSQL, that Optuna and autoprune share."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import filelock
+import optuna
+import sqlalchemy as sa
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+
+from autoprune.errors import StorageError
+from autoprune.search import schema
+from autoprune.search._address import Address
+
+__all__ = ["Database"]
+
+LOCK_TIMEOUT_S = 120.0
+BUSY_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10
+# Any number does, as long as every autoprune uses the same: the first half of PostgreSQL's two-part advisory lock.
+_LOCK_CLASS = 0x6175746F
+
+
+class Database:
+    """The open database: connections, the lock between processes, the clock, and Optuna's storage on top.
+
+    Made by ``Database.open`` or ``Database.open_readonly``. Threads may share one; processes may not: it can't be
+    pickled. On SQLite every writing transaction takes the write lock when it begins, because a transaction that reads
+    first and writes later lets two processes claim the same trial.
+    """
+
+    def __init__(self, address: Address, *, readonly: bool, clock: Callable[[], float] | None) -> None:
+        """Use ``open`` or ``open_readonly``: they also check what lies there."""
+        self._address = address
+        self._readonly = readonly
+        self._clock = clock
+        self._deferred = threading.local()
+        self._guard = threading.RLock()
+        self._mutexes: dict[str, _Mutex] = {}
+        self._storage: BaseStorage | None = None
+        self._url = address.readonly_url() if readonly else address.url
+        try:
+            self._engine = sa.create_engine(self._url, **self._engine_options())
+        except ImportError as error:
+            raise StorageError(
+                "PostgreSQL needs the driver psycopg, which is not installed: pip install 'autoprune[postgres]'."
+            ) from error
+        self._listen(self._engine)
+
+    @classmethod
+    def open(cls, url: str, *, create: bool, clock: Callable[[], float] | None = None) -> Database:
+        """Open a database for reading and writing.
+
+        Args:
+            url: ``sqlite:///file`` or ``postgresql://user@host/name``.
+            create: Whether to make the file and the tables when there are none. False never makes anything.
+            clock: Replaces the database's clock, in seconds; for tests.
+
+        Raises:
+            ConfigError: The URL is neither of the two kinds.
+            StorageError: The database can't be opened, is not autoprune's, or is of a newer version.
+        """
+        address = Address.parse(url)
+        address.check_file(create=create)
+        database = cls(address, readonly=False, clock=clock)
+        database._opening(create=create)
+        return database
+
+    @classmethod
+    def open_readonly(cls, url: str, *, clock: Callable[[], float] | None = None) -> Database:
+        """Open a database that is only read, also while others write to it; makes nothing, changes nothing.
+
+        Raises:
+            ConfigError: The URL is neither of the two kinds.
+            StorageError: The database can't be opened, is not autoprune's, or is of a newer version.
+        """
+        address = Address.parse(url)
+        address.check_file(create=False)
+        database = cls(address, readonly=True, clock=clock)
+        database._opening(create=False)
+        return database
+
+    @property
+    def url(self) -> str:
+        """The URL for people: the password is hidden."""
+        return self._address.shown
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is a SQLite file; else it is PostgreSQL."""
+        return self._address.path is not None
+
+    @property
+    def storage(self) -> BaseStorage:
+        """Optuna's storage on this database, with Optuna's cache of finished trials.
+
+        Wrap a call that only reads in ``looking``, or it waits for the write lock on SQLite.
+        """
+        with self._guard:
+            if self._storage is None:
+                with self.speaking():
+                    self._storage = get_storage(self._new_storage(create=False))
+            return self._storage
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads: on SQLite it neither waits for a writer nor holds one up."""
+        with self.speaking(), self.looking(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that may write, committed at the end, undone by an exception."""
+        if self._readonly:
+            raise StorageError(f"the database {self.url} was opened to read only, so nothing can be written to it.")
+        with self.speaking(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Let the SQLite transactions that this thread begins inside, Optuna's too, read without the write lock."""
+        before = getattr(self._deferred, "on", False)
+        self._deferred.on = True
+        try:
+            yield
+        finally:
+            self._deferred.on = before
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Turn what SQLAlchemy and Optuna raise about the connection into a ``StorageError`` of one sentence."""
+        try:
+            yield
+        except optuna.exceptions.StorageInternalError as error:
+            raise self._broken(error.__cause__ or error) from error
+        except sa.exc.SQLAlchemyError as error:
+            raise self._broken(error) from error
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock against all threads and processes on this database; it dies with its holder.
+
+        The same thread may take the same lock again inside. On SQLite all names are one lock.
+
+        Raises:
+            StorageError: Somebody else held it for two minutes.
+        """
+        if self._readonly:
+            raise StorageError(f"the database {self.url} was opened to read only, so it can't be locked.")
+        name = "" if self.is_sqlite else name
+        with self._guard:
+            mutex = self._mutexes.setdefault(name, _Mutex())
+        if not mutex.thread.acquire(timeout=LOCK_TIMEOUT_S):
+            raise self._still_locked()
+        mutex.depth += 1
+        try:
+            if mutex.depth > 1:
+                yield
+            elif self.is_sqlite:
+                with self._file_lock():
+                    yield
+            else:
+                with self._server_lock(name):
+                    yield
+        finally:
+            mutex.depth -= 1
+            mutex.thread.release()
+
+    def now(self) -> float:
+        """Seconds since 1970 by the database's clock, so that drivers on several machines agree on a lease."""
+        if self._clock is not None:
+            return self._clock()
+        if self.is_sqlite:
+            # SQLite has no server: julianday('now') is this machine's clock too, only slower to ask.
+            return time.time()
+        with self.reading() as connection:
+            return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    def close(self) -> None:
+        """Close the connections; a later use opens them again."""
+        with self._guard:
+            self._engine.dispose()
+            if self._storage is not None:
+                _engine_of(self._storage).dispose()
+                self._storage = None
+
+    def __repr__(self) -> str:
+        return f"Database({self.url!r})"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "a Database can't be pickled: its connections and locks belong to one process. "
+            "Send the URL and open it there."
+        )
+
+    def _opening(self, *, create: bool) -> None:
+        try:
+            if create:
+                with self.lock("schema"):
+                    if not self._tables():
+                        self._create()
+                    elif self._is_ours() and not self._is_whole():
+                        self._new_storage(create=True)
+            self._check()
+            if self.is_sqlite and not self._readonly:
+                self._write_ahead()
+        except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+            self._engine.dispose()
+            raise self._address.unopened(_first_line(error)) from error
+        except StorageError:
+            self._engine.dispose()
+            raise
+
+    def _tables(self) -> set[str]:
+        with self.looking(), self._engine.begin() as connection:
+            return set(sa.inspect(connection).get_table_names())
+
+    def _is_ours(self) -> bool:
+        return schema.schema.name in self._tables()
+
+    def _is_whole(self) -> bool:
+        return "alembic_version" in self._tables()
+
+    def _create(self) -> None:
+        if self.is_sqlite:
+            self._write_ahead()
+        # Ours first, in one transaction: a process killed from here on leaves a database that is known to be ours.
+        with self._engine.begin() as connection:
+            schema.metadata.create_all(connection)
+            now = time.time() if self._clock is None else self._clock()
+            connection.execute(schema.schema.insert().values(version=schema.SCHEMA_VERSION, created_at=now))
+        self._new_storage(create=True)
+
+    def _write_ahead(self) -> None:
+        # A lasting property of the file, so it is set only once the file is known to be ours. It can't be changed
+        # inside a transaction, hence the bare connection.
+        connection = self._engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.close()
+        finally:
+            connection.close()
+
+    def _check(self) -> None:
+        if not self._is_ours():
+            raise StorageError(
+                f"the database must be autoprune's, but {self.url} has no autoprune tables. "
+                "Name another one with `--storage` or AUTOPRUNE_STORAGE."
+            )
+        with self.looking(), self._engine.begin() as connection:
+            version = connection.execute(sa.select(sa.func.max(schema.schema.c.version))).scalar_one()
+        if version is None or not self._is_whole():
+            raise StorageError(f"the database {self.url} is half made. `autoprune launch` with it completes it.")
+        if version > schema.SCHEMA_VERSION:
+            raise StorageError(
+                f"the database {self.url} has schema version {version}, but this autoprune knows versions up to "
+                f"{schema.SCHEMA_VERSION}: install a newer autoprune."
+            )
+
+    def _new_storage(self, *, create: bool) -> RDBStorage:
+        # Optuna formats the URL as a template, so braces of a path or password have to be doubled.
+        url = self._url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+        try:
+            storage = RDBStorage(url, engine_kwargs=self._engine_options(), skip_table_creation=not create)
+        except RuntimeError as error:
+            raise StorageError(
+                f"Optuna can't use the database {self.url}: {self._address.redact(str(error))}."
+            ) from error
+        # Optuna connects while it is being made, before there is an engine to listen to: start over, listening.
+        storage.engine.dispose()
+        self._listen(storage.engine)
+        return storage
+
+    def _engine_options(self) -> dict[str, object]:
+        if self.is_sqlite:
+            return {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+        return {
+            "pool_size": 2,
+            "max_overflow": 4,
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "autoprune"},
+        }
+
+    def _listen(self, engine: sa.Engine) -> None:
+        if self.is_sqlite:
+            sa.event.listen(engine, "connect", _set_up_readonly if self._readonly else _set_up_sqlite)
+            sa.event.listen(engine, "begin", self._begin_sqlite)
+        elif self._readonly:
+            sa.event.listen(engine, "connect", _set_up_readonly_server)
+
+    def _begin_sqlite(self, connection: sa.Connection) -> None:
+        deferred = self._readonly or getattr(self._deferred, "on", False)
+        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+    @contextmanager
+    def _file_lock(self) -> Iterator[None]:
+        path = self._address.path
+        assert path is not None
+        try:
+            lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=LOCK_TIMEOUT_S, poll_interval=0.005)
+            lock.acquire()
+        except filelock.Timeout:
+            raise self._still_locked() from None
+        except OSError as error:
+            raise self._address.unopened(f"{error.strerror or error} ({path}.lock)") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _server_lock(self, name: str) -> Iterator[None]:
+        number = zlib.crc32(name.encode()) - 2**31  # PostgreSQL's integers are signed
+        with self.speaking(), self._engine.begin() as connection:
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"))
+            try:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_CLASS, number)))
+            except sa.exc.OperationalError as error:
+                if type(error.orig).__name__ == "LockNotAvailable":
+                    raise self._still_locked() from None
+                raise
+            yield
+
+    def _still_locked(self) -> StorageError:
+        return StorageError(
+            f"the lock of the database {self.url} must come free, but another process has held it for "
+            f"{LOCK_TIMEOUT_S:.0f} s. Look for a stopped or hanging autoprune."
+        )
+
+    def _broken(self, error: BaseException) -> StorageError:
+        return StorageError(
+            f"the database {self.url} must answer, but: {self._address.redact(_first_line(error))}. "
+            "What was committed is kept; run the same command again."
+        )
+
+
+class _Mutex:
+    """The part of a lock that holds between threads of this process."""
+
+    def __init__(self) -> None:
+        self.thread = threading.RLock()
+        self.depth = 0
+
+
+def _first_line(error: BaseException) -> str:
+    # SQLAlchemy appends the statement, its parameters and a link: only the driver's own words are for people.
+    cause = getattr(error, "orig", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__
+
+
+def _engine_of(storage: BaseStorage) -> sa.Engine:
+    backend = getattr(storage, "_backend", storage)
+    assert isinstance(backend, RDBStorage)
+    return backend.engine
+
+
+def _set_up_sqlite(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+    # None keeps Python from beginning transactions by itself; `_begin_sqlite` does it, with the right kind of BEGIN.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _set_up_readonly(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+    connection.isolation_level = None
+
+
+def _set_up_readonly_server(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    cursor.close()
+    connection.commit()
