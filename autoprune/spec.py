@@ -173,6 +173,10 @@ class TrainSpec:
     def __post_init__(self) -> None:
         check(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SettingSpec:

@@ -1,0 +1,57 @@
+"""Ends trials when the dispatcher says so."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler
+
+from autoprune.search.dispatch import Dispatcher
+
+__all__ = ["ObedientScheduler", "PatienceStopper"]
+
+
+class ObedientScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
+    """First in, first out; a trial ends at its next report once the dispatcher wants it to."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP."""
+        if result.get("outcome") is not None:
+            return str(self.CONTINUE)  # It has ended by itself; its result counts.
+        return str(self.STOP if self._dispatcher.should_stop(trial.trial_id) else self.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class PatienceStopper(Stopper):  # type: ignore[misc]  # ray is untyped
+    """Ends the whole run when trials that were told to stop have not reported for too long.
+
+    Args:
+        dispatcher: Says whether the driver winds down.
+        patience_s: How long the trials get for their next report.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, *, patience_s: float) -> None:
+        self._dispatcher, self._patience_s = dispatcher, patience_s
+        self._since: float | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Single trials are the scheduler's business."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether patience is at an end."""
+        if self._dispatcher.stopping is None:
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > self._patience_s
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

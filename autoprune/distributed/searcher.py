@@ -1,0 +1,53 @@
+"""What Ray Tune asks for trials and tells of their ends: a thin face of the dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from autoprune.search.claims import Claim
+from autoprune.search.dispatch import Dispatcher, Nothing
+
+__all__ = ["StudySearcher"]
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+    """Hands Tune one claimed trial after another, for as long as the study has room.
+
+    Args:
+        dispatcher: Claims trials and writes their ends.
+        make_config: The worker's configuration for a claim, JSON-serialisable.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, make_config: Callable[[Claim], dict[str, Any]]) -> None:
+        super().__init__(metric=None, mode=None)
+        self._dispatcher, self._make_config = dispatcher, make_config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A configuration, None for "ask again", or `Searcher.FINISHED`."""
+        claim = self._dispatcher.next(trial_id)
+        if claim is Nothing.NOW:
+            return None
+        if isinstance(claim, Nothing):
+            return str(Searcher.FINISHED)
+        return self._make_config(claim)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A report of a running trial."""
+        self._dispatcher.heard(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The end of a trial, of whatever kind."""
+        self._dispatcher.ended(trial_id, result, crashed=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the database is the only truth, and resume is a relaunch."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles the searcher beside its own state; locks, threads and connections must not be in it.
+        return {}

@@ -1,0 +1,103 @@
+"""The contracts of the engine's families: penalties, importances and methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.engine.groups import ChannelGroup, Traced
+
+__all__ = ["Hooks", "Importance", "Method", "Penalty", "Scores", "Stateful"]
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""Importance by group name, each of shape (C,); higher stays."""
+
+
+class Penalty(ABC):
+    """A scalar added to the loss that drives channels to zero; subclasses hold hyper-parameters only."""
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """Sum of the penalty over ``x``, shape (C,), any sign; a scalar >= 0."""
+
+    @abstractmethod
+    def gradient(self, x: Tensor) -> Tensor:
+        """Sub-gradient at ``x``, shape (C,); 0 where ``x`` is 0."""
+
+    @abstractmethod
+    def prox(self, x: Tensor, step: float) -> Tensor:
+        """Minimiser over z of ``(z - x)**2 / 2 + step * value(z)``, elementwise, shape (C,)."""
+
+
+class Importance(ABC):
+    """A score that ranks the channels of one group."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:
+        """Score each channel, shape (C,), finite; higher stays."""
+
+
+class Stateful(Protocol):
+    """State that a method trains or counts, to be saved with the phase."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state_dict` left off."""
+
+
+def _nothing() -> None:
+    return None
+
+
+def _nothing_at(_: float) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a method does in each step of the sparsify phase; what it does not name does nothing.
+
+    One step: forward, loss + ``extra_loss``, backward, ``transform_gradients``, optimizer, ``shrink``, ``after_step``.
+
+    Args:
+        extra_loss: A differentiable scalar added to the loss, or None.
+        transform_gradients: Edits ``.grad`` in place.
+        shrink: Proximal or clamping step on the parameters, given the learning rate.
+        after_step: Schedules, running statistics, masks.
+        weight_decay: Weight decay by parameter name, where it differs from the recipe's.
+        state: What must be saved with the phase beyond the network's weights.
+    """
+
+    extra_loss: Callable[[], Tensor] | None = None
+    transform_gradients: Callable[[], None] = _nothing
+    shrink: Callable[[float], None] = _nothing_at
+    after_step: Callable[[], None] = _nothing
+    weight_decay: Mapping[str, float] = field(default_factory=dict)
+    state: Stateful | None = None
+
+
+class Method(ABC):
+    """A named recipe: what is penalised, by what, how channels are ranked afterwards.
+
+    Subclasses are frozen dataclasses; their fields are the hyper-parameters, each with its search range.
+    """
+
+    name: ClassVar[str]
+    trains: ClassVar[bool] = True
+    """Whether there is a sparsify phase at all."""
+
+    @abstractmethod
+    def attach(self, model: nn.Module, traced: Traced) -> Hooks:
+        """Prepare ``model`` in place for the sparsify phase; its outputs stay as they are (to 1e-6)."""
+
+    @abstractmethod
+    def rank(self, model: nn.Module, traced: Traced) -> Scores:
+        """Score the channels of every group after the sparsify phase."""

@@ -1,0 +1,80 @@
+"""Results of the dense and sparsify phases, kept in a folder under the hash of what they depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from autoprune.engine.weights import publish, read_tensors, sha256_of
+from autoprune.errors import WeightsError
+from autoprune.spec import digest
+
+__all__ = ["PHASE_VERSIONS", "Phase", "PhaseStore", "phase_key"]
+
+PHASE_VERSIONS = {"dense": 1, "sparsify": 1}
+"""Raised by one whenever the code of a phase changes what it computes."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase's result.
+
+    Args:
+        key: Hash of what it depends on.
+        tensors: The network's weights, and what the method trained beside them.
+        record: Facts about it, JSON-serialisable.
+        path: The file it lies in.
+    """
+
+    key: str
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
+    path: Path
+
+
+def phase_key(kind: str, *depends_on: Any) -> str:
+    """Hash a phase's version and everything its result depends on."""
+    return digest(kind, PHASE_VERSIONS[kind], *depends_on)
+
+
+class PhaseStore:
+    """A folder of immutable phase results, shared by all workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: str, key: str) -> Path:
+        """Where the result of this phase lies or will lie."""
+        return self.folder / f"{kind}-{key}.safetensors"
+
+    def find(self, kind: str, key: str) -> Phase | None:
+        """The result if it is there and whole; a damaged or half-written one counts as absent."""
+        path = self.path(kind, key)
+        try:
+            record = json.loads(path.with_suffix(".json").read_text())
+            if record["sha256"] != sha256_of(path):
+                return None
+            return Phase(key, read_tensors(path), record, path)
+        except (OSError, ValueError, KeyError, WeightsError):
+            return None
+
+    def get(self, kind: str, key: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Phase:
+        """Take the result from the folder, or compute and publish it.
+
+        Two workers that compute the same phase at once waste one of the computations; nothing breaks,
+        since both publish the same bytes.
+        """
+        found = self.find(kind, key)
+        if found is not None:
+            return found
+        tensors, record = compute()
+        publish(self.path(kind, key), tensors, {**record, "kind": kind, "key": key})
+        again = self.find(kind, key)
+        if again is None:
+            raise WeightsError(f"phase {kind}-{key} could not be read back from {self.folder}. Check the disk.")
+        return again

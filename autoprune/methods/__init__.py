@@ -1,0 +1,38 @@
+"""Named recipes: what is penalised, by what, when, and how channels are ranked afterwards."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.engine.contracts import Method
+from autoprune.errors import ConfigError, unknown_name
+from autoprune.fields import read
+from autoprune.methods._magnitude import Magnitude
+from autoprune.methods._slimming import Slimming
+from autoprune.spec import Range
+
+__all__ = ["METHODS", "Magnitude", "Slimming", "build", "ranges"]
+
+METHODS: dict[str, type[Method]] = {"magnitude": Magnitude, "slimming": Slimming}
+
+
+def build(name: str, hyper: Mapping[str, Any]) -> Method:
+    """Make the method ``name`` with its hyper-parameters.
+
+    Raises:
+        ConfigError: An unknown method or hyper-parameter, or one out of range.
+    """
+    if name not in METHODS:
+        raise ConfigError(unknown_name("method", name, METHODS))
+    return read(METHODS[name], hyper, where=f"[method.{name}]")
+
+
+def ranges() -> dict[str, dict[str, Range]]:
+    """The search range of every hyper-parameter of every method, from the fields' own metadata."""
+    return {
+        name: {
+            field.name: read(Range, field.metadata["search"], where=f"{name}.{field.name}")
+            for field in dataclasses.fields(method)  # type: ignore[arg-type]
+        }
+        for name, method in METHODS.items()
+    }

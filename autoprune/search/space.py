@@ -1,0 +1,173 @@
+"""The search space at work: points, their parameters, and what makes two points the same trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from autoprune.config import SpaceConfig
+from autoprune.cost import CostModel, fit
+from autoprune.spec import Range, digest
+
+__all__ = ["Point", "Space"]
+
+Value = float | str | bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """One proposal of the space, in the words of `spec.TrialSpec`."""
+
+    method: str
+    width_rule: str
+    macs_target: float
+    hyper: Mapping[str, Value] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The point as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
+    @property
+    def params(self) -> dict[str, Value]:
+        """Parameter values by the names that the sampler and the database know them by."""
+        own = {f"{self.method}.{key}": value for key, value in self.hyper.items()}
+        return {"method": self.method, "width_rule": self.width_rule, "macs_target": self.macs_target, **own}
+
+
+def _distribution(values: Range) -> BaseDistribution:
+    """A continuous interval even where values lie on a grid: edits of the grid then keep the history valid."""
+    if values.values is not None:
+        return CategoricalDistribution(values.values)
+    assert values.low is not None
+    assert values.high is not None
+    return FloatDistribution(values.low, values.high, log=values.scale == "log")
+
+
+def _snap(value: Any, values: Range) -> Any:
+    grid = values.grid
+    if grid is None or values.values is not None:
+        return value
+    if values.scale == "log":
+        return min(grid, key=lambda g: abs(math.log(float(g)) - math.log(value)))
+    return min(grid, key=lambda g: abs(float(g) - value))
+
+
+def _admits(values: Range, value: Any) -> bool:
+    if values.values is not None:
+        return value in values.values
+    assert values.low is not None
+    assert values.high is not None
+    return isinstance(value, int | float) and values.low <= value <= values.high
+
+
+class Space:
+    """A search space over one network's cost model.
+
+    Args:
+        config: Methods with their ranges, width rules and MACs targets.
+        cost: The network's cost model.
+        min_widths: Smallest width by group.
+    """
+
+    def __init__(self, config: SpaceConfig, cost: CostModel, *, min_widths: Mapping[str, int]) -> None:
+        self.config, self._cost, self._min_widths = config, cost, dict(min_widths)
+        self.least_macs_ratio = cost.macs({name: min_widths[name] for name in cost.groups}) / cost.dense_macs
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Point:
+        """Draw a point from the sampler behind ``trial``, snap it to the grids and repair its target."""
+        config = self.config
+        method = str(trial.suggest_categorical("method", tuple(config.methods)))
+        rule = str(trial.suggest_categorical("width_rule", tuple(config.width_rules)))
+        target = self._draw(trial, "macs_target", config.macs_target)
+        hyper = {key: self._draw(trial, f"{method}.{key}", values) for key, values in config.methods[method].items()}
+        return self.repair(Point(method, rule, target, hyper))
+
+    @staticmethod
+    def _draw(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
+        if values.values is not None:
+            return trial.suggest_categorical(name, values.values)
+        assert values.low is not None
+        assert values.high is not None
+        return _snap(trial.suggest_float(name, values.low, values.high, log=values.scale == "log"), values)
+
+    def repair(self, point: Point) -> Point:
+        """Raise a target that not even the minimum widths reach to the least one that they do."""
+        if point.macs_target >= self.least_macs_ratio:
+            return point
+        return dataclasses.replace(point, macs_target=self.least_macs_ratio)
+
+    def distributions(self, point: Point) -> dict[str, BaseDistribution]:
+        """The distribution of each of the point's parameters.
+
+        The target's interval is widened to hold the point, since the dense network and a repaired target
+        may lie outside of what is searched.
+        """
+        config = self.config
+        target = _distribution(config.macs_target)
+        if isinstance(target, FloatDistribution):
+            low, high = min(target.low, point.macs_target), max(target.high, point.macs_target)
+            target = FloatDistribution(low, high)
+        return {
+            "method": CategoricalDistribution(tuple(config.methods)),
+            "width_rule": CategoricalDistribution(tuple(config.width_rules)),
+            "macs_target": target,
+            **{f"{point.method}.{key}": _distribution(values) for key, values in config.methods[point.method].items()},
+        }
+
+    def admits(self, point: Point) -> bool:
+        """Whether the space as it is now holds this point, so that its trial can inform the sampler."""
+        config = self.config
+        if point.method not in config.methods or point.width_rule not in config.width_rules:
+            return False
+        ranges = config.methods[point.method]
+        return (
+            _admits(config.macs_target, point.macs_target)
+            and point.hyper.keys() == ranges.keys()
+            and all(_admits(ranges[key], value) for key, value in point.hyper.items())
+        )
+
+    def key(self, point: Point, *context: Any) -> str:
+        """Hash of what fixes the trial's result: where parameters fix the widths, the widths themselves.
+
+        Args:
+            point: The point.
+            context: Whatever else the result depends on, JSON-serialisable.
+        """
+        choice: Any = [point.width_rule, point.macs_target]
+        if point.macs_target >= 1:
+            choice = "dense"
+        elif point.width_rule == "uniform":
+            choice = fit(self._cost, macs=point.macs_target * self._cost.dense_macs, min_widths=self._min_widths)
+        return digest(point.method, dict(point.hyper), choice, *context)
+
+    def default_hyper(self, method: str) -> dict[str, Value]:
+        """The middle of each range of a method's hyper-parameters."""
+        middle: dict[str, Value] = {}
+        for key, values in self.config.methods[method].items():
+            grid = values.grid
+            if grid is not None:
+                middle[key] = grid[len(grid) // 2]
+            else:
+                assert values.low is not None
+                assert values.high is not None
+                log = values.scale == "log"
+                middle[key] = math.sqrt(values.low * values.high) if log else (values.low + values.high) / 2
+        return middle
+
+    def target_ladder(self, n: int) -> list[float]:
+        """``n`` MACs targets spread evenly over the range, the ends included, largest first."""
+        grid = self.config.macs_target.grid
+        if grid is not None:
+            ordered = sorted((float(value) for value in grid), reverse=True)
+            picks = sorted({round(i * (len(ordered) - 1) / max(1, n - 1)) for i in range(n)})
+            return [ordered[i] for i in picks]
+        low, high = self.config.macs_target.low, self.config.macs_target.high
+        assert low is not None
+        assert high is not None
+        return [high - i * (high - low) / max(1, n - 1) for i in range(n)]

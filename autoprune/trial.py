@@ -1,0 +1,217 @@
+"""One trial, from a spec to a pruned and fine-tuned network on disk; here names become torch objects."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import methods
+from autoprune.cost import CONVENTION
+from autoprune.engine.contracts import Hooks, Method
+from autoprune.engine.phases import Phase, PhaseStore, phase_key
+from autoprune.engine.surgery import cut, masked
+from autoprune.engine.training import accuracy, recalibrate, train
+from autoprune.engine.weights import publish, read_tensors
+from autoprune.errors import ConfigError, TrialError, unknown_name
+from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
+from autoprune.widths import RULES, Kept, keep_best
+from autoprune.workbench import Workbench, open_workbench
+
+__all__ = ["Report", "run_trial"]
+
+Report = Callable[[RungReport], None]
+_TOLD_EVERY_S = 2.0  # Between rungs, so that a stop is obeyed within seconds.
+
+
+class _Clock:
+    """Seconds spent in each phase."""
+
+    def __init__(self) -> None:
+        self.wall_s: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.wall_s[name] = round(time.monotonic() - start, 3)
+
+
+def _throttled(report: Report, phase: str) -> Callable[[float], None]:
+    told_at = -math.inf
+
+    def on_step(share: float) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _TOLD_EVERY_S:
+            told_at = time.monotonic()
+            report(RungReport(phase=phase, progress=share))
+
+    return on_step
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(inputs).double()
+
+
+def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> None:
+    scale = before.abs().max().clamp_min(1e-12)
+    difference = float(((before - after).abs().max() / scale).item())
+    if not difference <= tolerance:
+        raise TrialError(
+            f"{what} must not change the network's answers, but they differ by {difference:.2e} of the largest logit "
+            f"(allowed {tolerance:.0e}). This is a bug of the engine; please report it with the study file."
+        )
+
+
+def _example(workbench: Workbench) -> Tensor:
+    images = next(workbench.splits.validation.read([torch.arange(min(16, len(workbench.splits.validation)))]))
+    return workbench.bench.preprocess(images, workbench.bench.device)
+
+
+def _sparsify(
+    spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Report
+) -> dict[str, Tensor]:
+    """Weights after the method's sparsify phase; the dense ones where it has none."""
+    setting = spec.setting
+    if not method.trains:
+        return dense.tensors
+    recipe, seed = setting.sparsify, seed_of("sparsify", setting.seed)
+
+    def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        model = workbench.with_weights(dense.tensors)
+        inputs = _example(workbench)
+        before = _logits(model, inputs)
+        hooks: Hooks = method.attach(model, workbench.traced)
+        _assert_same(before, _logits(model, inputs), 1e-6, f"attaching {spec.method}")
+        train(
+            model, workbench.splits.train, recipe,
+            bench=workbench.bench, seed=seed, hooks=hooks, on_step=_throttled(report, "sparsify"),
+        )  # fmt: skip
+        return dict(model.state_dict()), {"method": spec.method, "hyper": dict(spec.hyper)}
+
+    excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
+    key = phase_key(
+        "sparsify", dense.key, spec.method, dict(spec.hyper), recipe.to_dict(), setting.precision, seed, excluded
+    )
+    return phases.get("sparsify", key, compute).tensors
+
+
+def _choose(spec: TrialSpec, scores: Mapping[str, Any], workbench: Workbench) -> Kept:
+    if spec.width_rule not in RULES:
+        raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
+    cost = workbench.traced.cost
+    target = spec.macs_target * cost.dense_macs
+    widths = RULES[spec.width_rule](cost, scores, macs=target, min_widths=workbench.min_widths())
+    return keep_best(cost, scores, widths)
+
+
+def _finetune(
+    spec: TrialSpec, model: nn.Module, macs_ratio: float, *, workbench: Workbench, report: Report
+) -> dict[str, float]:
+    """Train the pruned network; accuracy at each rung, the last one after the whole phase."""
+    splits, bench = workbench.splits, workbench.bench
+    reached: dict[str, float] = {}
+    waiting = list(spec.setting.rungs)
+
+    def score(share: float) -> None:
+        rung = len(reached)
+        reached[str(rung)] = accuracy(model, splits.validation, bench=bench)
+        report(
+            RungReport(phase="finetune", progress=share, rung=rung, accuracy=reached[str(rung)], macs_ratio=macs_ratio)
+        )
+
+    tell = _throttled(report, "finetune")
+
+    def on_step(share: float) -> None:
+        if waiting and waiting[0] <= share < 1:
+            while waiting and waiting[0] <= share:
+                waiting.pop(0)
+            score(share)
+        else:
+            tell(share)
+
+    score(0.0)
+    seed = seed_of("finetune", spec.setting.seed, spec.number)
+    train(model, splits.train, spec.setting.finetune, bench=bench, seed=seed, on_step=on_step)
+    reached[str(len(reached))] = accuracy(model, splits.validation, bench=bench)
+    return reached
+
+
+def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResult:
+    """Run one trial: dense → sparsify → rank → widths → surgery → BN recalibration → fine-tune → score → save.
+
+    Args:
+        spec: What to do.
+        report: Told the progress and each rung; it may raise to stop the trial.
+        phases: Where dense and sparsify results are shared.
+
+    Returns:
+        Score, cost and files of the pruned network.
+
+    Raises:
+        TrialError: An assertion of the engine does not hold, or a score is not finite.
+        AutopruneError: The setting is wrong; see `open_workbench`.
+    """
+    clock, workbench = _Clock(), open_workbench(spec.setting)
+    traced, cost, bench = workbench.traced, workbench.traced.cost, workbench.bench
+    method = methods.build(spec.method, spec.hyper)
+    with clock.phase("dense"):
+        dense = workbench.dense(phases, _throttled(report, "dense"))
+    with clock.phase("sparsify"):
+        tensors = _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
+    with clock.phase("surgery"):
+        model = workbench.with_weights(tensors)
+        kept = _choose(spec, method.rank(model, traced), workbench)
+        widths = {name: len(indices) for name, indices in kept.items()}
+        macs, params = int(cost.macs(widths)), int(cost.params(widths))
+        pruned = cut(model, traced.groups, kept)
+        inputs = _example(workbench)
+        _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")
+    with clock.phase("recalibrate"):
+        seed = seed_of("recalibrate", spec.setting.seed)
+        n_images = spec.setting.recalibration_images
+        recalibrate(pruned, workbench.splits.train, bench=bench, n_images=n_images, seed=seed)
+    with clock.phase("finetune"):
+        rungs = _finetune(spec, pruned, macs / cost.dense_macs, workbench=workbench, report=report)
+    final = rungs[str(len(rungs) - 1)]
+    if not math.isfinite(final):
+        raise TrialError(f"accuracy must be a number in [0, 1], but is {final}.")
+    path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
+    facts = {
+        "accuracy": final,
+        "macs": macs,
+        "params": params,
+        "macs_ratio": macs / cost.dense_macs,
+        "params_ratio": params / cost.dense_params,
+        "convention": CONVENTION,
+        "widths": widths,
+        "rungs": rungs,
+    }
+    provenance = {
+        "study": spec.study,
+        "trial": spec.number,
+        "method": spec.method,
+        "hyper": dict(spec.hyper),
+        "width_rule": spec.width_rule,
+        "macs_target": spec.macs_target,
+        "network": workbench.setting.network.architecture or workbench.setting.network.factory,
+        "n_classes": workbench.splits.n_classes,
+        "image_shape": list(workbench.splits.train.shape),
+        "normalisation": {"mean": list(bench.preprocess.mean), "std": list(bench.preprocess.std)},
+        "dense": dense.key,
+        "kept": {name: indices.tolist() for name, indices in kept.items()},
+    }
+    with clock.phase("save"):
+        after = _logits(pruned, inputs)
+        sha256 = publish(path, pruned.state_dict(), {**facts, **provenance})
+        reloaded = cut(workbench.with_weights(dense.tensors), traced.groups, kept)
+        reloaded.load_state_dict(read_tensors(path))
+        _assert_same(after, _logits(reloaded.to(bench.device), inputs), 1e-6, "saving and loading")
+    return TrialResult(**facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)

@@ -1,0 +1,170 @@
+"""What every trial of a study starts from: data, network, its channel groups and the dense weights."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import architectures
+from autoprune.cost import CONVENTION
+from autoprune.engine.data import Splits, load_splits
+from autoprune.engine.factory import call_factory
+from autoprune.engine.groups import Traced, trace
+from autoprune.engine.phases import Phase, PhaseStore, phase_key
+from autoprune.engine.training import Bench, accuracy, default_device, train
+from autoprune.engine.weights import load_into, read_tensors, sha256_of
+from autoprune.errors import ConfigError, DataError
+from autoprune.spec import NetworkSpec, SettingSpec, digest, seed_of
+
+__all__ = ["Workbench", "open_workbench"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The torch side of a study's setting, opened once per process.
+
+    Args:
+        setting: The study's setting.
+        splits: Training and validation images.
+        network: The dense network, untrained or with the given weights; never trained in place.
+        traced: Its channel groups and cost model.
+        bench: Device, precision, normalisation.
+        weights_sha256: Hash of the given dense weights, or None when the study trains its own.
+    """
+
+    setting: SettingSpec
+    splits: Splits
+    network: nn.Module
+    traced: Traced
+    bench: Bench
+    weights_sha256: str | None
+
+    @property
+    def dense_key(self) -> str:
+        """Hash of everything the dense weights depend on."""
+        network = {"architecture": self.setting.network.architecture, "factory": self.setting.network.factory}
+        if self.weights_sha256 is not None:
+            return phase_key("dense", network, self.weights_sha256)
+        recipe = self.setting.dense.to_dict()
+        data = [self.splits.fingerprint, self.splits.indices_digest]
+        return phase_key("dense", network, data, recipe, self.setting.precision, self.setting.seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What may never change within a study, JSON-serialisable."""
+        network = self.setting.network
+        return {
+            "network": network.architecture or network.factory,
+            "cost": digest(self.traced.cost.to_dict()),
+            "excluded layers": sorted(network.exclude),
+            "dense weights": self.dense_key,
+            "data": self.splits.fingerprint,
+            "split": self.splits.indices_digest,
+            "normalisation": [list(self.bench.preprocess.mean), list(self.bench.preprocess.std)],
+            "cost convention": CONVENTION,
+            "precision": self.setting.precision,
+        }
+
+    def min_widths(self) -> dict[str, int]:
+        """Smallest width by group: the setting's `min_width`, rounded up to the group's step."""
+        least = self.setting.network.min_width
+        return {group.name: min(group.width, -(-least // group.step) * group.step) for group in self.traced.groups}
+
+    def dense(self, phases: PhaseStore, on_step: Callable[[float], None] = lambda share: None) -> Phase:
+        """The dense network's weights: given, found in ``phases``, or trained now.
+
+        Args:
+            phases: Where results are kept.
+            on_step: Told the share of training done.
+        """
+
+        def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            model = copy.deepcopy(self.network)
+            if self.weights_sha256 is None:
+                seed = seed_of("dense", self.setting.seed)
+                train(model, self.splits.train, self.setting.dense, bench=self.bench, seed=seed, on_step=on_step)
+            record = {
+                "accuracy": accuracy(model, self.splits.validation, bench=self.bench),
+                "macs": self.traced.cost.dense_macs,
+                "params": self.traced.cost.dense_params,
+                "convention": CONVENTION,
+            }
+            return dict(model.state_dict()), record
+
+        return phases.get("dense", self.dense_key, compute)
+
+    def with_weights(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """A copy of the dense network that holds ``tensors``, on the bench's device, in evaluation mode."""
+        model = copy.deepcopy(self.network)
+        model.load_state_dict(tensors)
+        return model.to(self.bench.device).eval()
+
+
+def _build(spec: NetworkSpec, *, n_classes: int, in_channels: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("network", seed))
+        if spec.architecture is not None:
+            return architectures.build(spec.architecture, n_classes=n_classes, in_channels=in_channels)
+        model = call_factory(str(spec.factory), key="network.factory")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"`network.factory` = {spec.factory!r} must return a torch.nn.Module, but returned {type(model).__name__}."
+        )
+    return model
+
+
+def _check_fit(model: nn.Module, example: Tensor, n_classes: int) -> None:
+    told = f"images of shape {tuple(example.shape[1:])}"
+    try:
+        with torch.no_grad():
+            logits = model.eval()(example)
+    except Exception as error:  # The network is a user's; it may raise anything on images it was not made for.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"the network must accept the data's {told}, but failed on them: {reason}. "
+            "Choose data or `image_size` of the network's own size."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < n_classes:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(
+            f"the network must answer {told} with logits of shape (N, {n_classes}) or wider, but gave {shape}. "
+            "Check the number of classes."
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _open(setting: SettingSpec) -> Workbench:
+    splits = load_splits(setting.data, folder=Path(setting.artifacts) / "data")
+    channels = splits.train.shape[0]
+    network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
+    weights_sha256 = None
+    if setting.network.weights is not None:
+        path = Path(setting.network.weights)
+        load_into(network, read_tensors(path), source=str(path))
+        weights_sha256 = sha256_of(path)
+    device = default_device()
+    bench = Bench(device, setting.precision, splits.preprocess)
+    bench.autocast()
+    example = bench.preprocess(next(splits.train.read([torch.arange(2)])), torch.device("cpu"))
+    _check_fit(network, example, splits.n_classes)
+    traced = trace(network, example[:1], exclude=setting.network.exclude)
+    return Workbench(setting, splits, network.to(device), traced, bench, weights_sha256)
+
+
+def open_workbench(setting: SettingSpec) -> Workbench:
+    """Load data and network and trace its channel groups; a process does this once per setting.
+
+    Raises:
+        ConfigError: An unknown architecture or layer name, a factory that fails.
+        DataError: Data that is missing, unreadable or does not fit the network.
+        WeightsError: Dense weights that don't fit, or a pickle.
+        NetworkError: A network that can't be traced.
+    """
+    return _open(setting)
