@@ -1,0 +1,224 @@
+"""Pareto front, hypervolume and the orders made of them; everything here minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.errors import ConfigError
+
+__all__ = ["crowding_distance", "front_mask", "hypervolume", "is_dominated", "non_domination_rank", "thin"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+def is_dominated(point: npt.ArrayLike, points: npt.ArrayLike) -> bool:
+    """Whether any of ``points`` is nowhere worse than ``point`` and somewhere better.
+
+    Args:
+        point: Objectives, shape (M,), minimised.
+        points: Objectives of T trials, shape (T, M), minimised; rows with NaN dominate nothing.
+
+    Example:
+        >>> is_dominated([2.0, 2.0], [[1.0, 2.0]]), is_dominated([2.0, 2.0], [[2.0, 2.0]])
+        (True, False)
+    """
+    others = _points(points)
+    one = np.asarray(point, dtype=np.float64)
+    return bool(np.any(np.all(others <= one, axis=1) & np.any(others < one, axis=1)))
+
+
+def front_mask(points: npt.ArrayLike, minimise: Sequence[bool] | bool = True) -> Bools:
+    """Which trials no other trial dominates.
+
+    Equal trials don't dominate each other, so all of them stay. For two objectives one sort and one sweep,
+    O(T log T); for more the trials are taken in lexicographic order, O(T · front).
+
+    Args:
+        points: Objectives of T trials, shape (T, M); a row with NaN is never on the front.
+        minimise: Per objective, or for all of them; False for one that is maximised.
+
+    Returns:
+        Shape (T,).
+
+    Example:
+        >>> front_mask([[0.1, 0.9], [0.2, 0.5], [0.3, 0.6], [0.1, 0.9]]).tolist()
+        [True, True, False, True]
+    """
+    values = _points(points)
+    signs = np.where(np.broadcast_to(np.asarray(minimise), values.shape[1:]), 1.0, -1.0)
+    values = values * signs + 0.0  # turns -0.0 into 0.0
+    mask: Bools = np.logical_not(np.isnan(values).any(axis=1))
+    rows, where = np.unique(values[mask], axis=0, return_inverse=True)
+    # `unique` sorts by the first objective, then the second, ...: only an earlier row can dominate a later one.
+    keep = _sweep_two(rows) if values.shape[1] == 2 else _sweep(rows)
+    mask[mask] = keep[where.reshape(-1)]
+    return mask
+
+
+def _sweep_two(rows: Floats) -> Bools:
+    best_before = np.minimum.accumulate(np.concatenate([[np.inf], rows[:, 1]]))[:-1]
+    keep: Bools = rows[:, 1] < best_before
+    keep[:1] = True  # the first row even at infinity
+    return keep
+
+
+def _sweep(rows: Floats) -> Bools:
+    keep = np.zeros(len(rows), dtype=np.bool_)
+    front = np.empty((0, rows.shape[1]))
+    for i, row in enumerate(rows):
+        # Distinct rows: whatever is nowhere worse is somewhere better.
+        if not np.any(np.all(front <= row, axis=1)):
+            keep[i] = True
+            front = np.vstack([front, row])
+    return keep
+
+
+def hypervolume(points: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Volume that trials dominate up to a reference point, exact for up to three objectives.
+
+    Args:
+        points: Objectives of T trials, shape (T, M), minimised; rows with NaN, or not better than the reference in
+            every objective, count 0.
+        reference: Shape (M,), finite.
+
+    Raises:
+        ConfigError: Shapes that don't fit, more than three objectives, or a reference that is not finite.
+
+    Example:
+        >>> hypervolume([[1.0, 2.0], [2.0, 1.0]], [3.0, 3.0])
+        3.0
+
+    References:
+        Beume, Fonseca et al. (2009), On the complexity of computing the hypervolume indicator,
+        doi:10.1109/TEVC.2009.2015575; we slice along the third objective instead of keeping a balanced tree.
+    """
+    values, corner = _points(points), np.asarray(reference, dtype=np.float64)
+    n_objectives = values.shape[1]
+    if corner.shape != (n_objectives,) or not np.isfinite(corner).all() or not 1 <= n_objectives <= 3:
+        raise ConfigError(
+            "the hypervolume needs one to three objectives and a finite reference for each, but got "
+            f"{n_objectives} objectives and reference={corner.tolist()}."
+        )
+    values = values[(values < corner).all(axis=1)]
+    if not len(values):
+        return 0.0
+    values = values[front_mask(values)]
+    if n_objectives == 1:
+        return float(corner[0] - values.min())
+    if n_objectives == 2:
+        return _area(values, corner)
+    heights = np.unique(values[:, 2])
+    slices = pairwise([*heights, corner[2]])
+    return float(sum((top - low) * _area(values[values[:, 2] <= low, :2], corner[:2]) for low, top in slices))
+
+
+def _area(values: Floats, corner: Floats) -> float:
+    rows = values[np.lexsort((values[:, 1], values[:, 0]))]
+    floor = np.minimum.accumulate(np.concatenate([corner[1:], rows[:, 1]]))
+    return float(np.sum((corner[0] - rows[:, 0]) * (floor[:-1] - floor[1:])))
+
+
+def non_domination_rank(points: npt.ArrayLike) -> Ints:
+    """Rank of each trial: 0 on the front, 1 on the front of what remains without it, and so on.
+
+    Args:
+        points: Objectives of T trials, shape (T, M), minimised.
+
+    Returns:
+        Shape (T,); rows with NaN share the rank after the last.
+
+    Example:
+        >>> non_domination_rank([[0.0, 0.0], [1.0, 1.0], [0.0, 2.0], [float("nan"), 0.0]]).tolist()
+        [0, 1, 1, 2]
+    """
+    values = _points(points)
+    ranks = np.full(len(values), -1, dtype=np.int64)
+    left = np.flatnonzero(~np.isnan(values).any(axis=1))
+    rank = 0
+    while len(left):
+        on_front = front_mask(values[left])
+        ranks[left[on_front]] = rank
+        left = left[~on_front]
+        rank += 1
+    ranks[ranks < 0] = rank
+    return ranks
+
+
+def crowding_distance(points: npt.ArrayLike) -> Floats:
+    """How far each trial's neighbours are, summed over the objectives, each scaled to its range.
+
+    Args:
+        points: Objectives of T trials of one rank, shape (T, M), finite.
+
+    Returns:
+        Shape (T,), >= 0; infinite for the first and last of every objective that is not constant.
+
+    Example:
+        >>> crowding_distance([[0.0, 4.0], [1.0, 1.0], [4.0, 0.0]]).tolist()
+        [inf, 2.0, inf]
+
+    References:
+        Deb et al. (2002), NSGA-II, doi:10.1109/4235.996017.
+    """
+    values = _points(points)
+    distance = np.zeros(len(values))
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        sorted_column = column[order]
+        spread = sorted_column[-1] - sorted_column[0] if len(column) else 0.0
+        if not spread > 0:
+            continue
+        distance[order[1:-1]] += (sorted_column[2:] - sorted_column[:-2]) / spread
+        distance[order[[0, -1]]] = np.inf
+    return distance
+
+
+def thin(points: npt.ArrayLike, axis: int, gap: float) -> Ints:
+    """A part of the front in which no two trials are nearer than ``gap`` along one objective.
+
+    Both ends of the front stay: the walk starts at the high end of ``axis``, keeps each trial that is at least ``gap``
+    below the last one kept, and the low end replaces a neighbour that is too near. Where the whole front is
+    shorter than ``gap``, its high end stays: along ``axis`` a front's high end is the best of the other objective.
+
+    Args:
+        points: Objectives of T trials, shape (T, M), minimised.
+        axis: The objective to measure along.
+        gap: >= 0, in that objective's unit; 0 keeps the whole front.
+
+    Returns:
+        Indices into ``points``, ascending along ``axis``.
+
+    Example:
+        >>> thin([[0.0, 9.0], [0.1, 8.0], [0.5, 7.0], [1.0, 6.0]], axis=0, gap=0.4).tolist()
+        [0, 2, 3]
+    """
+    if not gap >= 0:
+        raise ConfigError(f"`gap` must be >= 0, but got gap={gap}.")
+    values = _points(points)
+    front = np.flatnonzero(front_mask(values))
+    others = np.delete(values, axis, axis=1)[front]
+    # Ascending along the axis; of equals the last is the best in the other objectives, so the walk meets it first.
+    order = front[np.lexsort((-front, *(-others.T[::-1]), values[front, axis]))]
+    if gap == 0 or not len(order):
+        return order
+    kept = [order[-1]]
+    for index in order[-2::-1]:
+        if values[kept[-1], axis] - values[index, axis] >= gap:
+            kept.append(index)
+    low = order[values[order, axis] == values[order[0], axis]][-1]
+    if kept[-1] != low and len(kept) > 1:
+        kept[-1] = low
+    return np.array(kept[::-1], dtype=np.int64)
+
+
+def _points(points: npt.ArrayLike) -> Floats:
+    values = np.asarray(points, dtype=np.float64)
+    if values.ndim != 2:
+        raise ConfigError(f"points must have the shape (trials, objectives), but got the shape {values.shape}.")
+    return values

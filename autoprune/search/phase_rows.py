@@ -1,0 +1,126 @@
+"""The ledger of shared phases: who computes which result, and where a finished one lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from autoprune.errors import LeaseLostError
+from autoprune.search import schema
+from autoprune.search.database import Database
+
+__all__ = ["PhasePlace", "PhaseRows"]
+
+_TABLE = schema.phases
+
+
+@dataclass(frozen=True)
+class PhasePlace:
+    """A finished result: which, where, and how to tell that it is whole."""
+
+    key: str
+    kind: str
+    place: str
+    sha256: str
+    size_bytes: int
+    used_at: float
+
+
+class PhaseRows:
+    """Rows of results that several trials share, such as dense training.
+
+    Each method is one transaction. Two workers that compute the same result by mistake waste work, no more: the
+    files are immutable, and the first one published stays.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def claim(self, key: str, kind: str, owner: str, grace_s: float) -> Literal["ready", "mine", "busy"]:
+        """Ask for a result: use it, compute it, or come back later.
+
+        Args:
+            key: Hash of everything that the result depends on.
+            kind: What it is, such as ``"dense"``.
+            owner: Who would compute it.
+            grace_s: Seconds without a beat after which ``owner`` may be replaced.
+
+        Returns:
+            ``"ready"``: it lies at ``place_of(key)``; ``"mine"``: compute it and ``publish`` it; ``"busy"``: another
+            owner is at it.
+        """
+        now = self._db.now()
+        row = {"kind": kind, "owner": owner, "expires_at": now + grace_s, "used_at": now}
+        with self._db.writing() as connection:
+            # Insert, or else take what nobody works at; the row decides, so two claims at once get one answer each.
+            if self._insert(connection, {"key": key, "created_at": now, **row}):
+                return "mine"
+            free = sa.or_(_TABLE.c.owner == owner, _TABLE.c.expires_at <= now)
+            mine = sa.update(_TABLE).where(_TABLE.c.key == key, _TABLE.c.place.is_(None), free)
+            if connection.execute(mine.values(**row)).rowcount:
+                return "mine"
+            ready = sa.update(_TABLE).where(_TABLE.c.key == key, _TABLE.c.place.is_not(None))
+            return "ready" if connection.execute(ready.values(used_at=now)).rowcount else "busy"
+
+    def beat(self, key: str, owner: str, grace_s: float) -> bool:
+        """Say that ``owner`` is still computing; False when it has been replaced or somebody published."""
+        mine = sa.and_(_TABLE.c.key == key, _TABLE.c.owner == owner, _TABLE.c.place.is_(None))
+        expires_at = self._db.now() + grace_s
+        with self._db.writing() as connection:
+            return connection.execute(sa.update(_TABLE).where(mine).values(expires_at=expires_at)).rowcount == 1
+
+    def publish(self, key: str, *, place: str, sha256: str, size_bytes: int) -> str:
+        """Say where a computed result lies, whole and unchanging.
+
+        Returns:
+            The place that counts: another one when somebody was quicker, and then ours may be deleted.
+
+        Raises:
+            LeaseLostError: The row is gone: somebody forgot it meanwhile.
+        """
+        now = self._db.now()
+        values = {"place": place, "sha256": sha256, "size_bytes": size_bytes, "created_at": now, "used_at": now}
+        with self._db.writing() as connection:
+            unpublished = sa.update(_TABLE).where(_TABLE.c.key == key, _TABLE.c.place.is_(None))
+            connection.execute(unpublished.values(**values))
+            published: str | None = connection.execute(
+                sa.select(_TABLE.c.place).where(_TABLE.c.key == key)
+            ).scalar_one_or_none()
+        if published is None:
+            raise LeaseLostError(
+                f"a phase must be claimed before it is published, but the ledger has no row of {key!r}. Claim it again."
+            )
+        return published
+
+    def place_of(self, key: str) -> PhasePlace | None:
+        """Where a result lies, None while it is not ready; counts as a use of it."""
+        now = self._db.now()
+        ready = sa.and_(_TABLE.c.key == key, _TABLE.c.place.is_not(None))
+        with self._db.writing() as connection:
+            connection.execute(sa.update(_TABLE).where(ready).values(used_at=now))
+            row = connection.execute(sa.select(_TABLE).where(ready)).one_or_none()
+        return None if row is None else _place(row)
+
+    def forget(self, key: str) -> None:
+        """Delete a row, because its file is gone or damaged; the next ``claim`` computes it anew."""
+        with self._db.writing() as connection:
+            connection.execute(sa.delete(_TABLE).where(_TABLE.c.key == key))
+
+    def by_last_use(self) -> list[PhasePlace]:
+        """Every finished result, the one longest unused first."""
+        with self._db.reading() as connection:
+            query = sa.select(_TABLE).where(_TABLE.c.place.is_not(None)).order_by(_TABLE.c.used_at, _TABLE.c.key)
+            return [_place(row) for row in connection.execute(query)]
+
+    def _insert(self, connection: sa.Connection, row: dict[str, Any]) -> bool:
+        """Insert unless the key is there; False if it is."""
+        if self._db.is_sqlite:
+            return connection.execute(sqlite.insert(_TABLE).values(**row).on_conflict_do_nothing()).rowcount == 1
+        return connection.execute(postgresql.insert(_TABLE).values(**row).on_conflict_do_nothing()).rowcount == 1
+
+
+def _place(row: Any) -> PhasePlace:
+    return PhasePlace(**{name: getattr(row, name) for name in PhasePlace.__dataclass_fields__})
