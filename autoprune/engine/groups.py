@@ -2,118 +2,23 @@
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autoprune.cost import CostModel, LayerCost, LinearForm
-from autoprune.engine._labels import Axis, LabelRecord, follow_labels, is_per_conv_group, kind_of
+from autoprune.engine._labels import Axis, LabelRecord, follow_labels
+from autoprune.engine._layers import kind_of
+from autoprune.engine._pricing import price
+from autoprune.engine._proof import find_broken
+from autoprune.engine._records import ChannelGroup, Member, Refusal, Traced
 from autoprune.errors import ConfigError, NetworkError, unknown_name
 
 __all__ = ["ChannelGroup", "Member", "Refusal", "Traced", "trace"]
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One axis of one layer that channels of a group live on.
-
-    Args:
-        module: Qualified name of the layer.
-        axis: ``"out"`` for written channels and the vectors of a batch normalisation, ``"in"`` for read ones.
-        index: Shape (C, k): the k positions on that axis of each of the C channels of the group. k > 1 where a
-            channel is spread: flattened before a linear layer, or once in each conv group.
-    """
-
-    module: str
-    axis: Literal["out", "in"]
-    index: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Channels of several layers that must go together; any subset of the C channels may be kept.
-
-    Channels at the same offset of each conv group of a grouped convolution are one channel here, so that equal counts
-    per conv group hold by construction.
-
-    Args:
-        name: The first layer, in module order, that writes the channels, such as ``layer2.0.conv1``. Where several
-            groups share that layer, ``@`` and the first position tell them apart.
-        width: C, the dense width.
-        step: A width must be a multiple of it.
-        members: Every axis that surgery cuts.
-        scales: Batch normalisations that scale all of the channels: where ``|gamma|`` is read and penalised.
-    """
-
-    name: str
-    width: int
-    step: int
-    members: tuple[Member, ...]
-    scales: tuple[str, ...]
-
-    def member(self, module: str, axis: Literal["out", "in"] = "out") -> Member:
-        """The member of that layer and axis.
-
-        Raises:
-            ConfigError: The group has no such member.
-        """
-        for member in self.members:
-            if (member.module, member.axis) == (module, axis):
-                return member
-        raise ConfigError(
-            unknown_name(f"{axis!r} layer of group {self.name!r}", module, {m.module for m in self.members})
-        )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Channels that can't be pruned.
-
-    Args:
-        layers: The layers that write them, in module order.
-        reason: Why, as a clause.
-        advice: What would make them prunable, or what to exclude.
-    """
-
-    layers: tuple[str, ...]
-    reason: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.layers)}: {self.reason}; {self.advice}."
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """All that tracing finds out about a network.
-
-    Args:
-        groups: Prunable channel groups, in module order.
-        refused: What can't be pruned; the image's channels and the logits go without saying.
-        cost: MACs and parameters as functions of the groups' widths.
-    """
-
-    groups: tuple[ChannelGroup, ...]
-    refused: tuple[Refusal, ...]
-    cost: CostModel
-
-    def group(self, name: str) -> ChannelGroup:
-        """The group of that name.
-
-        Raises:
-            ConfigError: There is none.
-        """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise ConfigError(unknown_name("channel group", name, [group.name for group in self.groups]))
 
 
 def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> Traced:
@@ -137,13 +42,17 @@ def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> 
         [('conv1', 16), ('layer1.0.conv1', 16), ('layer2.0.conv1', 32)]
     """
     record = follow_labels(model, example)
-    channels = _Channels.of(record)
-    groups, refused = _form_groups(model, record, channels)
+    if not record.axes:
+        raise NetworkError("the network must have a convolution or linear layer that runs, but this one has none.")
+    groups, refused = _form_groups(model, record, _Channels.of(record))
     groups = _without(model, groups, exclude)
-    return Traced(tuple(groups), tuple(refused), _cost(model, record, groups))
-
-
-# -- groups ---------------------------------------------------------------------------------------------------------
+    broken = find_broken(model, example, groups)
+    order = [axis.module for axis in _writers(record)]
+    refused += _broken_refusals([group for group in groups if group.name in broken], broken, order)
+    groups = [group for group in groups if group.name not in broken]
+    place = {name: index for index, name in enumerate(order)}
+    refused.sort(key=lambda refusal: place.get(refusal.layers[0], len(order)))
+    return Traced(tuple(groups), tuple(refused), price(model, record, groups), (1, *example.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,33 +92,16 @@ def _form_groups(
     model: nn.Module, record: LabelRecord, channels: _Channels
 ) -> tuple[list[ChannelGroup], list[Refusal]]:
     writers = _writers(record)
-    pinned = {int(f) for pin in record.pins for f in channels.family[channels.channel[pin.atoms]]}
-    refused = _refusals(record, channels, writers)
-    order = {(axis.module, axis.axis): place for place, axis in enumerate(record.axes)}
     writing = {axis.module for axis in writers}
-
-    # A channel's signature is the axes that it lives on, and how often; channels of one signature have one width.
-    where = np.concatenate([np.full(axis.size, place) for place, axis in enumerate(record.axes)])
-    place_in = np.concatenate([np.arange(axis.size) for axis in record.axes])
-    channel_of = np.concatenate([channels.channel[axis.atoms] for axis in record.axes])
-    by_channel = np.lexsort((place_in, where, channel_of))
-    bounds = np.flatnonzero(np.diff(channel_of[by_channel], prepend=-1, append=-1))
-    alike: dict[tuple[int, tuple[int, ...]], list[NDArray[np.int64]]] = {}
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
-        rows = by_channel[start:stop]
-        family = int(channels.family[channel_of[rows[0]]])
-        if family not in pinned:
-            alike.setdefault((family, tuple(where[rows].tolist())), []).append(place_in[rows])
-
+    refused = _refusals(record, channels, writers)
+    refused += [Refusal((name,), "it does not run in eval mode", "it stays as it is") for name in record.idle]
     found: list[tuple[int, int, tuple[Member, ...]]] = []
-    for (_, signature), rows_of in alike.items():
-        axes = sorted(set(signature), key=signature.index)
-        first = next((a for a in axes if record.axes[a].axis == "out" and record.axes[a].module in writing), None)
-        reads = any(record.axes[a].axis == "in" for a in axes)
-        if first is None or not reads:
-            continue
-        table = np.stack(rows_of)  # (C, positions on all axes)
+    for signature, table in _alike(record, channels).items():
+        axes = sorted(set(signature))
         columns = np.array(signature)
+        first = next((a for a in axes if record.axes[a].axis == "out" and record.axes[a].module in writing), None)
+        if first is None or not any(record.axes[a].axis == "in" for a in axes):
+            continue
         table = table[np.argsort(table[:, columns == first][:, 0], kind="stable")]
         members = tuple(
             Member(record.axes[a].module, record.axes[a].axis, np.ascontiguousarray(table[:, columns == a]))
@@ -217,21 +109,38 @@ def _form_groups(
         )
         if len(table) > 1:
             found.append((first, int(table[0, columns == first][0]), members))
-        else:
-            refused.append(_one_channel(record, members, writing))
+        elif layers := tuple(m.module for m in members if m.module in writing and m.axis == "out" and m.index.size > 1):
+            refused.append(Refusal(layers, "all of its channels can only go together", "they stay dense"))
     found.sort(key=lambda entry: entry[:2])
-    shared = [first for first, _, _ in found]
+    sharing = Counter(first for first, _, _ in found)
     groups = []
     for first, start, members in found:
         module = record.axes[first].module
-        name = module if shared.count(first) == 1 else f"{module}@{start}"
+        name = module if sharing[first] == 1 else f"{module}@{start}"
         groups.append(ChannelGroup(name, len(members[0].index), 1, members, _scales(model, members)))
-    refused = [refusal for refusal in refused if refusal.layers]
-    refused += [
-        Refusal((name,), "it does not run in eval mode", "nothing is to be done: it stays as it is")
-        for name in record.idle
-    ]
-    return groups, sorted(refused, key=lambda refusal: order.get((refusal.layers[0], "out"), len(order)))
+    return groups, refused
+
+
+def _alike(record: LabelRecord, channels: _Channels) -> dict[tuple[int, ...], NDArray[np.int64]]:
+    """Prunable channels by signature: the axes that they live on, once for each position there.
+
+    Channels of one signature cost the same, so their number is all that costs depend on: they are one group. Where a
+    family (channels that share a writer) holds a pinned channel, all of it is left out.
+
+    Returns:
+        Signature, as places in ``record.axes``, to the positions of its channels, shape (C, len(signature)).
+    """
+    pinned = {int(family) for pin in record.pins for family in channels.family[channels.channel[pin.atoms]]}
+    axis_of = np.concatenate([np.full(axis.size, place) for place, axis in enumerate(record.axes)])
+    position = np.concatenate([np.arange(axis.size) for axis in record.axes])
+    channel = np.concatenate([channels.channel[axis.atoms] for axis in record.axes])
+    order = np.lexsort((position, axis_of, channel))
+    alike: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
+    for start, stop in pairwise(np.flatnonzero(np.diff(channel[order], prepend=-1, append=-1)).tolist()):
+        rows = order[start:stop]
+        if int(channels.family[channel[rows[0]]]) not in pinned:
+            alike.setdefault(tuple(axis_of[rows].tolist()), []).append(position[rows])
+    return {signature: np.stack(rows) for signature, rows in alike.items()}
 
 
 def _refusals(record: LabelRecord, channels: _Channels, writers: list[Axis]) -> list[Refusal]:
@@ -251,9 +160,20 @@ def _refusals(record: LabelRecord, channels: _Channels, writers: list[Axis]) -> 
     ]
 
 
-def _one_channel(record: LabelRecord, members: tuple[Member, ...], writing: set[str]) -> Refusal:
-    layers = tuple(m.module for m in members if m.axis == "out" and m.module in writing and m.index.size > 1)
-    return Refusal(layers, "all of its channels can only go together", "they stay dense")
+def _broken_refusals(
+    groups: Sequence[ChannelGroup], reasons: Mapping[str, str], writers: Sequence[str]
+) -> list[Refusal]:
+    """One refusal for all broken groups that share layers."""
+    together: list[tuple[set[str], str]] = []
+    for group in groups:
+        layers = {member.module for member in group.members if member.axis == "out"} & set(writers)
+        reason = reasons[group.name]
+        for other in [entry for entry in together if entry[0] & layers]:
+            together.remove(other)
+            layers, reason = layers | other[0], other[1]
+        together.append((layers, reason))
+    advice = "they stay dense; where a size is written as a number in `forward`, take it from the tensor instead"
+    return [Refusal(tuple(name for name in writers if name in layers), reason, advice) for layers, reason in together]
 
 
 def _scales(model: nn.Module, members: tuple[Member, ...]) -> tuple[str, ...]:
@@ -282,57 +202,3 @@ def _without(model: nn.Module, groups: list[ChannelGroup], exclude: Sequence[str
         )
 
     return [group for group in groups if not excluded(group)]
-
-
-# -- cost -----------------------------------------------------------------------------------------------------------
-
-
-def _cost(model: nn.Module, record: LabelRecord, groups: Sequence[ChannelGroup]) -> CostModel:
-    forms: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for place, group in enumerate(groups):
-        for member in group.members:
-            forms.setdefault((member.module, member.axis), []).append((place, member.index.shape[1]))
-
-    def form(name: str, axis: str, size: int) -> LinearForm:
-        terms = forms.get((name, axis), [])
-        return LinearForm(size - sum(k * groups[place].width for place, k in terms), tuple(terms))
-
-    layers: list[LayerCost] = []
-    counted: set[int] = set()
-    for name, module in model.named_modules():
-        kind = kind_of(module)
-        own = {key: p for key, p in module.named_parameters(recurse=False) if id(p) not in counted}
-        counted |= {id(p) for p in own.values()}
-        positions = record.positions.get(name, 0)
-        if kind == "conv":
-            kernel = int(np.prod(module.kernel_size))  # type: ignore[arg-type]
-            fan_in = form(name, "in", int(module.in_channels))  # type: ignore[arg-type]
-            fan_out = form(name, "out", int(module.out_channels))  # type: ignore[arg-type]
-            conv_groups = int(module.groups)  # type: ignore[arg-type]
-            if is_per_conv_group(module):
-                fan_in = LinearForm(int(module.in_channels) // conv_groups)  # type: ignore[arg-type]
-            else:
-                fan_in = _divide(fan_in, conv_groups)
-            layers.append(
-                LayerCost(name, kernel * positions, kernel * ("weight" in own), int("bias" in own), fan_in, fan_out)
-            )
-        elif isinstance(module, nn.Linear) and kind == "linear":
-            fan_in, fan_out = form(name, "in", module.in_features), form(name, "out", module.out_features)
-            layers.append(LayerCost(name, positions, int("weight" in own), int("bias" in own), fan_in, fan_out))
-        elif kind in ("norm", "prelu") and own:
-            size = next(iter(own.values())).numel()
-            layers.append(LayerCost(name, 0, 0, len(own), LinearForm(1), form(name, "out", size)))
-        elif own:
-            layers.append(LayerCost(name, 0, 0, 1, LinearForm(1), LinearForm(sum(p.numel() for p in own.values()))))
-    return CostModel(
-        groups=tuple(group.name for group in groups),
-        dense=tuple(group.width for group in groups),
-        steps=tuple(group.step for group in groups),
-        layers=tuple(layers),
-    )
-
-
-def _divide(form: LinearForm, by: int) -> LinearForm:
-    """The channels of one conv group; exact, since every channel sits once in each."""
-    assert form.constant % by == 0 and all(k % by == 0 for _, k in form.terms)
-    return LinearForm(form.constant // by, tuple((place, k // by) for place, k in form.terms))

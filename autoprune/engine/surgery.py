@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine._labels import is_per_conv_group, kind_of
-from autoprune.engine.groups import ChannelGroup
+from autoprune.engine._layers import axis_sizes, is_per_conv_group
+from autoprune.engine._records import ChannelGroup
 from autoprune.errors import ConfigError, unknown_name
 
 __all__ = ["Kept", "cut", "masked", "widths_of"]
@@ -63,7 +65,7 @@ def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.M
         for name, axes in removed.items():
             module = modules[name]
             gone = axes.get("in")
-            if gone is None or (isinstance(module, nn.modules.conv._ConvNd) and is_per_conv_group(module)):
+            if gone is None or (isinstance(module, _ConvNd) and is_per_conv_group(module)):
                 continue  # a depthwise layer hands silent channels on: their reader is further down
             weight = module.weight
             assert isinstance(weight, Tensor)
@@ -107,41 +109,32 @@ def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
 
 
 def _slice(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> None:
-    kind = kind_of(module)
-    if kind == "conv":
-        assert isinstance(module.groups, int) and isinstance(module.in_channels, int)
-        assert isinstance(module.out_channels, int)
-        keep_in, keep_out = _rest(module.in_channels, removed, "in"), _rest(module.out_channels, removed, "out")
-        if is_per_conv_group(module):
+    keep = {
+        axis: torch.from_numpy(np.setdiff1d(np.arange(size), removed.get(axis, np.zeros(0, dtype=np.int64))))
+        for axis, size in axis_sizes(module).items()
+    }
+    width = len(keep["out"])
+    match module:
+        case _ConvNd():
             per_group = module.in_channels // module.groups
-            module.groups = len(keep_in) // per_group  # type: ignore[assignment]
-            columns = torch.arange(per_group)
-        else:
-            per_group = module.in_channels // module.groups
-            columns = keep_in[keep_in < per_group]
-        _replace(module, "weight", keep_out, columns)
-        _replace(module, "bias", keep_out)
-        module.in_channels, module.out_channels = len(keep_in), len(keep_out)  # type: ignore[assignment]
-    elif isinstance(module, nn.Linear):
-        keep_in, keep_out = _rest(module.in_features, removed, "in"), _rest(module.out_features, removed, "out")
-        _replace(module, "weight", keep_out, keep_in)
-        _replace(module, "bias", keep_out)
-        module.in_features, module.out_features = len(keep_in), len(keep_out)
-    elif isinstance(module, nn.PReLU):
-        keep_out = _rest(module.num_parameters, removed, "out")
-        _replace(module, "weight", keep_out)
-        module.num_parameters = len(keep_out)
-    else:
-        assert kind == "norm" and isinstance(module.num_features, int)
-        keep_out = _rest(module.num_features, removed, "out")
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _replace(module, name, keep_out)
-        module.num_features = len(keep_out)  # type: ignore[assignment]
-
-
-def _rest(size: int, removed: Mapping[str, NDArray[np.int64]], axis: str) -> Tensor:
-    gone = removed.get(axis, np.zeros(0, dtype=np.int64))
-    return torch.from_numpy(np.setdiff1d(np.arange(size), gone))
+            columns = keep["in"][keep["in"] < per_group]  # the same offsets in every conv group
+            if is_per_conv_group(module):
+                columns = torch.arange(per_group)
+                module.groups = len(keep["in"]) // per_group
+            _replace(module, "weight", keep["out"], columns)
+            _replace(module, "bias", keep["out"])
+            module.in_channels, module.out_channels = len(keep["in"]), width
+        case nn.Linear():
+            _replace(module, "weight", keep["out"], keep["in"])
+            _replace(module, "bias", keep["out"])
+            module.in_features, module.out_features = len(keep["in"]), width
+        case nn.PReLU():
+            _replace(module, "weight", keep["out"])
+            module.num_parameters = width
+        case _BatchNorm():
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                _replace(module, name, keep["out"])
+            module.num_features = width
 
 
 def _replace(module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
