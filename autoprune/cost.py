@@ -1,4 +1,4 @@
-"""What widths cost: MACs and parameters of a network as plain data, evaluated and inverted without building anything."""
+"""What widths cost: MACs and parameters of a network as plain data, to evaluate and to invert."""
 
 from __future__ import annotations
 
@@ -499,4 +499,5 @@ def _infeasible(model: CostModel, macs: float | None, params: float | None, smal
     ):
         if limit is not None and (least := int(poly.value(smallest))) > limit:
             missed.append(f"at most {limit:,.0f} {unit}, but the least is {least:,} ({least / dense:.1%} of dense)")
-    return f"the widths must cost {' and '.join(missed)}. Raise the limit, lower the smallest widths, or exclude fewer layers."
+        f"the widths must cost {' and '.join(missed)}. "
+        "Raise the limit, lower the smallest widths, or exclude fewer layers."

@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from autoprune.architectures._densenet_cifar import densenet40
+from autoprune.architectures._mobilenet_cifar import mobilenet_v1, mobilenet_v2
+from autoprune.architectures._preresnet_cifar import preresnet164
 from autoprune.architectures._resnet_cifar import resnet20, resnet32, resnet44, resnet56, resnet110, resnet_digits
 from autoprune.architectures._torchvision import build_torchvision
 from autoprune.architectures._vgg_cifar import vgg16, vgg19
@@ -22,6 +25,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet_digits": resnet_digits,
     "vgg16": vgg16,
     "vgg19": vgg19,
+    "preresnet164": preresnet164,
+    "densenet40": densenet40,
+    "mobilenet_v1": mobilenet_v1,
+    "mobilenet_v2": mobilenet_v2,
 }
 
 _TORCHVISION = "torchvision/"

@@ -132,6 +132,10 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.inside = 0  # depth within prunable layers, whose operators say nothing that the layer does not
         self.paused = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, two seconds, to keep it away from a pass that never meets it
+
     # -- what operators call ----------------------------------------------------------------------------------------
 
     def tie(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> None:
