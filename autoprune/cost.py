@@ -499,5 +499,7 @@ def _infeasible(model: CostModel, macs: float | None, params: float | None, smal
     ):
         if limit is not None and (least := int(poly.value(smallest))) > limit:
             missed.append(f"at most {limit:,.0f} {unit}, but the least is {least:,} ({least / dense:.1%} of dense)")
+    return (
         f"the widths must cost {' and '.join(missed)}. "
         "Raise the limit, lower the smallest widths, or exclude fewer layers."
+    )
