@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from autoprune.engine._folding import fold_constants
 from autoprune.engine._layers import axis_sizes, is_per_conv_group
 from autoprune.engine._records import ChannelGroup
 from autoprune.errors import ConfigError, unknown_name
 
-__all__ = ["Kept", "cut", "masked", "widths_of"]
+__all__ = [
+    "Kept",
+    "cut",
+    "fold_constants",
+    "masked",
+    "min_widths",
+    "named_optimizer_state",
+    "slice_optimizer_state",
+    "widths_of",
+]
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Sorted indices of the kept channels by group; an absent group keeps all."""
@@ -40,7 +52,7 @@ def cut(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Modu
     smaller = copy.deepcopy(model)
     modules = dict(smaller.named_modules())
     for name, axes in removed.items():
-        _slice(modules[name], axes)
+        _apply(_plan(modules[name], axes), modules[name])
     return smaller
 
 
@@ -78,6 +90,62 @@ def widths_of(kept: Kept, groups: Sequence[ChannelGroup]) -> dict[str, int]:
     return {group.name: len(kept[group.name]) if group.name in kept else group.width for group in groups}
 
 
+def min_widths(groups: Sequence[ChannelGroup], *, least: int = 1, least_ratio: float = 0.0) -> dict[str, int]:
+    """The smallest widths that keep every group alive: what decisions about widths clamp to.
+
+    Args:
+        groups: The groups.
+        least: Channels that each keeps at least, >= 1; a group that has fewer keeps them all.
+        least_ratio: Share of the dense width that each keeps at least, in [0, 1].
+
+    Returns:
+        Widths by group, multiples of the group's step.
+    """
+    if least < 1 or not 0 <= least_ratio <= 1:
+        raise ConfigError(
+            f"`least` must be at least 1 and `least_ratio` in [0, 1], but got least={least}, least_ratio={least_ratio}."
+        )
+    wanted = {group.name: max(least, math.ceil(least_ratio * group.width)) for group in groups}
+    return {group.name: min(group.width, -(-wanted[group.name] // group.step) * group.step) for group in groups}
+
+
+def named_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What an optimizer remembers (momentum, Adam's averages), by the name of the parameter.
+
+    Optimizers number their parameters, and numbers do not survive surgery; names do.
+    """
+    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
+
+
+def slice_optimizer_state(
+    state: Mapping[str, Mapping[str, Any]], model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept
+) -> dict[str, dict[str, Any]]:
+    """What an optimizer of the network after surgery should remember.
+
+    Args:
+        state: By parameter name, as `named_optimizer_state` gives it for the dense network.
+        model: The dense network.
+        groups: Its channel groups.
+        kept: What stays.
+
+    Returns:
+        The same entries: tensors of a parameter's shape are sliced as it is, counters are left alone. Assign them to
+        ``optimizer.state[parameter]`` of the new optimizer.
+    """
+    plans = {name: _plan(model.get_submodule(name), axes) for name, axes in _removed(groups, kept).items()}
+    parameters = dict(model.named_parameters())
+    sliced: dict[str, dict[str, Any]] = {}
+    for name, entries in state.items():
+        layer, _, leaf = name.rpartition(".")
+        sliced[name] = {
+            key: plans[layer].slice(value, is_weight=leaf == "weight")
+            if layer in plans and isinstance(value, Tensor) and value.shape == parameters[name].shape
+            else copy.deepcopy(value)
+            for key, value in entries.items()
+        }
+    return sliced
+
+
 def _removed(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, dict[str, NDArray[np.int64]]]:
     """Removed positions by module and axis."""
     by_name = {group.name: group for group in groups}
@@ -108,48 +176,51 @@ def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
         )
 
 
-def _slice(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> None:
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How one layer is cut: kept rows and columns of its tensors, and its new attributes."""
+
+    rows: Tensor
+    columns: Tensor | None
+    attributes: dict[str, int]
+
+    def slice(self, value: Tensor, *, is_weight: bool) -> Tensor:
+        """The kept part of one of the layer's tensors, in the memory format that it has."""
+        sliced = value.detach()[self.rows.to(value.device)]
+        if is_weight and self.columns is not None:
+            sliced = sliced[:, self.columns.to(value.device)]
+        if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
+            return sliced.clone(memory_format=torch.channels_last)
+        return sliced.clone(memory_format=torch.contiguous_format)
+
+
+def _plan(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> _Plan:
     keep = {
         axis: torch.from_numpy(np.setdiff1d(np.arange(size), removed.get(axis, np.zeros(0, dtype=np.int64))))
         for axis, size in axis_sizes(module).items()
     }
-    width = len(keep["out"])
+    rows = keep["out"]
     match module:
         case _ConvNd():
+            attributes = {"in_channels": len(keep["in"]), "out_channels": len(rows)}
             per_group = module.in_channels // module.groups
-            columns = keep["in"][keep["in"] < per_group]  # the same offsets in every conv group
             if is_per_conv_group(module):
-                columns = torch.arange(per_group)
-                module.groups = len(keep["in"]) // per_group
-            _replace(module, "weight", keep["out"], columns)
-            _replace(module, "bias", keep["out"])
-            module.in_channels, module.out_channels = len(keep["in"]), width
+                return _Plan(rows, None, attributes | {"groups": len(keep["in"]) // per_group})
+            return _Plan(rows, keep["in"][keep["in"] < per_group], attributes)  # the same offsets in every conv group
         case nn.Linear():
-            _replace(module, "weight", keep["out"], keep["in"])
-            _replace(module, "bias", keep["out"])
-            module.in_features, module.out_features = len(keep["in"]), width
+            return _Plan(rows, keep["in"], {"in_features": len(keep["in"]), "out_features": len(rows)})
         case nn.PReLU():
-            _replace(module, "weight", keep["out"])
-            module.num_parameters = width
-        case _BatchNorm():
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                _replace(module, name, keep["out"])
-            module.num_features = width
+            return _Plan(rows, None, {"num_parameters": len(rows)})
+    return _Plan(rows, None, {"num_features": len(rows)})
 
 
-def _replace(module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
-    """Slice a parameter or buffer in place of the old one; one that is absent stays absent."""
-    value = getattr(module, name)
-    if value is None:
-        return
-    if (columns is None or len(columns) == value.shape[1]) and len(rows) == value.shape[0]:
-        return
-    sliced = value.detach()[rows.to(value.device)]
-    if columns is not None:
-        sliced = sliced[:, columns.to(value.device)]
-    if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
-        sliced = sliced.contiguous(memory_format=torch.channels_last)
-    if isinstance(value, nn.Parameter):
-        setattr(module, name, nn.Parameter(sliced.clone(), requires_grad=value.requires_grad))
-    else:
-        setattr(module, name, sliced.clone())
+def _apply(plan: _Plan, module: nn.Module) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(module, name, None)
+        if isinstance(value, nn.Parameter):
+            sliced = plan.slice(value, is_weight=name == "weight")
+            setattr(module, name, nn.Parameter(sliced, requires_grad=value.requires_grad))
+        elif isinstance(value, Tensor):
+            setattr(module, name, plan.slice(value, is_weight=False))
+    for name, size in plan.attributes.items():
+        setattr(module, name, size)
