@@ -1,1 +1,25 @@
-"""autoprune finds the best widths for a convolutional network."""
+"""autoprune finds the best widths for a convolutional network.
+
+::
+
+    import autoprune
+
+    autoprune.launch("study.toml", time_limit_s=1200)
+    autoprune.open_study("digits").front(where="macs_ratio <= 0.5")
+"""
+
+from autoprune.api import Outcome, Progress, Study, inspect, launch, open_study, resume, status, stop
+from autoprune.errors import AutopruneError
+
+__all__ = [
+    "AutopruneError",
+    "Outcome",
+    "Progress",
+    "Study",
+    "inspect",
+    "launch",
+    "open_study",
+    "resume",
+    "status",
+    "stop",
+]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from autoprune.errors import AutopruneError
 from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher
 
-__all__ = ["Execute", "drive", "run_once"]
+__all__ = ["Execute", "drive", "obey_signals", "run_once"]
 
 Execute = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration, report) -> result, all as plain data."""
@@ -41,14 +41,20 @@ def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
             tune.report({"outcome": "failed", "reason": told + where, "traceback": traceback.format_exc(limit=20)})
         else:
             if result is not None:
-                tune.report({"outcome": "complete", "result": result})
+                # As text, because Tune flattens nested tables and with them the names in them.
+                tune.report({"outcome": "complete", "result": json.dumps(result)})
 
     return run
 
 
 @contextlib.contextmanager
-def _obey_signals(dispatcher: Dispatcher, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: wind down. Second: out at once; the leases then expire by themselves."""
+def obey_signals(dispatcher: Dispatcher, on_interrupt: Callable[[], None]) -> Iterator[None]:
+    """First Ctrl-C or SIGTERM: wind down. Second: out at once; the leases then expire by themselves.
+
+    Args:
+        dispatcher: What is interrupted.
+        on_interrupt: Called at the first one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,91 +81,78 @@ def drive(
     slots: Slots,
     scratch: Path,
     on_progress: Callable[[], None] = lambda: None,
-    on_interrupt: Callable[[], None] = lambda: None,
 ) -> None:
     """Run trials on the open Ray cluster until the dispatcher has no more.
 
     Args:
-        dispatcher: Claims trials and writes their ends; entered here.
+        dispatcher: Claims trials and writes their ends; entered by the caller.
         execute: Runs one trial in a worker.
         make_config: The worker's configuration for a claim.
         slots: Trials at once and their resources.
         scratch: Folder for Tune's own files, shared by all machines; removed afterwards.
         on_progress: Called about once a second.
-        on_interrupt: Called at the first Ctrl-C.
+
+    Raises:
+        StudyFailedError: Too many trials failed.
+        SpaceExhaustedError: The space has nothing new.
     """
     from ray import tune
 
-    from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper
+    from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
     from autoprune.distributed.searcher import StudySearcher
-
-    class Progress(tune.Callback):  # type: ignore[misc]  # ray is untyped
-        told_at = 0.0
-
-        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if time.monotonic() - Progress.told_at >= _TELL_EVERY_S:
-                Progress.told_at = time.monotonic()
-                on_progress()
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
 
     scratch.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
     resources = {"CPU": slots.cpu, **({"GPU": slots.gpu} if slots.gpu else {})}
     try:
-        with dispatcher, _obey_signals(dispatcher, on_interrupt):
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable(execute), resources),
-                tune_config=tune.TuneConfig(
-                    search_alg=StudySearcher(dispatcher, make_config),
-                    scheduler=ObedientScheduler(dispatcher),
-                    num_samples=-1,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name="study",
-                    storage_path=folder,
-                    verbose=0,
-                    callbacks=[Progress()],
-                    stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
-                ),
-            )
-            try:
-                tuner.fit()
-            finally:
-                dispatcher.abandon()
-                on_progress()
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(execute), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=StudySearcher(dispatcher, make_config),
+                scheduler=ObedientScheduler(dispatcher),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="study",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[ProgressCallback(on_progress)],
+                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
+            ),
+        )
+        tuner.fit()
     finally:
+        dispatcher.abandon()
+        on_progress()
         shutil.rmtree(folder, ignore_errors=True)
     dispatcher.raise_if_failed()
 
 
 def run_once(
-    work: Callable[[], dict[str, Any]], *, cpu: float, gpu: float, while_waiting: Callable[[], None]
-) -> dict[str, Any]:
+    work: Callable[[], dict[str, Any]], *, cpu: float, gpu: float, go_on: Callable[[], bool]
+) -> dict[str, Any] | None:
     """Run ``work`` as a single Ray task.
 
     Args:
         work: Picklable; returns plain data.
         cpu: CPUs that it takes.
         gpu: GPUs that it takes.
-        while_waiting: Called about once a second; what it raises cancels the task.
+        go_on: Asked about once a second; False cancels the task.
 
     Returns:
-        What ``work`` returned; what it raised is raised here.
+        What ``work`` returned, or None when it was cancelled; what it raised is raised here.
     """
     import ray
 
     reference = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=1)(work).remote()
     try:
         while not ray.wait([reference], timeout=_TELL_EVERY_S)[0]:
-            while_waiting()
+            if not go_on():
+                ray.cancel(reference, force=True)
+                return None
         result: dict[str, Any] = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except BaseException:
-        ray.cancel(reference, force=True)
-        raise
     return result

@@ -1,16 +1,19 @@
-"""Ends trials when the dispatcher says so."""
+"""What Tune calls between its steps: trials end when the dispatcher says so, progress is told."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from ray.tune import Stopper
+from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler
 
 from autoprune.search.dispatch import Dispatcher
 
-__all__ = ["ObedientScheduler", "PatienceStopper"]
+__all__ = ["ObedientScheduler", "PatienceStopper", "ProgressCallback"]
+
+_TELL_EVERY_S = 1.0
 
 
 class ObedientScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
@@ -52,6 +55,22 @@ class PatienceStopper(Stopper):  # type: ignore[misc]  # ray is untyped
             return False
         self._since = self._since or time.monotonic()
         return time.monotonic() - self._since > self._patience_s
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class ProgressCallback(Callback):  # type: ignore[misc]  # ray is untyped
+    """Calls ``on_progress`` about once a second."""
+
+    def __init__(self, on_progress: Callable[[], None]) -> None:
+        self._on_progress, self._told_at = on_progress, 0.0
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """One turn of Tune's loop."""
+        if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            self._on_progress()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

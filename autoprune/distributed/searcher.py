@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.tune.search import Searcher
 
@@ -11,6 +11,8 @@ from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher, Nothing
 
 __all__ = ["StudySearcher"]
+
+T = TypeVar("T")
 
 
 class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -27,20 +29,26 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None for "ask again", or `Searcher.FINISHED`."""
-        claim = self._dispatcher.next(trial_id)
+        claim = self._safely(self._dispatcher.next, trial_id)
         if claim is Nothing.NOW:
             return None
-        if isinstance(claim, Nothing):
-            return str(Searcher.FINISHED)
-        return self._make_config(claim)
+        return self._make_config(claim) if isinstance(claim, Claim) else str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of a running trial."""
-        self._dispatcher.heard(trial_id, result)
+        self._safely(self._dispatcher.heard, trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial, of whatever kind."""
-        self._dispatcher.ended(trial_id, result, crashed=error)
+        self._safely(lambda: self._dispatcher.ended(trial_id, result, crashed=error))
+
+    def _safely(self, call: Callable[..., T], *args: Any) -> T | None:
+        # Tune takes an error raised in here for one of the trial, logs it and goes on claiming.
+        try:
+            return call(*args)
+        except Exception as error:
+            self._dispatcher.broke(error)
+            return None
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the database is the only truth, and resume is a relaunch."""

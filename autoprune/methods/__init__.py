@@ -28,11 +28,12 @@ def build(name: str, hyper: Mapping[str, Any]) -> Method:
 
 
 def ranges() -> dict[str, dict[str, Range]]:
-    """The search range of every hyper-parameter of every method, from the fields' own metadata."""
+    """The search range of every searched hyper-parameter of every method, from the fields' own metadata."""
     return {
         name: {
             field.name: read(Range, field.metadata["search"], where=f"{name}.{field.name}")
             for field in dataclasses.fields(method)  # type: ignore[arg-type]
+            if field.metadata["search"] is not None
         }
         for name, method in METHODS.items()
     }

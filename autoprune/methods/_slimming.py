@@ -34,7 +34,7 @@ class Slimming(Method):
     name: ClassVar[str] = "slimming"
 
     strength: float = option(1e-3, above=0, high=1, search={"low": 1e-4, "high": 1e-2, "scale": "log", "points": 5})
-    scale_decay: float = option(0.0, low=0, high=1, search={"values": [0.0]})
+    scale_decay: float = option(0.0, low=0, high=1)
 
     def __post_init__(self) -> None:
         check(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import logging
 import threading
 import time
@@ -36,6 +37,7 @@ class Stopping(enum.Enum):
     REQUEST = "stopped from another terminal"
     FAILURES = "too many trials failed"
     EXHAUSTED = "the space has nothing new"
+    BROKEN = "the driver met an error"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Dispatcher:
         self._look_at = 0.0
         self._finished = False
         self._stopping: Stopping | None = None
-        self._error: str | None = None
+        self._error: Exception | None = None
         self._mutex = threading.Lock()
         self.live: dict[str, Live] = {}
         self._beat_s = lease_s / 5
@@ -132,7 +134,9 @@ class Dispatcher:
 
     @property
     def finished(self) -> bool:
-        """Whether exactly ``n_trials`` trials have finished."""
+        """Whether ``n_trials`` trials have finished."""
+        if not self._finished and not self.live:
+            self._finished = self._claims.room() is Room.FINISHED
         return self._finished
 
     @property
@@ -149,16 +153,19 @@ class Dispatcher:
         """Trials by state."""
         return self._claims.counts()
 
+    def broke(self, error: Exception) -> None:
+        """Wind down because of an error of the driver itself, to be raised by `raise_if_failed`."""
+        self._stopping, self._error = Stopping.BROKEN, error
+
     def raise_if_failed(self) -> None:
-        """Raise when the failure caps ended the study.
+        """Raise the error that ended the study early, if one did.
 
         Raises:
-            StudyFailedError: With the first error.
+            StudyFailedError: Too many trials failed; the first error is told.
+            SpaceExhaustedError: The space has nothing new.
         """
-        if self._stopping is Stopping.FAILURES:
-            raise StudyFailedError(str(self._error))
-        if self._stopping is Stopping.EXHAUSTED:
-            raise SpaceExhaustedError(str(self._error))
+        if self._error is not None:
+            raise self._error
 
     def next(self, handle: str) -> Claim | Nothing:
         """Hand out a trial to be run under ``handle``, the name that the caller knows it by."""
@@ -182,7 +189,7 @@ class Dispatcher:
         try:
             proposal = self._proposer.propose(self._study.trials())
         except SpaceExhaustedError as error:
-            self._stopping, self._error = Stopping.EXHAUSTED, str(error)
+            self._stopping, self._error = Stopping.EXHAUSTED, error
             return None
         claimed = self._claims.claim(proposal)
         # Another driver was quicker with the same point or the last place: the next call sees its trial.
@@ -229,7 +236,7 @@ class Dispatcher:
         if last and "phase" in last and outcome is None:
             self.heard_last(live, last)
         if outcome == "complete":
-            attrs = dict(last["result"])
+            attrs = json.loads(last["result"])
             values = [attrs.get(objective) for objective in self._objectives]
             self._claims.complete(trial_id, values, attrs)
         elif outcome == "failed":
@@ -274,9 +281,9 @@ class Dispatcher:
             return
         if failures.consecutive >= self._caps.in_a_row or failures.total >= self._caps.in_all:
             self._stopping = Stopping.FAILURES
-            self._error = (
+            self._error = StudyFailedError(
                 f"{failures.total} trials failed, {failures.consecutive} of them in a row, so the study was ended. "
-                f"The first error: {failures.first_reason}"
+                f"The first error, of trial {failures.first_number}: {failures.first_reason}"
             )
 
     def _keep_leases(self) -> None:

@@ -97,7 +97,8 @@ class Proposer:
             stored = _stored_name(name, distributions[name], history)
             params[stored], distributions[stored] = params.pop(name), distributions.pop(name)
         key = self._space.key(point, self._context)
-        return Proposal(params=params, distributions=distributions, key=key, attrs={"point": point.to_dict()})
+        attrs = {"point": point.to_dict(), "hyper": point.told_hyper}
+        return Proposal(params=params, distributions=distributions, key=key, attrs=attrs)
 
     def _view(self, history: Sequence[FrozenTrial]) -> optuna.Study:
         """The history in memory, re-expressed in the space as it is now; what no longer fits stays out."""

@@ -39,6 +39,12 @@ class Point:
         own = {f"{self.method}.{key}": value for key, value in self.hyper.items()}
         return {"method": self.method, "width_rule": self.width_rule, "macs_target": self.macs_target, **own}
 
+    @property
+    def told_hyper(self) -> str:
+        """The method's hyper-parameters in a line for people."""
+        told = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in self.hyper.items()}
+        return ", ".join(f"{key}={value}" for key, value in told.items())
+
 
 def _distribution(values: Range) -> BaseDistribution:
     """A continuous interval even where values lie on a grid: edits of the grid then keep the history valid."""

@@ -1,0 +1,25 @@
+"""The composition root: the two halves meet here; heavy imports lie inside the functions."""
+
+from autoprune.api._planning import GroupRow, Inspection, Plan, inspect, plan
+from autoprune.api._reading import DriverStatus, Status, Study, list_names, open_study, status, stop, storage_url
+from autoprune.api._running import Outcome, Progress, launch, resume
+
+__all__ = [
+    "DriverStatus",
+    "GroupRow",
+    "Inspection",
+    "Outcome",
+    "Plan",
+    "Progress",
+    "Status",
+    "Study",
+    "inspect",
+    "launch",
+    "list_names",
+    "open_study",
+    "plan",
+    "resume",
+    "status",
+    "stop",
+    "storage_url",
+]

@@ -1,0 +1,149 @@
+"""Looking before the launch: the traced network, the first proposals, the identity."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.config import StudyConfig, load_study
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autoprune.search.space import Space
+    from autoprune.workbench import Workbench
+
+__all__ = ["GroupRow", "Inspection", "Plan", "identity_of", "inspect", "load_config", "plan", "space_of"]
+
+
+def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> StudyConfig:
+    """Read a study file against the methods there are; arguments go over the file."""
+    from autoprune import methods
+
+    return overridden(load_study(Path(path), methods.ranges()), n_trials=n_trials, concurrency=concurrency)
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One channel group: its name, dense width, and the share of the dense MACs in layers that it takes part in."""
+
+    name: str
+    width: int
+    step: int
+    layers: int
+    macs_share: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What tracing a study's network found.
+
+    Args:
+        network: Its name.
+        image_shape: (C, H, W).
+        macs: Dense MACs. flops = 2 * macs.
+        params: Dense parameters.
+        groups: Prunable channel groups.
+        refused: What can't be pruned, why, and what to do about it.
+        least_macs_ratio: MACs ratio at the minimum widths.
+    """
+
+    network: str
+    image_shape: tuple[int, int, int]
+    macs: int
+    params: int
+    groups: tuple[GroupRow, ...]
+    refused: tuple[str, ...]
+    least_macs_ratio: float
+
+
+def _inspection(workbench: Workbench) -> Inspection:
+    cost, network = workbench.traced.cost, workbench.setting.network
+    dense, rows = dict(zip(cost.groups, cost.dense, strict=True)), []
+    for group in workbench.traced.groups:
+        # What the layers that touch the group cost: MACs are linear in one width, so one step tells the slope.
+        fewer = cost.macs({**dense, group.name: group.width - group.step})
+        share = (cost.dense_macs - fewer) * (group.width // group.step) / cost.dense_macs
+        layers = len({member.module for member in group.members})
+        rows.append(GroupRow(group.name, group.width, group.step, layers, share))
+    return Inspection(
+        network=str(network.architecture or network.factory),
+        image_shape=workbench.splits.train.shape,
+        macs=cost.dense_macs,
+        params=cost.dense_params,
+        groups=tuple(rows),
+        refused=tuple(str(refusal) for refusal in workbench.traced.refused),
+        least_macs_ratio=cost.macs_ratio(workbench.min_widths()),
+    )
+
+
+def inspect(path: Path | str) -> Inspection:
+    """Trace a study file's network: its channel groups, what they cost, what is refused and why."""
+    from autoprune.workbench import open_workbench
+
+    return _inspection(open_workbench(load_config(path).setting))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch would do.
+
+    Args:
+        config: The resolved configuration.
+        inspection: The traced network.
+        opening: The first proposals, in order.
+        identity: What may never change within the study.
+    """
+
+    config: StudyConfig
+    inspection: Inspection
+    opening: tuple[dict[str, Any], ...]
+    identity: Mapping[str, Any]
+
+
+def overridden(config: StudyConfig, *, n_trials: int | None, concurrency: int | None) -> StudyConfig:
+    """The configuration with what the arguments name replaced."""
+    if n_trials is not None:
+        config = dataclasses.replace(config, study=dataclasses.replace(config.study, n_trials=n_trials))
+    if concurrency is not None:
+        config = dataclasses.replace(config, resources=dataclasses.replace(config.resources, concurrency=concurrency))
+    return config
+
+
+def space_of(config: StudyConfig, workbench: Workbench) -> Space:
+    """The search space over the traced network.
+
+    Raises:
+        ConfigError: No MACs target of the space can be reached.
+    """
+    from autoprune.search.space import Space
+
+    space = Space(config.space, workbench.traced.cost, min_widths=workbench.min_widths())
+    highest = config.space.macs_target.high or max(float(v) for v in config.space.macs_target.values or (1.0,))
+    if highest < space.least_macs_ratio:
+        raise ConfigError(
+            f"`macs_target` must reach {space.least_macs_ratio:.4f}, the MACs ratio of the minimum widths, "
+            f"but ends at {highest}. Raise it, lower `min_width`, or exclude fewer layers."
+        )
+    return space
+
+
+def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> Plan:
+    """Work out what `launch` would do, without writing to any database."""
+    from autoprune.search.propose import opening
+    from autoprune.workbench import open_workbench
+
+    config = load_config(path, n_trials=n_trials, concurrency=concurrency)
+    workbench = open_workbench(config.setting)
+    space = space_of(config, workbench)
+    points = tuple(point.to_dict() for point in opening(space, config.study.n_trials))
+    return Plan(config, _inspection(workbench), points, identity_of(config, workbench))
+
+
+def identity_of(config: StudyConfig, workbench: Workbench) -> dict[str, Any]:
+    """What may never change within a study, JSON-serialisable."""
+    search = config.study
+    reference = {objective: search.reference_point[objective] for objective in search.objectives}
+    return {**workbench.identity, "objectives": list(search.objectives), "reference point": reference}

@@ -1,0 +1,215 @@
+"""Reading studies: trials, fronts, lists of names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autoprune.config import StudyConfig, read_stored, stock_spaces
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from autoprune.search.claims import Counts
+    from autoprune.search.database import Database
+    from autoprune.search.study import StudyRecord
+
+__all__ = ["DriverStatus", "Status", "Study", "list_names", "open_study", "status", "stop", "storage_url"]
+
+
+def storage_url(storage: str | None = None) -> str:
+    """The database to use: the argument, else ``AUTOPRUNE_STORAGE``, else ``autoprune.db`` in the current folder."""
+    return storage or os.environ.get("AUTOPRUNE_STORAGE") or "sqlite:///autoprune.db"
+
+
+class Study:
+    """A study of a database, opened for reading; works while drivers write.
+
+    Args:
+        db: An open database.
+        record: The study in it.
+    """
+
+    def __init__(self, db: Database, record: StudyRecord) -> None:
+        self._db, self._record = db, record
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._record.name
+
+    @property
+    def config(self) -> StudyConfig:
+        """The configuration of the newest revision."""
+        return read_stored(self._record.config["config"])
+
+    @property
+    def record(self) -> StudyRecord:
+        """The study's rows in the database."""
+        return self._record
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial of every state, one row each."""
+        from autoprune.search.query import trials_frame
+
+        return trials_frame(self._db, self._record)
+
+    def front(self, *, where: str | None = None, sort: str | None = None, spacing: float | None = None) -> pd.DataFrame:
+        """The Pareto front.
+
+        Args:
+            where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
+            sort: A column; accuracy and other maximised ones come largest first. Default: by MACs ratio.
+            spacing: Leave out points so that no two are nearer than this in MACs ratio.
+
+        Raises:
+            ConfigError: ``where`` or ``sort`` names no column, or is no comparison.
+        """
+        from autoprune.search.query import front, thinned
+
+        search = self.config.study
+        rows = front(self.trials(), search.objectives, search.directions, where=where, sort=sort)
+        return rows if spacing is None else thinned(rows, "macs_ratio", "accuracy", gap=spacing)
+
+    @property
+    def reference_point(self) -> dict[str, float]:
+        """The point up to which the hypervolume counts, by objective; fixed when the study was made."""
+        search = self.config.study
+        return {objective: search.reference_point[objective] for objective in search.objectives}
+
+    def trial(self, number: int) -> dict[str, Any]:
+        """Everything known about one trial, by name.
+
+        Raises:
+            ConfigError: The study has no trial of this number.
+        """
+        trials = self._record.trials()
+        found = next((trial for trial in trials if trial.number == number), None)
+        if found is None:
+            last = max((trial.number for trial in trials), default=None)
+            known = "it has no trials yet" if last is None else f"it has trials 0 to {last}"
+            raise ConfigError(f"study {self.name!r} has no trial {number}; {known}.")
+        values = dict(zip(self._record.objectives, found.values or (), strict=False))
+        retried = [trial.number for trial in trials if trial.user_attrs.get("retry_of") == number]
+        facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
+        times = {"started": found.datetime_start, "ended": found.datetime_complete}
+        told = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
+        return {**facts, **told, **({"tried again as": retried} if retried else {})}
+
+    def hypervolume(self) -> float:
+        """What the front dominates up to the reference point, as a share of the whole box."""
+        from autoprune.search.query import hypervolume_of
+
+        search = self.config.study
+        return hypervolume_of(self.front(), search.objectives, search.directions, search.reference_point)
+
+
+def open_study(name: str, storage: str | None = None) -> Study:
+    """Open a study for reading.
+
+    Raises:
+        StorageError: The database or the study is not there.
+    """
+    from autoprune.search.database import Database
+    from autoprune.search.study import StudyRecord
+
+    db = Database.open_readonly(storage_url(storage))
+    return Study(db, StudyRecord.open(db, name))
+
+
+@dataclass(frozen=True)
+class DriverStatus:
+    """One driver that has not left: where it is, when it was last seen, and the trials it runs."""
+
+    host: str
+    pid: int
+    state: str
+    seen_s_ago: float
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Args:
+        n_trials: Trials asked for.
+        revision: Number of the newest configuration.
+        counts: Trials by state.
+        drivers: Those that have not left.
+        failures: Number and reason of every failed trial.
+    """
+
+    n_trials: int
+    revision: int
+    counts: Counts
+    drivers: tuple[DriverStatus, ...]
+    failures: tuple[tuple[int, str], ...]
+
+
+def status(name: str, storage: str | None = None) -> Status:
+    """How far a study is, who runs what, and what failed."""
+    from optuna.trial import TrialState
+
+    from autoprune.search.claims import Claims
+
+    study = open_study(name, storage)
+    record, search = study.record, study.config.study
+    trials, now = record.trials(), record.db.now()
+    drivers = []
+    for row in record.drivers():
+        if row.left_at is None:
+            state = "at work" if now - row.seen_at <= search.lease_s else "lost"
+            running = [t.number for t in trials if t.state is TrialState.RUNNING and t.user_attrs["owner"] == row.owner]
+            if state == "at work" or running:
+                drivers.append(DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), tuple(running)))
+    failures = [(t.number, str(t.user_attrs.get("reason"))) for t in trials if t.state is TrialState.FAIL]
+    return Status(
+        search.n_trials,
+        record.revision,
+        Claims(record, owner="reader", n_trials=1).counts(),
+        tuple(drivers),
+        tuple(failures),
+    )
+
+
+def stop(name: str, storage: str | None = None) -> list[str]:
+    """Ask every driver of a study to wind down.
+
+    Returns:
+        Host and process of each driver that was at work, in words.
+    """
+    from autoprune.search.database import Database
+    from autoprune.search.study import StudyRecord
+
+    db = Database.open(storage_url(storage), create=False)
+    record = StudyRecord.open(db, name)
+    record.request_stop()
+    return [f"{driver.host}, process {driver.pid}" for driver in record.drivers() if driver.left_at is None]
+
+
+def list_names(kind: str, storage: str | None = None) -> list[tuple[str, str]]:
+    """Names with a word on each.
+
+    Args:
+        kind: ``"methods"``, ``"architectures"``, ``"spaces"`` or ``"studies"``.
+        storage: The database, for studies.
+    """
+    if kind == "methods":
+        from autoprune.methods import METHODS
+
+        return [(name, (method.__doc__ or "").splitlines()[0]) for name, method in sorted(METHODS.items())]
+    if kind == "architectures":
+        from autoprune.architectures import ARCHITECTURES
+
+        own = [(name, (build.__doc__ or "").splitlines()[0]) for name, build in sorted(ARCHITECTURES.items())]
+        return [*own, ("torchvision/NAME", "Any classification network of torchvision, untrained.")]
+    if kind == "spaces":
+        return [(name, path.read_text().splitlines()[0].lstrip("# ")) for name, path in stock_spaces().items()]
+    from autoprune.search.database import Database
+    from autoprune.search.study import list_studies
+
+    rows = list_studies(Database.open_readonly(storage_url(storage)))
+    return [(r.name, f"{r.n_finished} finished, {r.n_running} running, {r.n_failed} failed") for r in rows]

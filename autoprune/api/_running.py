@@ -1,0 +1,293 @@
+"""Launching and resuming: where the torch half and the search half meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.api._planning import identity_of, load_config, overridden, space_of
+from autoprune.api._reading import Study, open_study, storage_url
+from autoprune.config import StudyConfig
+from autoprune.spec import RungReport, SettingSpec, TrialSpec
+
+if TYPE_CHECKING:
+    from autoprune.distributed import Slots
+    from autoprune.search.claims import Claim
+    from autoprune.search.database import Database
+    from autoprune.search.dispatch import Dispatcher
+    from autoprune.search.phase_rows import PhaseRows
+    from autoprune.workbench import Workbench
+
+__all__ = ["Outcome", "Progress", "launch", "resume"]
+
+_PHASE_GRACE_S = 60.0
+
+
+class Progress:
+    """What a launch tells while it runs; every method may be overridden, and does nothing here."""
+
+    def note(self, text: str) -> None:
+        """One line for people."""
+
+    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+        """Called about once a second while trials run."""
+
+    def interrupted(self) -> None:
+        """Called at the first Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended.
+
+    Args:
+        study: The study, open for reading.
+        finished: Whether exactly ``n_trials`` trials have finished.
+        n_finished: COMPLETE and PRUNED trials.
+        n_trials: The number asked for.
+        why: Why it stopped early, or None.
+        interrupted: Whether that was Ctrl-C.
+    """
+
+    study: Study
+    finished: bool
+    n_finished: int
+    n_trials: int
+    why: str | None
+    interrupted: bool
+
+
+def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run one trial in a worker process."""
+    import torch
+
+    from autoprune.engine.phases import PhaseStore
+    from autoprune.trial import run_trial
+
+    spec = TrialSpec.from_dict(config["spec"])
+    if spec.setting.threads is not None:
+        torch.set_num_threads(spec.setting.threads)
+
+    def tell(rung_report: RungReport) -> None:
+        report(dataclasses.asdict(rung_report))
+
+    result = run_trial(spec, tell, PhaseStore(Path(spec.setting.artifacts) / "phases"))
+    return result.to_dict()
+
+
+def _train_dense(setting: SettingSpec) -> dict[str, Any]:
+    import torch
+
+    from autoprune.engine.phases import PhaseStore
+    from autoprune.workbench import open_workbench
+
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    phase = open_workbench(setting).dense(PhaseStore(Path(setting.artifacts) / "phases"))
+    return {**phase.record, "place": str(phase.path), "size_bytes": phase.path.stat().st_size}
+
+
+def launch(
+    path: Path | str,
+    *,
+    storage: str | None = None,
+    n_trials: int | None = None,
+    time_limit_s: float | None = None,
+    concurrency: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Start the study of a file, or join it where it runs already.
+
+    Args:
+        path: The study file.
+        storage: Database URL; see `storage_url`.
+        n_trials: Overrides the file's.
+        time_limit_s: Wind down after this many seconds.
+        concurrency: Trials at once; overrides the file's.
+        address: A Ray cluster; None starts one on this machine.
+        progress: Told what happens.
+
+    Returns:
+        How it ended; the study can always be resumed.
+
+    Raises:
+        ConfigError: The file, a flag or the cluster is wrong.
+        IdentityError: A study of this name exists and is another one.
+        StudyFailedError: Too many trials failed; the first error is told.
+    """
+    config = load_config(path, n_trials=n_trials, concurrency=concurrency)
+    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+
+
+def resume(
+    name: str,
+    *,
+    storage: str | None = None,
+    n_trials: int | None = None,
+    time_limit_s: float | None = None,
+    concurrency: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
+    study = open_study(name, storage)
+    config = overridden(study.config, n_trials=n_trials, concurrency=concurrency)
+    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+
+
+def _run(
+    config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
+) -> Outcome:
+    from autoprune.distributed import drive, obey_signals, open_cluster, plan_slots
+    from autoprune.search.claims import Claims
+    from autoprune.search.database import Database
+    from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
+    from autoprune.search.propose import Proposer
+    from autoprune.search.study import StudyRecord
+    from autoprune.workbench import open_workbench
+
+    search, setting = config.study, config.setting
+    workbench = open_workbench(setting)
+    space = space_of(config, workbench)
+    db = Database.open(storage_url(storage), create=True)
+    record = StudyRecord.create_or_join(
+        db,
+        name=search.name,
+        identity=identity_of(config, workbench),
+        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
+        directions=search.directions,
+        objectives=search.objectives,
+    )
+    study = Study(db, record)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    claims = Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry)
+    context = [setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images]
+    proposer = Proposer(
+        space, n_trials=search.n_trials, sampler=search.sampler, seed=search.seed,
+        directions=search.directions, context=context,
+    )  # fmt: skip
+    record.enter(owner)
+    try:
+        with open_cluster(address) as cluster:
+            slots = plan_slots(cluster, config.resources)
+            dispatcher = Dispatcher(
+                record,
+                claims,
+                proposer,
+                concurrency=slots.concurrency,
+                caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
+                objectives=search.objectives,
+                lease_s=search.lease_s,
+                time_limit_s=time_limit_s,
+            )
+            ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
+
+            def make_config(claim: Claim) -> dict[str, Any]:
+                spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **claim.attrs["point"])
+                return {"spec": spec.to_dict()}
+
+            with dispatcher, obey_signals(dispatcher, progress.interrupted):
+                if not dispatcher.finished:
+                    _prepare_dense(
+                        db, owner, workbench, dispatcher, cpus=cluster.cpus, gpu=slots.gpu, progress=progress
+                    )
+                    progress.note(_launch_note(search.name, search.n_trials, slots, ready.threads))
+                drive(
+                    dispatcher,
+                    execute=_execute,
+                    make_config=make_config,
+                    slots=slots,
+                    scratch=Path(setting.artifacts) / "ray",
+                    on_progress=lambda: progress.update(study, dispatcher),
+                )
+    finally:
+        record.leave(owner)
+    counts = claims.counts()
+    finished, stopping = counts.finished >= search.n_trials, dispatcher.stopping
+    return Outcome(
+        study=study,
+        finished=finished,
+        n_finished=counts.finished,
+        n_trials=search.n_trials,
+        why=stopping.value if stopping is not None and not finished else None,
+        interrupted=stopping is Stopping.INTERRUPT,
+    )
+
+
+def _launch_note(name: str, n_trials: int, slots: Slots, threads: int | None) -> str:
+    gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
+    return f"study {name!r}: {n_trials} trials, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
+
+
+def _prepare_dense(
+    db: Database,
+    owner: str,
+    workbench: Workbench,
+    dispatcher: Dispatcher,
+    *,
+    cpus: float,
+    gpu: float,
+    progress: Progress,
+) -> None:
+    """Have the dense network ready, trained once however many drivers start together."""
+    from autoprune.engine.phases import PhaseStore
+    from autoprune.search.phase_rows import PhaseRows
+
+    setting, key = workbench.setting, workbench.dense_key
+    rows, store = PhaseRows(db), PhaseStore(Path(setting.artifacts) / "phases")
+    told = False
+    while dispatcher.stopping is None:
+        state = rows.claim(key, "dense", owner, _PHASE_GRACE_S)
+        if state == "ready":
+            if store.find("dense", key) is not None:
+                return
+            rows.forget(key)  # The database says that it is there, but the file is gone or damaged.
+        elif state == "busy":
+            if not told:
+                progress.note("the dense network is being made ready by another driver; waiting for it")
+                told = True
+            time.sleep(1.0)
+        else:
+            _make_dense(rows, key, owner, setting, dispatcher, cpus=cpus, gpu=gpu, progress=progress)
+            return
+
+
+def _make_dense(
+    rows: PhaseRows,
+    key: str,
+    owner: str,
+    setting: SettingSpec,
+    dispatcher: Dispatcher,
+    *,
+    cpus: float,
+    gpu: float,
+    progress: Progress,
+) -> None:
+    from autoprune.distributed import run_once
+
+    what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
+    progress.note(f"{what}, once for the study")
+    whole = dataclasses.replace(setting, threads=setting.threads or max(1, int(cpus)))
+    beaten_at = time.monotonic()
+
+    def keep_lease() -> bool:
+        nonlocal beaten_at
+        if time.monotonic() - beaten_at > _PHASE_GRACE_S / 5:
+            beaten_at = time.monotonic()
+            rows.beat(key, owner, _PHASE_GRACE_S)
+        return dispatcher.stopping is None
+
+    done = run_once(lambda: _train_dense(whole), cpu=cpus, gpu=1.0 if gpu else 0.0, go_on=keep_lease)
+    if done is None:
+        rows.forget(key)
+        return
+    rows.publish(key, place=done["place"], sha256=done["sha256"], size_bytes=done["size_bytes"])
+    progress.note(f"dense network: validation accuracy {done['accuracy']:.4f}, {done['macs']:,} MACs")

@@ -1,0 +1,52 @@
+"""``autoprune inspect``: what of a network can be pruned."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
+
+NAME = "inspect"
+SUMMARY = "the network's channel groups, what they cost, what is refused and why"
+DESCRIPTION = """\
+Trace the network of a study file and print its channel groups: which channels
+must be kept or removed together, their dense width, and how much of the MACs
+hangs on them. Layers that can't be pruned are listed with the reason. The last
+line tells how far down the MACs can go. Nothing is trained or written.
+"""
+EPILOG = """\
+example:
+  autoprune inspect studies/digits/study.toml
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("study_file", metavar="STUDY.toml", help="the study file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what tracing found."""
+    from autoprune import api
+
+    found = api.inspect(args.study_file)
+    shape = " x ".join(str(size) for size in found.image_shape)
+    print(
+        f"{found.network} on {shape} images: "
+        f"{found.macs:,} MACs ({2 * found.macs:,} FLOPs), {found.params:,} parameters"
+    )
+    print()
+    if found.groups:
+        width = max(len(group.name) for group in found.groups)
+        print(f"{'channel group':<{width}}  width  step  layers  share of MACs")
+        for group in found.groups:
+            line = f"{group.name:<{width}}  {group.width:>5}  {group.step:>4}  {group.layers:>6}"
+            print(f"{line}  {group.macs_share:>12.1%}")
+        print()
+        print("A layer between two groups counts in the share of both.")
+    else:
+        print("No channel group can be pruned.")
+    for refusal in found.refused:
+        print(f"not prunable: {refusal}")
+    print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
+    return 0

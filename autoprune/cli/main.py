@@ -1,0 +1,88 @@
+"""The ``autoprune`` command: finds the subcommand, runs it, turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from autoprune.cli import inspect, launch, list_, pareto, resume, show, status, stop
+from autoprune.errors import AutopruneError, StudyFailedError
+
+__all__ = ["main"]
+
+_COMMANDS = (inspect, launch, resume, status, stop, pareto, show, list_)
+
+_DESCRIPTION = """\
+Find the best widths for a convolutional network.
+
+Give autoprune a network, data and limits. It searches over pruning methods,
+their strengths and the widths of every layer, runs the trials in parallel, and
+returns the Pareto front of slimmer networks: accuracy against MACs, each point
+a network on disk that runs. Everything is remembered in one database, so a
+search that was stopped, killed or finished can always go on.
+"""
+
+_EPILOG = """\
+a first run:
+  autoprune inspect study.toml             what can be pruned, and how far
+  autoprune launch  study.toml             search
+  autoprune pareto  NAME                   the front so far, also from another terminal
+  autoprune resume  NAME --trials 100      go on
+
+The database is --storage, else $AUTOPRUNE_STORAGE, else autoprune.db in the
+current folder. Exit codes: 0 done, 1 study failed or incomplete, 2 bad input,
+130 interrupted.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="autoprune",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for module in _COMMANDS:
+        sub = subparsers.add_parser(
+            module.NAME,
+            help=module.SUMMARY,
+            description=module.DESCRIPTION,
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except StudyFailedError as error:
+        print(f"autoprune: {error}", file=sys.stderr)
+        return 1
+    except AutopruneError as error:
+        print(f"autoprune: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; the rest must not raise while Python shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The front as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from autoprune.api import Study
+
+__all__ = ["plot_front"]
+
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
+    """Draw all finished trials and the front over them.
+
+    Raises:
+        ConfigError: The file's ending is none that can be drawn, or matplotlib is not installed.
+    """
+    path = Path(file)
+    if path.suffix not in _ENDINGS:
+        raise ConfigError(f"`--plot` must end in {', '.join(_ENDINGS)}, but got {file!r}.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "`--plot` needs matplotlib, but it is not installed. Run: pip install autoprune[plot]"
+        ) from None
+    trials = study.trials()
+    done = trials[trials["state"] == "COMPLETE"]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(done["macs_ratio"], done["accuracy"], s=14, color="0.7", label=f"{len(done)} trials")
+    ordered = front.sort_values("macs_ratio")
+    axes.step(ordered["macs_ratio"], ordered["accuracy"], where="post", color="C0", linewidth=1)
+    axes.scatter(ordered["macs_ratio"], ordered["accuracy"], s=24, color="C0", label=f"front, {len(ordered)} points")
+    axes.set(xlabel="MACs, pruned / dense", ylabel="validation accuracy", title=f"study {study.name}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path)

@@ -1,0 +1,153 @@
+"""Progress of a launch: one live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from autoprune.api import Outcome, Progress, Study
+from autoprune.cli.tables import front_table
+
+if TYPE_CHECKING:
+    from autoprune.search.dispatch import Dispatcher
+
+__all__ = ["finish", "make_progress"]
+
+_LEVELS = (0.1, 0.25, 0.5, 0.75, 1.0)
+_PLAIN_EVERY_S = 10.0
+_READ_EVERY_S = 2.0
+_INTERRUPTED = (
+    "interrupted: no new trials; the running ones are told to stop and will be tried again on resume. "
+    "Ctrl-C again leaves at once."
+)
+
+
+def _seconds(value: float) -> str:
+    hours, rest = divmod(int(value), 3600)
+    return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+
+
+class _Figures:
+    """What both displays show, read from the database every few seconds."""
+
+    def __init__(self) -> None:
+        self._started_at = time.monotonic()
+        self._first_finished: int | None = None
+        self._read_at = -_READ_EVERY_S
+        self._text: dict[str, str] = {}
+
+    def read(self, study: Study, dispatcher: Dispatcher) -> dict[str, str]:
+        """Figures by their name, in order; cached for a moment."""
+        if time.monotonic() - self._read_at < _READ_EVERY_S:
+            return self._text
+        self._read_at = time.monotonic()
+        counts, n_trials = dispatcher.counts(), study.config.study.n_trials
+        front = study.front()
+        if self._first_finished is None:
+            self._first_finished = counts.finished
+        text = {
+            "done": f"{counts.complete} of {n_trials}",
+            "running": str(counts.running),
+            "stopped": str(counts.pruned),
+            "failed": str(counts.failed),
+        }
+        best = []
+        for level in _LEVELS:
+            under = front[front["macs_ratio"] <= level + 1e-9]
+            if len(under):
+                best.append(f"{under['accuracy'].max():.4f} at <= {level:g}")
+        text["best accuracy by macs_ratio"] = ", ".join(best) or "none yet"
+        text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
+        text["time left"] = self._left(counts.finished, n_trials, dispatcher.seconds_left)
+        self._text = text
+        return text
+
+    def _left(self, finished: int, n_trials: int, limit: float | None) -> str:
+        elapsed, here = time.monotonic() - self._started_at, finished - (self._first_finished or 0)
+        guess = elapsed / here * (n_trials - finished) if here > 0 else None
+        known = [value for value in (guess, limit) if value is not None]
+        return _seconds(min(known)) if known else "unknown yet"
+
+
+class _Plain(Progress):
+    """Plain lines for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._figures, self._told_at, self._last = _Figures(), 0.0, ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+        if time.monotonic() - self._told_at < _PLAIN_EVERY_S:
+            return
+        self._told_at = time.monotonic()
+        line = "; ".join(f"{name} {value}" for name, value in self._figures.read(study, dispatcher).items())
+        if line != self._last:
+            self._last = line
+            print(line, flush=True)
+
+    def interrupted(self) -> None:
+        print(_INTERRUPTED, file=sys.stderr, flush=True)
+
+
+class _LiveTable(Progress):
+    """One table that is drawn over and over."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._figures = _Figures()
+        self._console = Console()
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._live.__exit__(*error)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+        from rich.table import Table
+
+        table = Table(title=f"study {study.name}", show_header=False, title_justify="left", min_width=60)
+        for name, value in self._figures.read(study, dispatcher).items():
+            table.add_row(name, value)
+        for live in list(dispatcher.live.values()):
+            point = live.claim.attrs["point"]
+            what = f"{point['method']}, {point['width_rule']}, macs_target {point['macs_target']:.2f}"
+            table.add_row(f"trial {live.claim.number}", f"{what}: {live.phase} {live.progress:.0%}")
+        self._live.update(table)
+
+    def interrupted(self) -> None:
+        self.note(_INTERRUPTED)
+
+
+def make_progress() -> _Plain | _LiveTable:
+    """The display that fits where standard output goes."""
+    return _LiveTable() if sys.stdout.isatty() else _Plain()
+
+
+def finish(outcome: Outcome, storage: str | None) -> int:
+    """Print the front and how to go on; returns the exit code."""
+    study = outcome.study
+    print(f"{outcome.n_finished} of {outcome.n_trials} trials finished. The front:")
+    print(front_table(study.front()))
+    where = f" --storage {storage}" if storage else ""
+    if outcome.finished:
+        print(f"more: autoprune pareto {study.name}{where}; go on: autoprune resume {study.name} --trials N{where}")
+        return 0
+    print(f"{outcome.why or 'incomplete'}. Go on: autoprune resume {study.name}{where}")
+    return 130 if outcome.interrupted else 1
