@@ -57,7 +57,8 @@ def _throttled(report: Report, phase: str) -> Callable[[float], None]:
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        return model.eval()(inputs).double()
+        logits: Tensor = model.eval()(inputs)
+    return logits.double()
 
 
 def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> None:
@@ -184,7 +185,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
     if not math.isfinite(final):
         raise TrialError(f"accuracy must be a number in [0, 1], but is {final}.")
     path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
-    facts = {
+    facts: dict[str, Any] = {
         "accuracy": final,
         "macs": macs,
         "params": params,

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from autoprune.engine.factory import call_factory
+from autoprune.engine._sources import Arrays, decode_square, fingerprint, folder_files, path_of, read_arrays
 from autoprune.errors import ConfigError, DataError
 from autoprune.spec import DataSpec, digest, seed_of
 
 __all__ = ["ImageSet", "Preprocess", "Splits", "augment", "load_splits", "load_test"]
 
-_HASHED_BYTES = 2**30  # Above this a content hash costs minutes at every launch; names, sizes and times must do.
 _HELD_BYTES = 4 * 2**30  # Decoded image folders above this are read through a DataLoader instead.
-
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class ImageSet(ABC):
@@ -70,7 +64,7 @@ class _FolderFiles(torch.utils.data.Dataset[Tensor]):
         self.paths, self.size = paths, size
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(_decode_square(Path(self.paths[index]).read_bytes(), self.size))
+        return torch.from_numpy(decode_square(Path(self.paths[index]).read_bytes(), self.size))
 
 
 class _FolderImages(ImageSet):
@@ -156,164 +150,13 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return picked.permute(0, 3, 1, 2)
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"), dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _decode_square(data: bytes, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        scale = size / min(image.size)
-        resized = image.convert("RGB").resize(
-            (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
-        )
-        left, top = (resized.width - size) // 2, (resized.height - size) // 2
-        return np.array(resized.crop((left, top, left + size, top + size)), dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _stack(images: list[NDArray[np.uint8]], where: str) -> NDArray[np.uint8]:
-    shapes = sorted({image.shape for image in images})
-    if len(shapes) != 1:
-        raise DataError(f"{where}: all images must be of one size, but {shapes[0]} and {shapes[1]} are both there.")
-    return np.stack(images)
-
-
-def _checked(images: Any, labels: Any, where: str) -> Arrays:
-    pixels, classes = np.asarray(images), np.asarray(labels)
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) == 0:
-        raise DataError(
-            f"{where}: images must be uint8 of shape (N, C, H, W), but got {pixels.dtype} of shape {pixels.shape}."
-        )
-    if classes.shape != (len(pixels),) or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
-        raise DataError(
-            f"{where}: labels must be whole numbers >= 0, one per image, "
-            f"but got {classes.dtype} of shape {classes.shape} for {len(pixels)} images."
-        )
-    return pixels, classes.astype(np.int64)
-
-
-def _read_digits(part: str) -> Arrays:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)[:, None]
-    cut = 1437  # The last fifth is the test split, as in scikit-learn's own example.
-    part_of = slice(None, cut) if part == "train" else slice(cut, None)
-    return _checked(pixels[part_of], digits.target[part_of], "digits")
-
-
-def _read_parquet(path: Path, image_column: str, label_column: str) -> Arrays:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        columns = parquet.read_schema(path).names
-        for column in (image_column, label_column):
-            if column not in columns:
-                raise DataError(
-                    f"{path}: a column `{column}` must be there, but the file has {', '.join(columns)}. "
-                    "Set `image_column` and `label_column` in [data]."
-                )
-        table = parquet.read_table(path, columns=[image_column, label_column])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: this is not a readable Parquet file: {error}.") from error
-    images = table[image_column].combine_chunks()
-    if pyarrow.types.is_struct(images.type):
-        if "bytes" not in [field.name for field in images.type]:
-            raise DataError(f"{path}: the column `{image_column}` must hold `bytes`, but holds {images.type}.")
-        images = images.field("bytes")
-    encoded = images.to_pylist()
-    if not encoded or not isinstance(encoded[0], bytes):
-        raise DataError(f"{path}: the column `{image_column}` must hold encoded images, but holds {images.type}.")
-    return _checked(_stack([_decode(data) for data in encoded], str(path)), table[label_column].to_numpy(), str(path))
-
-
-def _folder_files(root: Path) -> tuple[list[str], list[int]]:
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    endings = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        for path in sorted((root / name).rglob("*")):
-            if path.suffix.lower() in endings:
-                paths.append(str(path))
-                labels.append(label)
-    if not paths:
-        raise DataError(f"{root}: one folder of images per class must be here, but no image was found.")
-    return paths, labels
-
-
-def _read_torchvision(spec: DataSpec, part: str) -> Arrays:
-    import torchvision
-
-    datasets = {name: getattr(torchvision.datasets, name) for name in torchvision.datasets.__all__}
-    if spec.name not in datasets:
-        from autoprune.errors import unknown_name
-
-        raise ConfigError(f"[data] `name`: {unknown_name('torchvision data set', str(spec.name), datasets)}")
-    try:
-        data = datasets[spec.name](root=spec.train, train=part == "train", download=True)
-        rows = [data[i] for i in range(len(data))]
-    except (RuntimeError, OSError, TypeError, ValueError) as error:
-        raise DataError(f"torchvision's {spec.name} can't be loaded into {spec.train}: {error}.") from error
-    pixels = [np.asarray(image, dtype=np.uint8) for image, _ in rows]
-    shaped = [p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in pixels]
-    return _checked(_stack(shaped, str(spec.name)), [label for _, label in rows], str(spec.name))
-
-
-def _read_factory(spec: DataSpec, part: str) -> Arrays:
-    parts = call_factory(str(spec.factory), key="data.factory")
-    if not isinstance(parts, Mapping) or part not in parts:
-        raise DataError(
-            f"the data factory {spec.factory!r} must return a mapping with {part!r}: (images, labels), "
-            f"but returned {type(parts).__name__}."
-        )
-    return _checked(*parts[part], f"{spec.factory} {part!r}")
-
-
-def _path_of(spec: DataSpec, part: str) -> Path | None:
-    if spec.source not in ("parquet", "image_folder"):
-        return None
-    value = {"train": spec.train, "test": spec.test, "validation": spec.validation}[part]
-    if value is None:
-        raise DataError(f"[data] names no `{part}` set, but it is needed. Add `{part}` to the study file.")
-    path = Path(value)
-    if not path.exists():
-        raise DataError(f"[data] `{part}`: there is nothing at {path}. Check the path.")
-    return path
-
-
-def _fingerprint(spec: DataSpec, part: str) -> str:
-    """Hash the content of one part, or its names, sizes and times where the content is large."""
-    path = _path_of(spec, part)
-    if path is None:
-        if spec.source == "digits":
-            return digest("digits", part)
-        if spec.source == "torchvision":
-            return digest("torchvision", spec.name, part)
-        images, labels = _read_factory(spec, part)
-        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    stats = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    if sum(size for _, size, _ in stats) > _HASHED_BYTES:
-        return digest("files", stats)
-    content = hashlib.sha256()
-    for file in files:
-        content.update(str(file.relative_to(path)).encode())
-        content.update(file.read_bytes())
-    return content.hexdigest()[:16]
-
-
 def _held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
     """Decode once into ``folder``; afterwards every process maps the same bytes."""
     names = {part: folder / f"{key}.{part}.npy" for part in ("images", "labels")}
     if not all(path.exists() for path in names.values()):
         folder.mkdir(parents=True, exist_ok=True)
-        for part, array in zip(("images", "labels"), read(), strict=True):
+        images_read, labels_read = read()
+        for part, array in (("images", images_read), ("labels", labels_read)):
             temporary = folder / f"{key}.{part}.{os.getpid()}.tmp.npy"
             np.save(temporary, array)
             os.replace(temporary, names[part])
@@ -323,26 +166,20 @@ def _held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
 
 
 def _open(spec: DataSpec, part: str, *, folder: Path) -> ImageSet:
-    path, key = _path_of(spec, part), digest("images", _fingerprint(spec, part), spec.image_size)
+    path, key = path_of(spec, part), digest("images", fingerprint(spec, part), spec.image_size)
     if spec.source == "image_folder":
         assert path is not None
         assert spec.image_size is not None
         size = spec.image_size
-        paths, labels = _folder_files(path)
+        paths, labels = folder_files(path)
         if 3 * size * size * len(paths) > _HELD_BYTES:
             return _FolderImages(paths, torch.tensor(labels), size)
         return _held(
             folder,
             key,
-            lambda: (np.stack([_decode_square(Path(p).read_bytes(), size) for p in paths]), np.array(labels)),
+            lambda: (np.stack([decode_square(Path(p).read_bytes(), size) for p in paths]), np.array(labels)),
         )
-    readers: dict[str, Callable[[], Arrays]] = {
-        "digits": lambda: _read_digits(part),
-        "parquet": lambda: _read_parquet(Path(str(path)), spec.image_column, spec.label_column),
-        "torchvision": lambda: _read_torchvision(spec, part),
-        "factory": lambda: _read_factory(spec, part),
-    }
-    return _held(folder, key, readers[spec.source])
+    return _held(folder, key, lambda: read_arrays(spec, part))
 
 
 def _split(n: int, rule: str, fingerprint: str) -> tuple[Tensor, Tensor]:
@@ -388,9 +225,9 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
         ConfigError: A split that leaves one side empty.
     """
     images = _open(spec, "train", folder=folder)
-    prints = {"train": _fingerprint(spec, "train")}
+    prints = {"train": fingerprint(spec, "train")}
     if spec.source == "digits" or spec.test is not None:
-        prints["test"] = _fingerprint(spec, "test")
+        prints["test"] = fingerprint(spec, "test")
         if prints["test"] == prints["train"]:
             raise DataError("[data] `train` and `test` hold the same data. A test split must be its own.")
     if spec.validation.startswith(("last:", "random:")):
@@ -399,7 +236,7 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
         indices_digest = hashlib.sha256(json.dumps([train_at.tolist(), held_at.tolist()]).encode()).hexdigest()[:16]
     elif spec.source in ("parquet", "image_folder"):
         train, validation = images, _open(spec, "validation", folder=folder)
-        prints["validation"] = _fingerprint(spec, "validation")
+        prints["validation"] = fingerprint(spec, "validation")
         indices_digest = prints["validation"]
         if prints["validation"] in (prints["train"], prints.get("test")):
             raise DataError("[data] `validation` holds the same data as the training or the test set. Hold out a part.")

@@ -51,8 +51,8 @@ def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.O
     groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
     if spec.optimizer == "sgd":
         return torch.optim.SGD(groups, spec.learning_rate, momentum=spec.momentum, nesterov=spec.momentum > 0)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[spec.optimizer](groups, spec.learning_rate, betas=(spec.momentum, 0.999))
+    adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
+    return adam(groups, spec.learning_rate, betas=(spec.momentum, 0.999))
 
 
 def _schedule(optimizer: torch.optim.Optimizer, spec: TrainSpec, n_steps: int) -> torch.optim.lr_scheduler.LRScheduler:

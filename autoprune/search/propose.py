@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import SpaceExhaustedError
@@ -60,7 +61,8 @@ class Proposer:
         self, space: Space, *, n_trials: int, sampler: str, seed: int, directions: Sequence[str], context: Any
     ) -> None:
         self._space, self._sampler, self._seed = space, sampler, seed
-        self._directions, self._context = list(directions), context
+        self._directions = [StudyDirection[direction.upper()] for direction in directions]
+        self._context = context
         self._opening = opening(space, n_trials)
 
     def propose(self, history: Sequence[FrozenTrial]) -> Proposal:
