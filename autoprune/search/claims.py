@@ -50,7 +50,7 @@ class Claims:
     def __init__(
         self, study: StudyRecord, *, owner: str, n_trials: int, grace_s: float = 60, max_retry: int = 2
     ) -> None:
-        if not owner or n_trials < 1 or grace_s <= 0 or max_retry < 0:
+        if not owner or n_trials < 1 or not grace_s > 0 or max_retry < 0:
             raise ConfigError(
                 "claims need an `owner`, `n_trials` >= 1, `grace_s` > 0 and `max_retry` >= 0, but got "
                 f"owner={owner!r}, n_trials={n_trials}, grace_s={grace_s}, max_retry={max_retry}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 import zlib
@@ -12,6 +13,7 @@ from typing import NoReturn
 import filelock
 import optuna
 import sqlalchemy as sa
+import sqlalchemy.orm  # Optuna imports it late, in one thread, while another thread stumbles over the half-made module
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 
 from autoprune.errors import StorageError
@@ -44,6 +46,7 @@ class Database:
         self._guard = threading.RLock()
         self._mutexes: dict[str, _Mutex] = {}
         self._storage: BaseStorage | None = None
+        self._is_open = False
         self._url = address.readonly_url() if readonly else address.url
         try:
             self._engine = sa.create_engine(self._url, **self._engine_options())
@@ -139,7 +142,7 @@ class Database:
             yield
         except optuna.exceptions.StorageInternalError as error:
             raise self._broken(error.__cause__ or error) from error
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             raise self._broken(error) from error
 
     @contextmanager
@@ -201,21 +204,20 @@ class Database:
 
     def _opening(self, *, create: bool) -> None:
         try:
-            if create:
-                with self.lock("schema"):
-                    if not self._tables():
-                        self._create()
-                    elif self._is_ours() and not self._is_whole():
-                        self._new_storage(create=True)
-            self._check()
-            if self.is_sqlite and not self._readonly:
-                self._write_ahead()
-        except (sa.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-            self._engine.dispose()
-            raise self._address.unopened(_first_line(error)) from error
-        except StorageError:
+            with self.speaking():
+                if create:
+                    with self.lock("schema"):
+                        if not self._tables():
+                            self._create()
+                        elif self._is_ours() and not self._is_whole():
+                            self._new_storage(create=True)
+                self._check()
+                if self.is_sqlite and not self._readonly:
+                    self._write_ahead()
+        except BaseException:
             self._engine.dispose()
             raise
+        self._is_open = True
 
     def _tables(self) -> set[str]:
         with self.looking(), self._engine.begin() as connection:
@@ -336,6 +338,8 @@ class Database:
         )
 
     def _broken(self, error: BaseException) -> StorageError:
+        if not self._is_open:
+            return self._address.unopened(_first_line(error))
         return StorageError(
             f"the database {self.url} must answer, but: {self._address.redact(_first_line(error))}. "
             "What was committed is kept; run the same command again."

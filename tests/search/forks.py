@@ -89,7 +89,6 @@ def claim_at_once(url: str, n: int, n_trials: int, n_keys: int) -> dict[str, Any
 
 def drive(url: str, n_trials: int, grace_s: float, seed: int) -> None:
     """A driver with a fake trial that takes 10 to 40 ms; ends when the study is finished."""
-    logging.disable()
     rng = random.Random(seed)
     study = StudyRecord.open(Database.open(url, create=False), "digits")
     claims = Claims(study, owner=uuid.uuid4().hex, n_trials=n_trials, grace_s=grace_s, max_retry=100)
@@ -149,6 +148,7 @@ def kill_and_restart(url: str, n_trials: int, n_kills: int, seed: int, grace_s: 
 
 
 if __name__ == "__main__":
+    logging.disable()
     task, url, *numbers = sys.argv[1:]
     tasks: dict[str, Callable[..., Any]] = {
         "open": open_at_once,
