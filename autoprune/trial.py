@@ -175,12 +175,19 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         pruned = cut(model, traced.groups, kept)
         inputs = _example(workbench)
         _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")
+    # The dense network itself has nothing to recover from: more training would only move it off its optimum.
+    untouched = not method.trains and macs == cost.dense_macs
     with clock.phase("recalibrate"):
         seed = seed_of("recalibrate", spec.setting.seed)
         n_images = spec.setting.recalibration_images
-        recalibrate(pruned, workbench.splits.train, bench=bench, n_images=n_images, seed=seed)
+        if not untouched:
+            recalibrate(pruned, workbench.splits.train, bench=bench, n_images=n_images, seed=seed)
     with clock.phase("finetune"):
-        rungs = _finetune(spec, pruned, macs / cost.dense_macs, workbench=workbench, report=report)
+        rungs = (
+            {"0": accuracy(pruned, workbench.splits.validation, bench=bench)}
+            if untouched
+            else _finetune(spec, pruned, macs / cost.dense_macs, workbench=workbench, report=report)
+        )
     final = rungs[str(len(rungs) - 1)]
     if not math.isfinite(final):
         raise TrialError(f"accuracy must be a number in [0, 1], but is {final}.")
