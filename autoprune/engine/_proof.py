@@ -8,7 +8,7 @@ this proof, and groups that fail it are refused.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -53,9 +53,7 @@ def find_broken(model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup
 
 
 def _fault(probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: Sequence[ChannelGroup]) -> str | None:
-    generator = np.random.default_rng(0)
-    for draw in (_drop_one, _drop_some):
-        kept = {group.name: draw(group.width, generator) for group in tried}
+    for kept in _draws(tried):
         expected = _run(masked(probe, groups, kept), x)
         try:
             got = _run(cut(probe, groups, kept), x)
@@ -68,12 +66,17 @@ def _fault(probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: S
     return None
 
 
-def _drop_one(width: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    return np.delete(np.arange(width), generator.integers(width))
-
-
-def _drop_some(width: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    return np.sort(generator.choice(width, size=generator.integers(1, width), replace=False))
+def _draws(tried: Sequence[ChannelGroup]) -> Iterator[dict[str, NDArray[np.int64]]]:
+    """One channel less in every other group, so that neighbours become unequal; then any number less in each."""
+    generator = np.random.default_rng(0)
+    yield {group.name: np.delete(np.arange(group.width), generator.integers(group.width)) for group in tried[::2]}
+    for _ in range(2):
+        yield {
+            group.name: np.sort(
+                generator.choice(group.width, size=generator.integers(1, group.width), replace=False)
+            ).astype(np.int64)
+            for group in tried
+        }
 
 
 def _run(model: nn.Module, x: Tensor) -> list[Tensor]:

@@ -1,0 +1,389 @@
+"""A network after surgery answers as the silenced one did, and costs what the cost model says."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.architectures import build
+from autoprune.engine.groups import trace
+from autoprune.engine.surgery import (
+    cut,
+    fold_constants,
+    masked,
+    min_widths,
+    named_optimizer_state,
+    slice_optimizer_state,
+    widths_of,
+)
+from autoprune.errors import ConfigError, NetworkError
+
+torch.set_num_threads(1)
+
+QUICK = ["resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v3_small", "squeezenet1_1", "googlenet"]
+SLOW = [
+    "alexnet", "vgg16_bn", "resnet50", "wide_resnet50_2", "inception_v3", "mobilenet_v2", "mnasnet1_0",
+    "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny", "shufflenet_v2_x1_0",
+]  # fmt: skip
+
+
+def randomise(model, seed=0):
+    """Normalisations, biases and layer scales at random: fresh ones are alike and would hide a wrong index."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like):
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.copy_(0.3 * draw(module.running_mean))
+                module.running_var.copy_(0.5 + draw(module.running_var).abs())
+                module.weight.copy_(0.5 + draw(module.weight).abs())
+        for parameter in model.parameters():
+            if parameter.dim() in (1, 3):
+                parameter.add_(0.3 * draw(parameter))
+    return model
+
+
+def count(model, x):
+    """MACs and parameters by hooks on the layers themselves: no part of the cost model is used."""
+    macs = 0
+
+    def add(module, args, output):
+        nonlocal macs
+        if isinstance(module, nn.modules.conv._ConvNd):
+            macs += output[0].numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            macs += output[0].numel() * module.weight.shape[1]
+
+    handles = [module.register_forward_hook(add) for module in model.modules()]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return macs, sum(parameter.numel() for parameter in model.parameters())
+
+
+def draw_kept(groups, seed):
+    generator = np.random.default_rng(seed)
+    return {
+        group.name: np.sort(generator.choice(group.width, size=generator.integers(1, group.width + 1), replace=False))
+        for group in groups
+        if generator.random() < 0.9
+    }
+
+
+def check(model, traced, x, seed, tolerance):
+    """Surgery equals silencing to rounding; attributes and counts fit."""
+    kept = draw_kept(traced.groups, seed)
+    small = cut(model, traced.groups, kept)
+    with torch.no_grad():
+        expected, got = masked(model, traced.groups, kept)(x), small(x)
+    assert expected.isfinite().all()
+    assert float((expected - got).abs().max()) <= tolerance * float(expected.abs().max())
+    widths = widths_of(kept, traced.groups)
+    assert count(small, x[:1]) == (traced.cost.macs(widths), traced.cost.params(widths))
+    for name, module in small.named_modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels // module.groups), name
+        elif isinstance(module, nn.Linear):
+            assert module.weight.shape == (module.out_features, module.in_features), name
+        elif isinstance(module, nn.BatchNorm2d):
+            assert module.weight.shape == module.running_var.shape == (module.num_features,), name
+
+
+def torchvision(name):
+    size = 96 if name == "inception_v3" else 64
+    torch.manual_seed(0)
+    model = randomise(build(f"torchvision/{name}", n_classes=10, in_channels=3)).eval()
+    return model, torch.randn(2, 3, size, size)
+
+
+# -- silenced equals cut --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_torchvision_networks(name):
+    model, x = torchvision(name)
+    traced = trace(model, x)
+    assert len(traced.groups) >= 7
+    assert traced.refused == ()
+    check(model, traced, x, 0, 1e-4)
+    check(model.double(), traced, x.double(), 1, 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK + SLOW)
+def test_torchvision_networks_in_full(name):
+    model, x = torchvision(name)
+    traced = trace(model, x)
+    assert len(traced.groups) >= 7
+    if name == "convnext_tiny":
+        assert len(traced.groups) == 18
+        assert all("LayerNorm" in refusal.reason for refusal in traced.refused)
+        assert traced.refused[0].layers[0] == "features.0.0"
+    elif name == "shufflenet_v2_x1_0":
+        assert all(group.name.endswith(("branch2.0", "conv1", "conv5")) for group in traced.groups)
+        assert {group.name for group in traced.groups} >= {"conv1", "conv5", "stage2.1.branch2.0"}
+        assert any("stage2.1.branch2.5" in refusal.layers for refusal in traced.refused)
+        assert all("removed" in refusal.reason for refusal in traced.refused)
+    else:
+        assert traced.refused == ()
+
+    @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 2**32 - 1))
+    def single(seed):
+        check(model, traced, x, seed, 1e-4)
+
+    @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 2**32 - 1))
+    def double(seed):
+        check(wide, traced, x.double(), seed, 1e-10)
+
+    single()
+    wide = model.double()
+    double()
+
+
+class Mixed(nn.Module):
+    """Concatenation, residual, depthwise, grouped, gated, squeeze-excitation, PReLU, flattened maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.PReLU(8)
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        self.left, self.right = nn.Conv2d(16, 6, 1), nn.Conv2d(8, 10, 3, padding=2, dilation=2)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 12, 3, padding=1, groups=2)
+        self.squeeze, self.excite = nn.Conv2d(12, 4, 1), nn.Linear(4, 12)
+        self.gated = nn.Conv2d(12, 24, 1)
+        self.head, self.bn3, self.fc = nn.Linear(12 * 16, 20), nn.BatchNorm1d(20), nn.Linear(20, 5)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        y = F.silu(self.bn(self.depthwise(x)))
+        y = F.relu(self.bn2(torch.cat([self.left(y), self.right(x)], 1)))
+        y = self.grouped(y)
+        scale = F.adaptive_avg_pool2d(y, 1)
+        y = y * torch.sigmoid(self.excite(F.relu(self.squeeze(scale)).flatten(1)))[:, :, None, None]
+        a, b = self.gated(y).chunk(2, dim=1)
+        y = F.interpolate(F.max_pool2d(y + a * b.tanh(), 2), scale_factor=0.5)
+        return self.fc(F.relu(self.bn3(self.head(y.reshape(len(y), -1)))))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_users_network(seed):
+    torch.manual_seed(0)
+    model, x = randomise(Mixed()).eval().double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    traced = trace(model, x)
+    assert traced.refused == ()
+    # the two conv groups of `grouped` tie channel i of `left` with i + 2 of `right`, and i of `right` with i + 8
+    assert {group.name: group.width for group in traced.groups} == {
+        "stem": 8, "left": 6, "right": 2, "grouped": 6, "squeeze": 4, "head": 20
+    }  # fmt: skip
+    check(model, traced, x, seed, 1e-10)
+
+
+def test_channels_last_float32_and_flags_survive():
+    model = build("resnet_digits", n_classes=10, in_channels=1).to(memory_format=torch.channels_last)
+    model.conv1.weight.requires_grad_(False)
+    model.layer1.eval()
+    groups = trace(model, torch.zeros(1, 1, 8, 8)).groups
+    small = cut(model, groups, {"conv1": np.arange(4), "layer2.0.conv1": np.array([0, 31])})
+    assert small.layer2[0].conv1.weight.shape == (2, 4, 3, 3)
+    assert small.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert small.layer2[0].bn1.running_var.shape == (2,)
+    assert not small.conv1.weight.requires_grad
+    assert small.fc.weight.requires_grad
+    assert small.training
+    assert not small.layer1.training
+    assert isinstance(small.layer2[0].conv1.weight, nn.Parameter)
+    assert model.layer2[0].conv1.weight.shape == (32, 16, 3, 3)
+
+
+def test_all_kept_is_the_same_network():
+    model = randomise(build("resnet_digits", n_classes=10, in_channels=1)).eval()
+    x = torch.randn(2, 1, 8, 8)
+    groups = trace(model, x).groups
+    for kept in ({}, {group.name: np.arange(group.width) for group in groups}):
+        assert cut(model, groups, kept)(x).equal(model(x))
+        assert masked(model, groups, kept)(x).equal(model(x))
+    assert widths_of({}, groups) == {group.name: group.width for group in groups}
+
+
+def test_a_cut_network_can_be_traced_and_cut_again():
+    model = randomise(build("mobilenet_v2", n_classes=10, in_channels=3)).eval().double()
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    for seed in range(2):
+        groups = trace(model, x).groups
+        kept = {g.name: np.sort(np.random.default_rng(seed).permutation(g.width)[: g.width // 2]) for g in groups}
+        expected = masked(model, groups, kept)(x)
+        model = cut(model, groups, kept)
+        torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"conv9": np.arange(3)}, "no channel group 'conv9'; did you mean 'conv1'"),
+        (
+            {"conv1": np.array([], dtype=int)},
+            r"kept channels of 'conv1' must be rising integers in 0 \.\. 15, at least one",
+        ),
+        ({"conv1": np.array([1, 0])}, "must be rising integers"),
+        ({"conv1": np.array([0, 0])}, "must be rising integers"),
+        ({"conv1": np.array([-1, 3])}, "must be rising integers"),
+        ({"conv1": np.array([3, 16])}, r"but got array\(\[ 3, 16\]\)"),
+        ({"conv1": np.array([0.0, 1.0])}, "must be rising integers"),
+    ],
+)
+def test_wrong_channels_are_refused(kept, message):
+    model = build("resnet_digits", n_classes=10, in_channels=1)
+    groups = trace(model, torch.zeros(1, 1, 8, 8)).groups
+    with pytest.raises(ConfigError, match=message):
+        cut(model, groups, kept)
+
+
+def test_min_widths_clamp():
+    groups = trace(build("resnet_digits", n_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8)).groups
+    assert set(min_widths(groups).values()) == {1}
+    assert min_widths(groups, least=20, least_ratio=0.5)["layer1.0.conv1"] == 16
+    assert min_widths(groups, least=4, least_ratio=0.05)["layer3.0.conv1"] == 4
+    with pytest.raises(ConfigError, match=r"`least_ratio` in \[0, 1\], but got least=1, least_ratio=5"):
+        min_widths(groups, least_ratio=5)
+
+
+# -- optimizer state ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_optimizer_state_is_sliced_with_its_parameters(kind):
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    model = build("mobilenet_v1", n_classes=10, in_channels=3)
+    optimizer = kind(model.parameters(), lr=0.01, **options)
+    model(torch.randn(4, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    groups = trace(model, torch.zeros(1, 3, 8, 8)).groups
+    kept = {group.name: np.arange(1, group.width, 3) for group in groups}
+    small = cut(model, groups, kept)
+    sliced = slice_optimizer_state(named_optimizer_state(optimizer, model), model, groups, kept)
+    assert sliced.keys() == dict(small.named_parameters()).keys()
+    buffer = "momentum_buffer" if kind is torch.optim.SGD else "exp_avg"
+    for name, parameter in small.named_parameters():
+        assert sliced[name][buffer].shape == parameter.shape
+    whole = optimizer.state[model.features[1][1][0].weight][buffer]
+    first, second = kept["features.0.0"], kept["features.1.1.0"]
+    assert sliced["features.1.1.0.weight"][buffer].equal(whole[second][:, first])
+    resumed = kind(small.parameters(), lr=0.01, **options)
+    for name, parameter in small.named_parameters():
+        resumed.state[parameter] = sliced[name]
+    small(torch.randn(4, 3, 8, 8)).sum().backward()
+    resumed.step()
+    if kind is torch.optim.Adam:
+        assert int(resumed.state[small.fc.weight]["step"]) == 2
+
+
+# -- folding constants ----------------------------------------------------------------------------------------------
+
+
+def folding_case(model, shape, dead, seed=0):
+    """A network whose channels `dead` of group `0` have a scale of zero, and all that the fold needs."""
+    torch.manual_seed(seed)
+    model = randomise(model).eval().double()
+    with torch.no_grad():
+        model[1].weight[dead] = 0
+        model[1].bias[dead] = torch.tensor([0.7, 1.3, -0.4], dtype=torch.float64)
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    traced = trace(model, x)
+    kept = {"0": np.setdiff1d(np.arange(traced.group("0").width), dead)}
+    return model, x, traced, kept
+
+
+def error(one, other):
+    return float((one - other).detach().abs().max() / other.detach().abs().max())
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Sequential(nn.SiLU(), nn.AvgPool2d(2))])
+@pytest.mark.parametrize("bias", [True, False])
+def test_constants_fold_exactly_without_padding(activation, bias):
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        activation,
+        nn.Conv2d(8, 5, 3, bias=bias),
+        nn.BatchNorm2d(5),
+        nn.Flatten(),
+    )
+    net.append(nn.Linear(5 * (9 if isinstance(activation, nn.Sequential) else 64), 3))
+    model, x, traced, kept = folding_case(net, (3, 12, 12), [1, 4, 6])
+    folded = fold_constants(model, traced, kept)
+    small = cut(folded, traced.groups, kept)
+    assert error(small(x), model(x)) <= 1e-12
+    assert error(cut(model, traced.groups, kept)(x), model(x)) > 1e-2
+    assert sum(p.numel() for p in small.parameters()) == traced.cost.params(widths_of(kept, traced.groups))
+    if not bias:
+        assert not folded[4].running_mean.equal(model[4].running_mean)
+
+
+def test_with_padding_the_interior_is_exact():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1), nn.ReLU()
+    )
+    model, x, traced, kept = folding_case(net, (3, 9, 9), [1, 4, 6])
+    small = cut(fold_constants(model, traced, kept), traced.groups, kept)
+    got, expected = small(x), model(x)
+    assert error(got[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1]) <= 1e-12
+    assert error(got, expected) > 1e-3
+
+
+def test_constants_fold_through_flatten_and_concatenation_and_grouped_readers():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            x = F.relu(self[1](self[0](x)))
+            return self[4](torch.cat([self[2](x), x], 1).flatten(1)) + self[3](x).mean((2, 3))
+
+    net = Net(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1, groups=2), nn.Conv2d(8, 3, 1), nn.Linear(12 * 16, 3)
+    )
+    torch.manual_seed(0)
+    model, x = randomise(net).eval().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model[1].weight[[1, 5]] = 0  # the two channels at offset 1 of the conv groups
+    traced = trace(model, x)
+    kept = {"0": np.array([0, 2, 3])}
+    small = cut(fold_constants(model, traced, kept), traced.groups, kept)
+    assert error(small(x), model(x)) <= 1e-12
+
+
+def test_channels_that_are_not_constant_are_left_alone(caplog):
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return self[3](F.relu(self[1](self[0](x)) + self[2](x)))
+
+    model, _, traced, kept = folding_case(
+        Net(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)), (3, 5, 5), [1, 4, 6]
+    )
+    folded = fold_constants(model, traced, kept)
+    assert all(value.equal(folded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert "3 channels of group '0' have a scale of zero but do not arrive as constants at '3'" in caplog.text
+
+
+def test_folding_without_dead_channels_or_shape():
+    model = randomise(build("resnet_digits", n_classes=10, in_channels=1)).eval()
+    x = torch.randn(1, 1, 8, 8)
+    traced = trace(model, x)
+    kept = {"conv1": np.arange(8)}
+    assert fold_constants(model, traced, kept)(x).equal(model(x))
+    with torch.no_grad():
+        for name in traced.group("conv1").scales:
+            model.get_submodule(name).weight[12] = 0
+    shapeless = type(traced)(traced.groups, traced.refused, traced.cost)
+    with pytest.raises(NetworkError, match="knows its input shape; trace the network again"):
+        fold_constants(model, shapeless, kept)
