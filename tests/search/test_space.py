@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from autoprune.cost import fit
+from autoprune.search.space import Point
+from autoprune.spec import Range
+from tests.search import fakes
+
+
+def suggest(space, params):
+    return space.suggest(optuna.trial.FixedTrial(params))
+
+
+def test_a_suggestion_is_snapped_to_the_grids():
+    params = {"method": "strong", "width_rule": "global", "macs_target": 0.4321, "strong.strength": 4e-4}
+    point = suggest(fakes.space(), params)
+    # The grid of five points per two decades: 1e-4, 3.162e-4, 1e-3, ...; 0.4321 lies nearest to 0.45.
+    assert point == Point("strong", "global", 0.45, {"strength": 0.000316228})
+
+
+@given(st.floats(1e-4, 1e-2))
+def test_snapping_on_a_log_scale_takes_the_nearest_in_the_logarithm(value):
+    params = {"method": "strong", "width_rule": "global", "macs_target": 0.5, "strong.strength": value}
+    strength = suggest(fakes.space(), params).hyper["strength"]
+    grid = [10 ** (-4 + 0.5 * i) for i in range(5)]
+    nearest = min(grid, key=lambda g: abs(math.log10(g) - math.log10(value)))
+    assert abs(math.log10(strength) - math.log10(value)) <= abs(math.log10(nearest) - math.log10(value)) + 1e-5
+
+
+def test_a_target_below_the_minimum_widths_is_raised_to_what_they_cost():
+    space = fakes.space()
+    cost = fakes.cost_model()
+    # One channel in each layer: 576 * 3 + 576 + 10 MACs of the dense 576 * 3 * 16 + 576 * 16 * 32 + 320.
+    least = (576 * 3 + 576 + 10) / (576 * 48 + 576 * 512 + 320)
+    assert space.least_macs_ratio == pytest.approx(least, abs=0)
+    repaired = space.repair(Point("plain", "uniform", least / 2))
+    assert repaired.macs_target == least
+    assert fit(cost, macs=repaired.macs_target * cost.dense_macs) == {"a": 1, "b": 1}
+    assert space.repair(Point("plain", "uniform", 0.5)).macs_target == 0.5
+
+
+def test_two_points_of_the_uniform_rule_with_equal_widths_are_the_same_trial():
+    space = fakes.space()
+    near, far = Point("plain", "uniform", 0.500), Point("plain", "uniform", 0.5001)
+    assert space.key(near) == space.key(far)
+    assert space.key(near) != space.key(Point("plain", "uniform", 0.6))
+    assert space.key(near) != space.key(near, {"epochs": 2})
+    # What a global ranking keeps is known only in the trial.
+    assert space.key(Point("plain", "global", 0.500)) != space.key(Point("plain", "global", 0.5001))
+
+
+def test_the_dense_network_is_one_trial_whatever_the_width_rule():
+    space = fakes.space()
+    assert space.key(Point("plain", "uniform", 1.0)) == space.key(Point("plain", "global", 1.0))
+
+
+def test_distributions_hold_their_point_even_outside_of_what_is_searched():
+    space = fakes.space()
+    point = Point("strong", "uniform", 1.0, {"strength": 1e-3})
+    assert space.distributions(point) == {
+        "method": CategoricalDistribution(("plain", "strong")),
+        "width_rule": CategoricalDistribution(("uniform", "global")),
+        "macs_target": FloatDistribution(0.1, 1.0),
+        "strong.strength": FloatDistribution(1e-4, 1e-2, log=True),
+    }
+    assert set(point.params) == set(space.distributions(point))
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        (Point("plain", "uniform", 0.5), True),
+        (Point("plain", "uniform", 0.95), False),
+        (Point("gone", "uniform", 0.5), False),
+        (Point("plain", "gone", 0.5), False),
+        (Point("strong", "global", 0.5, {"strength": 1e-3}), True),
+        (Point("strong", "global", 0.5, {"strength": 1e-1}), False),
+        (Point("strong", "global", 0.5), False),
+    ],
+)
+def test_a_point_is_admitted_where_the_space_of_today_holds_it(point, expected):
+    assert fakes.space().admits(point) is expected
+
+
+def test_the_ladder_spans_the_range_from_the_top():
+    assert fakes.space().target_ladder(5) == [0.9, 0.7, 0.5, 0.3, 0.1]
+    continuous = fakes.space(macs_target=Range(low=0.2, high=0.8))
+    assert continuous.target_ladder(4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
+def test_default_hyper_parameters_are_the_middle_of_their_ranges():
+    assert fakes.space().default_hyper("strong") == {"strength": 0.001}
+    free = fakes.space(methods={"m": {"a": Range(low=1, high=3), "b": Range(low=1e-4, high=1e-2, scale="log")}})
+    assert free.default_hyper("m") == pytest.approx({"a": 2.0, "b": 1e-3})
