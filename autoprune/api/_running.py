@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +147,7 @@ def _run(
     from autoprune.search.claims import Claims
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
+    from autoprune.search.owners import bury_the_dead, new_owner
     from autoprune.search.propose import Proposer
     from autoprune.search.study import StudyRecord
     from autoprune.workbench import open_workbench
@@ -167,7 +165,8 @@ def _run(
         objectives=search.objectives,
     )
     study = Study(db, record)
-    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+    owner = new_owner()
+    bury_the_dead(record)
     claims = Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry)
     context = [setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images]
     proposer = Proposer(
