@@ -306,9 +306,9 @@ def test_a_hundred_thousand_widths_of_resnet50_take_less_than_a_second():
     model = trace(build("torchvision/resnet50", n_classes=10, in_channels=3), torch.zeros(1, 3, 32, 32)).cost
     generator = np.random.default_rng(0)
     table = np.stack([generator.integers(1, width + 1, size=100_000) for width in model.dense], axis=1)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: other work on the machine does not count
     macs, params = model.macs(table), model.params(table)
-    wall_s = time.perf_counter() - start
+    cpu_s = time.process_time() - start
     assert macs.shape == params.shape == (100_000,)
-    assert wall_s < 1.0
+    assert cpu_s < 1.0
     assert macs[7] == model.macs(model.as_mapping(table[7]))

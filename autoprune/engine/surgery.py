@@ -48,11 +48,21 @@ def cut(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Modu
     Raises:
         ConfigError: ``kept`` names no group of the network, or its indices are not sorted, unique and within the group.
     """
-    removed = _removed(groups, kept)
-    smaller = copy.deepcopy(model)
-    modules = dict(smaller.named_modules())
-    for name, axes in removed.items():
-        _apply(_plan(modules[name], axes), modules[name])
+    plans = _plans(model, groups, kept)
+    memo: dict[int, Any] = {}  # what deepcopy takes as copied already: the sliced tensors instead of the whole ones
+    for name, plan in plans.items():
+        module = model.get_submodule(name)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            value = getattr(module, key, None)
+            if isinstance(value, nn.Parameter):
+                sliced = plan.slice(value, is_weight=key == "weight")
+                memo[id(value)] = nn.Parameter(sliced, requires_grad=value.requires_grad)
+            elif isinstance(value, Tensor):
+                memo[id(value)] = plan.slice(value, is_weight=False)
+    smaller = copy.deepcopy(model, memo)
+    for name, plan in plans.items():
+        for key, size in plan.attributes.items():
+            setattr(smaller.get_submodule(name), key, size)
     return smaller
 
 
@@ -132,7 +142,7 @@ def slice_optimizer_state(
         The same entries: tensors of a parameter's shape are sliced as it is, counters are left alone. Assign them to
         ``optimizer.state[parameter]`` of the new optimizer.
     """
-    plans = {name: _plan(model.get_submodule(name), axes) for name, axes in _removed(groups, kept).items()}
+    plans = _plans(model, groups, kept)
     parameters = dict(model.named_parameters())
     sliced: dict[str, dict[str, Any]] = {}
     for name, entries in state.items():
@@ -194,6 +204,10 @@ class _Plan:
         return sliced.clone(memory_format=torch.contiguous_format)
 
 
+def _plans(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, _Plan]:
+    return {name: _plan(model.get_submodule(name), axes) for name, axes in _removed(groups, kept).items()}
+
+
 def _plan(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> _Plan:
     keep = {
         axis: torch.from_numpy(np.setdiff1d(np.arange(size), removed.get(axis, np.zeros(0, dtype=np.int64))))
@@ -212,15 +226,3 @@ def _plan(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> _Plan:
         case nn.PReLU():
             return _Plan(rows, None, {"num_parameters": len(rows)})
     return _Plan(rows, None, {"num_features": len(rows)})
-
-
-def _apply(plan: _Plan, module: nn.Module) -> None:
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        value = getattr(module, name, None)
-        if isinstance(value, nn.Parameter):
-            sliced = plan.slice(value, is_weight=name == "weight")
-            setattr(module, name, nn.Parameter(sliced, requires_grad=value.requires_grad))
-        elif isinstance(value, Tensor):
-            setattr(module, name, plan.slice(value, is_weight=False))
-    for name, size in plan.attributes.items():
-        setattr(module, name, size)

@@ -436,7 +436,11 @@ RESREP = "22,22,23,36,1,1 62,97,16,49,38,68,41,92 189,204,69,145,65,139,64,94,67
 
 
 @pytest.mark.parametrize(
-    ("strided", "dense", "ratio"), [("conv2", 4_089_184_256, 0.45458), ("conv1", 3_857_973_248, 0.43894)]
+    ("strided", "dense", "ratio"),
+    [
+        ("conv2", 4_089_184_256, 0.45458),
+        pytest.param("conv1", 3_857_973_248, 0.43894, marks=pytest.mark.slow),
+    ],
 )
 def test_published_widths_of_resnet50(strided, dense, ratio):
     model = build("torchvision/resnet50", n_classes=1000, in_channels=3)
