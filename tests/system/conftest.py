@@ -1,0 +1,119 @@
+"""Whole studies in processes of their own: real SQLite, real Ray, real training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoprune.errors import AutopruneError
+from autoprune.search.database import Database
+from autoprune.search.study import StudyRecord
+
+STUDY = """
+[study]
+name = "tiny"
+n_trials = {n_trials}
+lease_s = 20
+
+[space]
+methods = ["magnitude", "slimming"]
+macs_target = {{ low = 0.1, high = 0.9, step = 0.05 }}
+
+[network]
+architecture = "resnet_digits"
+
+[data]
+source = "digits"
+
+[train.dense]
+epochs = 1
+
+[train.sparsify]
+epochs = 0.5
+
+[train.finetune]
+epochs = {epochs}
+
+[engine]
+recalibration_images = 300
+"""
+
+
+class Sandbox:
+    """A folder with a study file, and the command line started in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.running = folder, []
+
+    def write(self, *, n_trials: int, epochs: float = 1, text: str = STUDY) -> None:
+        (self.folder / "study.toml").write_text(text.format(n_trials=n_trials, epochs=epochs))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        with (self.folder / f"log{len(self.running)}.txt").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "autoprune", *arguments],
+                cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            )  # fmt: skip
+        self.running.append(process)
+        return process
+
+    def output(self, process: subprocess.Popen[str]) -> str:
+        return (self.folder / f"log{self.running.index(process)}.txt").read_text()
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        process = self.start(*arguments)
+        assert process.wait(timeout=300) == code, self.output(process)
+        return self.output(process)
+
+    def states(self) -> list[str]:
+        """States of all trials; none while there is no study yet."""
+        if not (self.folder / "autoprune.db").exists():
+            return []
+        try:
+            db = Database.open_readonly(f"sqlite:///{self.folder}/autoprune.db")
+        except AutopruneError:
+            return []
+        try:
+            return [trial.state.name for trial in StudyRecord.open(db, "tiny").trials()]
+        except AutopruneError:
+            return []
+        finally:
+            db.close()
+
+    def wait_for(self, ready: Callable[[list[str]], bool], *, timeout_s: float = 240) -> list[str]:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if ready(states := self.states()):
+                return states
+            time.sleep(0.2)
+        told = "\n".join(self.output(process) for process in self.running)
+        raise AssertionError(f"waited too long; trials are {self.states()}; output:\n{told}")
+
+    def keys_of_finished(self) -> list[str]:
+        db = Database.open_readonly(f"sqlite:///{self.folder}/autoprune.db")
+        try:
+            trials = StudyRecord.open(db, "tiny").trials()
+            return [trial.user_attrs["key"] for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
+        finally:
+            db.close()
+
+    def end(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    box = Sandbox(tmp_path)
+    yield box
+    box.end()
