@@ -1,0 +1,50 @@
+"""Put each point of the front beside uniform widths of the same cost that were cut but not trained.
+
+Run in the folder that holds the study's database: python ../beside_uniform.py > ../front.md
+"""
+
+import copy
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import autoprune
+from autoprune.cost import fit
+from autoprune.engine.phases import PhaseStore
+from autoprune.engine.surgery import cut
+from autoprune.engine.training import accuracy, recalibrate
+from autoprune.methods import Magnitude
+from autoprune.widths import keep_best
+from autoprune.workbench import open_workbench
+
+study = autoprune.open_study("cifar10_resnet20", "sqlite:///study.db")
+setting = study.config.setting
+workbench = open_workbench(setting)
+cost, groups = workbench.traced.cost, workbench.traced.groups
+dense = workbench.with_weights(workbench.dense(PhaseStore(Path(setting.artifacts) / "phases")).tensors)
+scores = Magnitude().rank(dense, workbench.traced)
+
+commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+cpu = names[0] if names else platform.machine()
+print(f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}. Commit {commit}")
+print("| trial | macs_ratio | accuracy | uniform, untrained | method | widths | strengths |")
+print("|---:|---:|---:|---:|---|---|---|")
+better = []
+for row in study.front().to_dict("records"):
+    widths = fit(cost, macs=row["macs_ratio"] * cost.dense_macs)
+    plain = cut(copy.deepcopy(dense), groups, keep_best(cost, scores, widths))
+    if row["macs_ratio"] < 1:
+        recalibrate(plain, workbench.splits.train, bench=workbench.bench, n_images=setting.recalibration_images, seed=0)
+    beside = accuracy(plain, workbench.splits.validation, bench=workbench.bench)
+    better.append(row["accuracy"] > beside or row["macs_ratio"] == 1)
+    figures = [f"{row['number']:.0f}", f"{row['macs_ratio']:.4f}", f"{row['accuracy']:.4f}", f"{beside:.4f}"]
+    print(f"| {' | '.join([*figures, row['method'], row['width_rule'], row['hyper']])} |")
+print(f"\nHypervolume {study.hypervolume():.4f} up to {study.reference_point}.")
+print(
+    f"Better than untrained uniform widths at {int(np.sum(better))} of {len(better)} points (the dense one is itself)."
+)
