@@ -35,7 +35,7 @@ class SearchConfig:
     """The ``[study]`` table: how long to search, by what, toward which objectives."""
 
     name: str
-    n_trials: int = option(30, low=1, advice="Give the number of trials that must finish.")
+    n_trials: int = option(30, low=1, high=1_000_000, advice="Give the number of trials that must finish.")
     seed: int = option(0, low=0)
     objectives: tuple[str, ...] = option(("accuracy", "macs_ratio"))
     reference_point: Mapping[str, float] = option({"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0})
@@ -47,8 +47,14 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.name.strip() or any(not letter.isprintable() or letter in "/\\" for letter in self.name):
-            raise ConfigError(f"`name` must be a printable name without slashes, but got {self.name!r}.")
+        # A folder and an argument of commands are named like the study.
+        n_bytes = len(self.name.encode(errors="replace"))
+        odd = self.name != self.name.strip() or self.name.startswith(("-", ".")) or not 1 <= n_bytes <= 200
+        if odd or any(not letter.isprintable() or letter in "/\\" for letter in self.name):
+            raise ConfigError(
+                "`name` must be 1 to 200 bytes of printable letters without slashes, not starting with a dot or a dash "
+                f"nor with spaces around, but got {self.name[:80]!r}."
+            )
         for objective in self.objectives:
             if objective not in OBJECTIVES:
                 raise ConfigError(f"`objectives`: {unknown_name('objective', objective, OBJECTIVES)}")
@@ -60,8 +66,14 @@ class SearchConfig:
         for objective, value in self.reference_point.items():
             if objective not in OBJECTIVES:
                 raise ConfigError(f"`reference_point`: {unknown_name('objective', objective, OBJECTIVES)}")
-            if not math.isfinite(value):
-                raise ConfigError(f"`reference_point` must be finite, but got {objective}={value}.")
+            # The hypervolume counts up to this point, so it has to leave room on the way to the ideal, 1 or 0.
+            is_maximised = OBJECTIVES[objective] == "maximize"
+            if not (0 <= value < 1 if is_maximised else 0 < value < math.inf):
+                interval = "in [0, 1)" if is_maximised else "greater than 0"
+                raise ConfigError(
+                    f"`reference_point` must be worse than the ideal, with {objective} {interval}, "
+                    f"but got {objective}={value}."
+                )
         missing = [objective for objective in self.objectives if objective not in self.reference_point]
         if missing:
             raise ConfigError(f"`reference_point` must name every objective, but lacks {', '.join(missing)}.")
@@ -100,10 +112,13 @@ class SpaceConfig:
         for rule in self.width_rules:
             if rule not in WIDTH_RULES:
                 raise ConfigError(f"`width_rules`: {unknown_name('width rule', rule, WIDTH_RULES)}")
-        if not self.width_rules:
-            raise ConfigError(f"`width_rules` must name at least one of {', '.join(WIDTH_RULES)}, but is empty.")
+        if not 1 <= len(set(self.width_rules)) == len(self.width_rules):
+            raise ConfigError(
+                f"`width_rules` must name at least one of {', '.join(WIDTH_RULES)}, each once, "
+                f"but got {list(self.width_rules)}."
+            )
         for value in (self.macs_target.low, self.macs_target.high, *(self.macs_target.values or ())):
-            if isinstance(value, str) or (value is not None and not 0 < value <= 1):
+            if isinstance(value, str | bool) or (value is not None and not 0 < value <= 1):
                 raise ConfigError(
                     f"`macs_target` must lie in (0, 1], but got {value!r}. Give a share of the dense MACs."
                 )
@@ -119,10 +134,10 @@ class _TrainTables:
 @dataclass(frozen=True, kw_only=True)
 class _EngineTable:
     precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
-    recalibration_images: int = option(5_000, low=1)
+    recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
-    threads: int | None = option(None, low=1)
+    threads: int | None = option(None, low=1, high=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,36 +172,52 @@ def stock_spaces() -> dict[str, Path]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors put a byte-order mark first.
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file. Check the path.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: this is a folder, but a TOML file is needed.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: this is not a text in UTF-8, but a TOML file is needed.") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an endless number.
         raise ConfigError(f"{path}: this is not valid TOML: {error}.") from None
     except OSError as error:
         raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
 
 
+def _table(value: Any, where: str, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: [{key}] must be a table, but got {value!r}.")
+    return value
+
+
 def _resolve_space(
     tables: Mapping[str, Any], catalogue: Mapping[str, Mapping[str, Range]], *, name: str, where: str
 ) -> SpaceConfig:
-    for key in tables:
+    for key, value in tables.items():
         if key not in ("space", "method"):
             raise ConfigError(f"{where}: {unknown_name('table', key, ('space', 'method'))}")
+        _table(value, where, key)
     file = read(_SpaceTable, {"name": name, **tables.get("space", {})}, where=f"{where}: [space]")
     names = list(catalogue) if file.methods == ("*",) else list(file.methods)
-    for method in [*names, *tables.get("method", {})]:
+    for method in names:
         if method not in catalogue:
-            raise ConfigError(f"{where}: [space] {unknown_name('method', method, catalogue)}")
+            raise ConfigError(f"{where}: [space] `methods`: {unknown_name('method', method, ['*', *catalogue])}")
+    for method in tables.get("method", {}):
+        if method not in catalogue:
+            raise ConfigError(f"{where}: [method.{method}]: {unknown_name('method', method, catalogue)}")
+        if method not in names:
+            raise ConfigError(
+                f"{where}: [method.{method}] is given, but `methods` of [space] names only {', '.join(names)}. "
+                f"Add {method!r} there, or drop the table."
+            )
     methods: dict[str, dict[str, Range]] = {}
     for method in names:
-        ranges = dict(catalogue[method])
-        for key, table in tables.get("method", {}).get(method, {}).items():
-            place = f"{where}: [method.{method}]"
+        ranges, place = dict(catalogue[method]), f"{where}: [method.{method}]"
+        for key, value in _table(tables.get("method", {}).get(method, {}), where, f"method.{method}").items():
             if key not in ranges:
                 raise ConfigError(f"{place}: {unknown_name('hyper-parameter', key, ranges)}")
-            table = table if isinstance(table, Mapping) else {"values": table if isinstance(table, list) else [table]}
+            table = value if isinstance(value, Mapping) else {"values": value if isinstance(value, list) else [value]}
             ranges[key] = read(Range, table, where=f"{place[:-1]}.{key}]")
         methods[method] = ranges
     table = {"name": file.name, "methods": methods, "width_rules": file.width_rules, "macs_target": file.macs_target}
@@ -197,26 +228,41 @@ def _space_of(
     study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Path, catalogue: Mapping[str, Mapping[str, Range]]
 ) -> SpaceConfig:
     inline = {key: tables[key] for key in ("space", "method") if key in tables}
-    name = study.get("space")
+    name, place = study.get("space"), f"{path}: [study] `space`"
     if inline and name is not None:
-        raise ConfigError(f"{path}: the space is given twice, by [study] `space` and by a [space] table. Drop one.")
+        raise ConfigError(
+            f"{path}: the space is given twice, by [study] `space` and by the table [{next(iter(inline))}]. Drop one."
+        )
     if inline:
         return _resolve_space(inline, catalogue, name="inline", where=str(path))
-    if not isinstance(name, str):
-        raise ConfigError(f"{path}: [study] `space` must name a search space or its file, but got {name!r}.")
     stock = stock_spaces()
+    if not isinstance(name, str):
+        got = "is missing" if name is None else f"got {name!r}"
+        raise ConfigError(
+            f"{place} must name a search space ({', '.join(stock) or 'none come with autoprune'}) or its .toml file, "
+            f"but {got}. Or write the space into a table [space]."
+        )
     if name in stock:
         return _resolve_space(_toml(stock[name]), catalogue, name=name, where=f"space {name}")
     if not name.endswith(".toml"):
-        raise ConfigError(f"{path}: [study] `space`: {unknown_name('search space', name, stock)} Or give a .toml file.")
-    file = (path.parent / name).resolve()
+        raise ConfigError(f"{place}: {unknown_name('search space', name, stock)} Or give a .toml file.")
+    file = Path(_resolved(name, path.resolve().parent, place))
+    if not file.is_file():
+        raise ConfigError(f"{place}: there is no file {file}. Check the path, which starts at the study file's folder.")
     return _resolve_space(_toml(file), catalogue, name=file.stem, where=str(file))
 
 
-def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], folder: Path) -> dict[str, Any]:
+def _resolved(value: str, folder: Path, place: str) -> str:
+    try:
+        return str((folder / Path(value).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # An unknown ~user, a loop of links, a NUL.
+        raise ConfigError(f"{place} must be a path, but got {value!r}: {error}.") from None
+
+
+def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], *, folder: Path, where: str) -> dict[str, Any]:
     # What is not a text is left for the reader to refuse in its own words.
     return {
-        key: str((folder / Path(value).expanduser()).resolve()) if key in keys and isinstance(value, str) else value
+        key: _resolved(value, folder, f"{where} `{key}`") if key in keys and isinstance(value, str) else value
         for key, value in spec.items()
     }
 
@@ -239,8 +285,7 @@ def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> Stud
     for key, value in tables.items():
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: [{key}] must be a table, but got {value!r}.")
+        _table(value, where, key)
     for key in ("study", "network", "data"):
         if key not in tables:
             raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")
@@ -254,14 +299,20 @@ def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> Stud
     file_keys: tuple[str, ...] = ("train", "test")
     if isinstance(held_out, str) and not held_out.startswith(("last:", "random:")):
         file_keys = (*file_keys, "validation")
-    network = read(NetworkSpec, _absolute(tables["network"], ("weights",), folder), where=f"{where}: [network]")
-    data = read(DataSpec, _absolute(data_table, file_keys, folder), where=f"{where}: [data]")
-    engine_table = _absolute(tables.get("engine", {}), ("artifacts",), folder)
+
+    def with_paths(key: str, table: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+        return _absolute(table, keys, folder=folder, where=f"{where}: [{key}]")
+
+    network = read(NetworkSpec, with_paths("network", tables["network"], ("weights",)), where=f"{where}: [network]")
+    data = read(DataSpec, with_paths("data", data_table, file_keys), where=f"{where}: [data]")
+    engine_table = with_paths("engine", tables.get("engine", {}), ("artifacts",))
     engine = read(_EngineTable, {"artifacts": str(Path.cwd() / "autoprune_artifacts"), **engine_table},
                   where=f"{where}: [engine]")  # fmt: skip
     resources = read(ResourcesConfig, tables.get("resources", {}), where=f"{where}: [resources]")
     parts = {"network": network, "data": data, "seed": study.seed, **vars(train), **vars(engine)}
-    return StudyConfig(study=study, setting=read(SettingSpec, parts, where=where), space=space, resources=resources)
+    # Its own fields are those of [engine]; all others have been read above.
+    setting = read(SettingSpec, parts, where=f"{where}: [engine]")
+    return StudyConfig(study=study, setting=setting, space=space, resources=resources)
 
 
 def read_stored(data: Mapping[str, Any]) -> StudyConfig:

@@ -102,6 +102,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
         "there is no method 'sliming'; did you mean 'slimming'? Valid: resrep, slimming."
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    by_letters = {valid_name.lower(): valid_name for valid_name in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), by_letters, n=1)
+    near = near or [letters for letters in by_letters if name and letters.startswith(name.lower())]
+    hint = f"; did you mean {by_letters[near[-1]]!r}?" if near else "."
     return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import types
 import typing
@@ -61,7 +62,7 @@ def _interval(metadata: Mapping[str, Any]) -> str:
 
 
 def _in_range(value: float, metadata: Mapping[str, Any]) -> bool:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     tests = (
         metadata["low"] is None or value >= metadata["low"],
@@ -90,7 +91,20 @@ def check(instance: Any) -> None:
             raise ConfigError(f"`{field.name}` must be {_interval(metadata)}, but got {field.name}={value!r}.{advice}")
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_NAMES: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    dict: "a table",
+    type(None): "nothing",
+    datetime.datetime: "a date",
+    datetime.date: "a date",
+    datetime.time: "a time",
+}
+_SHOWN_LETTERS = 60
 
 
 def _describe(kind: Any) -> str:
@@ -99,7 +113,9 @@ def _describe(kind: Any) -> str:
         return " or ".join(_describe(arg) for arg in args if arg is not type(None))
     if origin is tuple:
         return f"a list, each entry {_describe(args[0])}"
-    if origin in (dict, Mapping) or dataclasses.is_dataclass(kind):
+    if origin in (dict, Mapping):
+        return "a table" if args[1] is Any else f"a table, each entry {_describe(args[1])}"
+    if dataclasses.is_dataclass(kind):
         return "a table"
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
@@ -136,7 +152,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise _WrongTypeError
         return {str(key): _convert(args[1], entry, f"{where[:-1]}.{key}]") for key, entry in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _WrongTypeError from None
     if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     raise _WrongTypeError
@@ -176,7 +195,8 @@ def read(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
             values[name] = _convert(hints[name], table[name], inner)
         except _WrongTypeError:
             found = table[name]
-            got = f"{found!r} ({_describe(type(found))})"
+            shown = repr(found) if len(repr(found)) <= _SHOWN_LETTERS else f"{repr(found)[:_SHOWN_LETTERS]}..."
+            got = f"{shown} ({_describe(type(found))})"
             raise ConfigError(f"{where}: `{name}` must be {_describe(hints[name])}, but got {got}.") from None
     try:
         return kind(**values)

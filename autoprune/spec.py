@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
 
 
 WIDTH_RULES = ("uniform", "global")
+_MOST_VALUES = 10_000  # A finer grid is a mistyped step, and it would be listed in memory.
 
 
 def digest(*parts: Any) -> str:
@@ -53,18 +54,25 @@ class Range:
     low: float | None = option(None)
     high: float | None = option(None)
     scale: str = option("linear", choices=("linear", "log"))
-    points: int | None = option(None, low=2)
+    points: int | None = option(None, low=2, high=_MOST_VALUES)
     step: float | None = option(None, above=0)
     values: tuple[float | str | bool, ...] | None = option(None)
 
     def __post_init__(self) -> None:
         check(self)
         if self.values is not None:
-            if self.low is not None or self.high is not None or not self.values:
+            others = (self.low, self.high, self.points, self.step)
+            if any(other is not None for other in others) or not self.values:
                 raise ConfigError("a range is either a non-empty list `values` or an interval `low` to `high`.")
+            if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
+                raise ConfigError(f"`values` must be finite, but got {list(self.values)}.")
+            if len(set(self.values)) != len(self.values):
+                raise ConfigError(f"`values` must name each value once, but got {list(self.values)}. Drop the repeats.")
             return
         if self.low is None or self.high is None:
             raise ConfigError("a range must have `low` and `high`, or a list `values`. Give both ends.")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ConfigError(f"`low` and `high` must be finite, but got low={self.low}, high={self.high}.")
         if not self.low <= self.high:
             raise ConfigError(f"`low` must not exceed `high`, but got low={self.low}, high={self.high}. Swap them.")
         if self.scale == "log" and self.low <= 0:
@@ -73,6 +81,11 @@ class Range:
             raise ConfigError("a range takes `points` or `step`, not both. Drop one of them.")
         if self.step is not None and self.scale == "log":
             raise ConfigError("`step` needs a linear scale. Use `points` for a grid on a log scale.")
+        if self.step is not None and (self.high - self.low) / self.step >= _MOST_VALUES:
+            raise ConfigError(
+                f"`step` must leave at most {_MOST_VALUES} values, but got step={self.step} from {self.low} "
+                f"to {self.high}. Take a larger step, or none at all for a continuous range."
+            )
 
     @property
     def grid(self) -> tuple[float | str | bool, ...] | None:
@@ -83,14 +96,20 @@ class Range:
         assert self.high is not None
         if self.step is not None:
             n = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-            return tuple(round(self.low + i * self.step, 12) for i in range(n))
+            return self._within(float(f"{self.low + i * self.step:.12g}") for i in range(n))
         if self.points is None:
             return None
         share = [i / (self.points - 1) for i in range(self.points)]
         if self.scale == "log":
             log_low, log_high = math.log10(self.low), math.log10(self.high)
-            return tuple(float(f"{10 ** (log_low + s * (log_high - log_low)):.6g}") for s in share)
-        return tuple(float(f"{self.low + s * (self.high - self.low):.6g}") for s in share)
+            return self._within(float(f"{10 ** (log_low + s * (log_high - log_low)):.6g}") for s in share)
+        return self._within(float(f"{self.low + s * (self.high - self.low):.6g}") for s in share)
+
+    def _within(self, rounded: Iterable[float]) -> tuple[float, ...]:
+        """Short numbers for people may have left the interval by their rounding, or have met."""
+        assert self.low is not None
+        assert self.high is not None
+        return tuple(dict.fromkeys(min(max(value, self.low), self.high) for value in rounded))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +131,17 @@ class NetworkSpec:
             )
 
 
+# By source: the keys that it needs, and those that it takes besides.
+_DATA_KEYS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "digits": ((), ()),
+    "parquet": (("train",), ("test", "image_column", "label_column")),
+    "image_folder": (("train", "image_size"), ("test",)),
+    "torchvision": (("name", "train"), ("test",)),
+    "factory": (("factory",), ("test",)),
+}
+_COMMON_DATA_KEYS = ("source", "validation", "mean", "std")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """Where the images come from, and which of the training images are held out for the search.
@@ -127,22 +157,29 @@ class DataSpec:
     validation: str = option("random:0.1")
     image_column: str = option("img")
     label_column: str = option("label")
-    image_size: int | None = option(None, low=1)
+    image_size: int | None = option(None, low=1, high=10_000)
     mean: tuple[float, ...] | None = option(None)
     std: tuple[float, ...] | None = option(None)
 
     def __post_init__(self) -> None:
         check(self)
-        needs = {
-            "digits": (),
-            "parquet": ("train",),
-            "image_folder": ("train", "image_size"),
-            "torchvision": ("name", "train"),
-            "factory": ("factory",),
-        }
-        for key in needs[self.source]:
+        needs, takes = _DATA_KEYS[self.source]
+        for key in needs:
             if getattr(self, key) is None:
                 raise ConfigError(f"`source` = {self.source!r} needs the key `{key}`, but it is missing. Add it.")
+        for field in dataclasses.fields(self):
+            if field.name not in (*needs, *takes, *_COMMON_DATA_KEYS) and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"`{field.name}` has no meaning for `source` = {self.source!r}, which takes "
+                    f"{', '.join((*needs, *takes, *_COMMON_DATA_KEYS[1:]))}. Drop it, or choose another source."
+                )
+        if any(not math.isfinite(value) for value in self.mean or ()):
+            raise ConfigError(f"`mean` must hold finite numbers, but got {list(self.mean or ())}.")
+        if any(not 0 < value < math.inf for value in self.std or ()):
+            raise ConfigError(
+                f"`std` must hold numbers > 0, since images are divided by it, but got {list(self.std or ())}."
+            )
+        self._check_validation()
         if self.test is not None and self.train == self.test and self.source in ("parquet", "image_folder"):
             raise ConfigError(
                 f"`train` and `test` must be two data sets, but both are {self.train!r}. "
@@ -154,13 +191,30 @@ class DataSpec:
                 'Hold out a part, such as "last:5000" or "random:0.1".'
             )
 
+    def _check_validation(self) -> None:
+        kind, colon, amount = self.validation.partition(":")
+        try:
+            if kind == "last" and colon:
+                fits = int(amount) >= 1
+            elif kind == "random" and colon:
+                fits = 0 < float(amount) < 1
+            else:
+                fits = self.source in ("parquet", "image_folder")  # There it may be a path.
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigError(
+                f'`validation` must be "last:N", N images, or "random:S", a share in (0, 1), but got '
+                f'{self.validation!r}. Write for example "last:5000" or "random:0.1".'
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """One training phase: optimizer, schedule, length."""
 
     epochs: float = option(10.0, low=0, high=100_000)
-    batch: int = option(128, low=1)
+    batch: int = option(128, low=1, high=1_000_000)
     optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
     learning_rate: float = option(0.05, above=0, high=100)
     schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
@@ -189,10 +243,10 @@ class SettingSpec:
     finetune: TrainSpec
     seed: int = option(0, low=0)
     precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
-    recalibration_images: int = option(5_000, low=1)
+    recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
-    threads: int | None = option(None, low=1)
+    threads: int | None = option(None, low=1, high=4096)
 
     def __post_init__(self) -> None:
         check(self)

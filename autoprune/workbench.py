@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from autoprune.engine.groups import Traced, trace
 from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.training import Bench, accuracy, default_device, train
 from autoprune.engine.weights import load_into, read_tensors, sha256_of
-from autoprune.errors import ConfigError, DataError
+from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.spec import NetworkSpec, SettingSpec, digest, seed_of
 
 __all__ = ["Workbench", "open_workbench"]
@@ -111,7 +112,10 @@ def _build(spec: NetworkSpec, *, n_classes: int, in_channels: int, seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("network", seed))
         if spec.architecture is not None:
-            return architectures.build(spec.architecture, n_classes=n_classes, in_channels=in_channels)
+            try:
+                return architectures.build(spec.architecture, n_classes=n_classes, in_channels=in_channels)
+            except ConfigError as error:
+                raise ConfigError(f"[network] `architecture`: {error}") from None
         model = call_factory(str(spec.factory), key="network.factory")
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -139,9 +143,33 @@ def _check_fit(model: nn.Module, example: Tensor, n_classes: int) -> None:
         )
 
 
+def _check_names(setting: SettingSpec) -> None:
+    """Refuse, before minutes are spent on reading the data, what can be told at once."""
+    network, folder = setting.network, Path(setting.artifacts)
+    known = architectures.ARCHITECTURES
+    name = network.architecture
+    if name is not None and name not in known and "/" not in name:
+        valid = [*known, "torchvision/<name>"]
+        raise ConfigError(f"[network] `architecture`: {unknown_name('architecture', name, valid)}")
+    if network.weights is not None and not Path(network.weights).is_file():
+        raise WeightsError(f"[network] `weights`: there is no file {network.weights}. Check the path.")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(
+            f"[engine] `artifacts` must be a folder that can be written, but {there} is "
+            f"{'a folder that cannot' if there.is_dir() else 'a file'}. Name another folder."
+        )
+
+
 @functools.lru_cache(maxsize=2)
 def _open(setting: SettingSpec) -> Workbench:
+    _check_names(setting)
     splits = load_splits(setting.data, folder=Path(setting.artifacts) / "data")
+    if splits.validation.shape != splits.train.shape:
+        raise DataError(
+            f"[data] `validation` must hold images of the training images' shape {splits.train.shape}, "
+            f"but they are {splits.validation.shape}. Scale them alike."
+        )
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
     weights_sha256 = None

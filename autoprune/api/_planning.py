@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config import StudyConfig, load_study
+from autoprune.config import ResourcesConfig, SearchConfig, StudyConfig, load_study
 from autoprune.errors import ConfigError
+from autoprune.fields import read
 
 if TYPE_CHECKING:
     from autoprune.search.space import Space
@@ -22,7 +23,15 @@ def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: i
     """Read a study file against the methods there are; arguments go over the file."""
     from autoprune import methods
 
-    return overridden(load_study(Path(path), methods.ranges()), n_trials=n_trials, concurrency=concurrency)
+    config = load_study(Path(path), methods.ranges())
+    for method, ranges in config.space.methods.items():
+        for key, values in ranges.items():
+            for value in values.values or (values.low, values.high):
+                try:
+                    methods.build(method, {key: value})
+                except ConfigError as error:
+                    raise ConfigError(f"{path}: space {config.space.name!r}: {error}") from None
+    return overridden(config, n_trials=n_trials, concurrency=concurrency)
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,18 @@ class Plan:
 
 
 def overridden(config: StudyConfig, *, n_trials: int | None, concurrency: int | None) -> StudyConfig:
-    """The configuration with what the arguments name replaced."""
+    """The configuration with what the arguments name replaced.
+
+    Raises:
+        ConfigError: An argument of another type, or out of range.
+    """
+    # Read anew rather than replaced, because an argument may be anything, unlike what has been read before.
     if n_trials is not None:
-        config = dataclasses.replace(config, study=dataclasses.replace(config.study, n_trials=n_trials))
+        study = read(SearchConfig, {**vars(config.study), "n_trials": n_trials}, where="arguments")
+        config = dataclasses.replace(config, study=study)
     if concurrency is not None:
-        config = dataclasses.replace(config, resources=dataclasses.replace(config.resources, concurrency=concurrency))
+        table = {**vars(config.resources), "concurrency": concurrency}
+        config = dataclasses.replace(config, resources=read(ResourcesConfig, table, where="arguments"))
     return config
 
 

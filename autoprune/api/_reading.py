@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import StudyConfig, read_stored, stock_spaces
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, StorageError, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DriverStatus", "Status", "Study", "list_names", "open_study", "status", "stop", "storage_url"]
 
+_KINDS = ("methods", "architectures", "spaces", "studies")
+
 
 def storage_url(storage: str | None = None) -> str:
     """The database to use: the argument, else ``AUTOPRUNE_STORAGE``, else ``autoprune.db`` in the current folder."""
-    return storage or os.environ.get("AUTOPRUNE_STORAGE") or "sqlite:///autoprune.db"
+    # An empty argument is a slip, such as an unset variable of a shell, and is refused where URLs are read.
+    return storage if storage is not None else os.environ.get("AUTOPRUNE_STORAGE") or "sqlite:///autoprune.db"
 
 
 class Study:
@@ -42,8 +45,19 @@ class Study:
 
     @property
     def config(self) -> StudyConfig:
-        """The configuration of the newest revision."""
-        return read_stored(self._record.config["config"])
+        """The configuration of the newest revision.
+
+        Raises:
+            StorageError: It was not written by this version of autoprune.
+        """
+        try:
+            return read_stored(self._record.config["config"])
+        except (ConfigError, KeyError) as error:
+            what = f"it lacks {error}." if isinstance(error, KeyError) else str(error)
+            raise StorageError(
+                f"the configuration of study {self.name!r} must be one that this autoprune wrote, but {what} "
+                "Use the version that made the study."
+            ) from error
 
     @property
     def record(self) -> StudyRecord:
@@ -65,8 +79,10 @@ class Study:
             spacing: Leave out points so that no two are nearer than this in MACs ratio.
 
         Raises:
-            ConfigError: ``where`` or ``sort`` names no column, or is no comparison.
+            ConfigError: ``where`` or ``sort`` names no column, or is no comparison; a negative ``spacing``.
         """
+        if spacing is not None and not 0 <= spacing <= 1:
+            raise ConfigError(f"`spacing` must be in [0, 1], a distance in macs_ratio, but got spacing={spacing}.")
         from autoprune.search.query import front, thinned
 
         search = self.config.study
@@ -196,7 +212,13 @@ def list_names(kind: str, storage: str | None = None) -> list[tuple[str, str]]:
     Args:
         kind: ``"methods"``, ``"architectures"``, ``"spaces"`` or ``"studies"``.
         storage: The database, for studies.
+
+    Raises:
+        ConfigError: There is no such kind.
+        StorageError: The database is not there.
     """
+    if kind not in _KINDS:
+        raise ConfigError(unknown_name("list", kind, _KINDS))
     if kind == "methods":
         from autoprune.methods import METHODS
 

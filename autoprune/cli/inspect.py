@@ -12,7 +12,8 @@ DESCRIPTION = """\
 Trace the network of a study file and print its channel groups: which channels
 must be kept or removed together, their dense width, and how much of the MACs
 hangs on them. Layers that can't be pruned are listed with the reason. The last
-line tells how far down the MACs can go. Nothing is trained or written.
+line tells how far down the MACs can go. Nothing is trained, and no database is
+touched.
 """
 EPILOG = """\
 example:

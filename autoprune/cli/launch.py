@@ -24,7 +24,7 @@ EPILOG = """\
 examples:
   autoprune launch study.toml
   autoprune launch study.toml --trials 100 --time-limit 2h
-  autoprune launch study.toml --dry-run      check everything, show the first proposals, write nothing
+  autoprune launch study.toml --dry-run      check everything, show the first proposals, start nothing
 """
 
 
@@ -67,9 +67,12 @@ def _dry_run(args: argparse.Namespace) -> int:
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
     print("first proposals:")
     for point in plan.opening:
-        hyper = ", ".join(f"{key}={value:g}" for key, value in point["hyper"].items())
+        hyper = ", ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in point["hyper"].items()
+        )
         print(
             f"  {point['method']:<12} {point['width_rule']:<8} macs_target {point['macs_target']:.3f}  {hyper}".rstrip()
         )
-    print("nothing was written.")
+    print("nothing was trained, and no database was touched.")
     return 0

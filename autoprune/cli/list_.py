@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage
+from autoprune.cli.options import add_storage, one_of
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
 NAME = "list"
+_WHAT = ("methods", "architectures", "spaces", "studies")
 SUMMARY = "the methods, architectures, search spaces or studies there are"
 DESCRIPTION = """\
 List names to use in a study file (methods, architectures, spaces) or the
@@ -23,7 +24,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("what", choices=("methods", "architectures", "spaces", "studies"))
+    parser.add_argument("what", type=one_of("list", _WHAT), metavar="WHAT", help=", ".join(_WHAT))
     add_storage(parser)
 
 

@@ -7,9 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from autoprune.cli import inspect, launch, list_, pareto, resume, show, status, stop
-from autoprune.errors import AutopruneError, StudyFailedError
+from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
@@ -38,9 +39,24 @@ current folder. Exit codes: 0 done, 1 study failed or incomplete, 2 bad input,
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as the rest of autoprune does: in a sentence, without the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"autoprune: {message.rstrip('.')}. `{self.prog} --help` tells more.\n")
+
+    def refuse_flags(self, found: Sequence[str]) -> NoReturn:
+        """Say which of the arguments that nobody took is wrong."""
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        first = found[0]
+        if first.startswith("-"):
+            self.error(unknown_name("flag", first.split("=")[0], flags))
+        self.error(f"there is one argument too many: {first!r}")
+
+
+def build_parser() -> _Parser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="autoprune",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -58,13 +74,26 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, refuse_flags=sub.refuse_flags)
     return parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser, names = build_parser(), [module.NAME for module in _COMMANDS]
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if command is None and not arguments:
+        parser.error(f"a command must be given, one of {', '.join(names)}")
+    if command is not None and command not in names:
+        parser.error(unknown_name("command", command, names))
+    args, left = parser.parse_known_args(arguments)
+    if left:
+        args.refuse_flags(left)
+    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(arguments)
+    args = _parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     try:
         code: int = args.run(args)

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
+from collections.abc import Callable, Sequence
 
-__all__ = ["add_run_options", "add_storage", "duration", "positive"]
+from autoprune.errors import unknown_name
+
+__all__ = ["add_run_options", "add_storage", "duration", "one_of", "positive", "trial_number"]
 
 
 def positive(text: str) -> int:
     """A whole number >= 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
-    return value
+    return _whole(text, least=1)
+
+
+def trial_number(text: str) -> int:
+    """A whole number >= 0."""
+    return _whole(text, least=0)
+
+
+def _whole(text: str, *, least: int) -> int:
+    if not re.fullmatch(r"\d{1,18}", text.strip(), flags=re.ASCII) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, but got {text!r}")
+    return int(text)
 
 
 def duration(text: str) -> float:
     """Seconds of a length of time such as ``90``, ``45s``, ``20m`` or ``1h30m``."""
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    number = r"(\d+(?:\.\d+)?)"
+    # A number without a unit is seconds only where it stands alone: in 1h30, people mean minutes.
+    match = re.fullmatch(rf"{number}|(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip(), flags=re.ASCII)
     seconds = 0.0
     if match:
-        seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-    if seconds <= 0:
+        seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (1, 3600, 60, 1), strict=True))
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"must be a length of time such as 45s, 20m or 1h30m, but got {text!r}")
     return seconds
+
+
+def one_of(kind: str, valid: Sequence[str]) -> Callable[[str], str]:
+    """A reader of an argument that takes one of a few names; a wrong one is told with the nearest."""
+
+    def read(text: str) -> str:
+        if text not in valid:
+            raise argparse.ArgumentTypeError(unknown_name(kind, text, valid).removesuffix("."))
+        return text
+
+    return read
 
 
 def add_storage(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage
+from autoprune.cli.options import add_storage, one_of
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
 NAME = "pareto"
+_FORMATS = ("table", "csv", "json")
 SUMMARY = "the Pareto front: the trials that no other trial beats in both accuracy and cost"
 DESCRIPTION = """\
 Print the Pareto front of a study, also while it runs. Accuracy is top-1 on the
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", metavar="EXPR", help="only among trials that satisfy this, e.g. 'macs_ratio <= 0.5'")
     parser.add_argument("--sort", metavar="COLUMN", help="order by this column (default: macs_ratio)")
     parser.add_argument("--spacing", type=float, metavar="GAP", help="leave out points nearer than this in macs_ratio")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="default: table")
+    parser.add_argument(
+        "--format", type=one_of("format", _FORMATS), default="table", metavar="F", help="table (default), csv or json"
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw the front and all trials: .png, .svg or .pdf")
     add_storage(parser)
 

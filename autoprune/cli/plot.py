@@ -26,6 +26,8 @@ def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
     path = Path(file)
     if path.suffix not in _ENDINGS:
         raise ConfigError(f"`--plot` must end in {', '.join(_ENDINGS)}, but got {file!r}.")
+    if not path.resolve().parent.is_dir():
+        raise ConfigError(f"`--plot` must lead to a folder that exists, but got {file!r}. Make the folder first.")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -43,4 +45,7 @@ def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
     axes.set(xlabel="MACs, pruned / dense", ylabel="validation accuracy", title=f"study {study.name}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ConfigError(f"`--plot` must be a file that can be written, but {file!r}: {error.strerror}.") from error

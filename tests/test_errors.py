@@ -1,0 +1,61 @@
+"""The error tree, and the sentence about an unknown name."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from autoprune import errors
+from autoprune.errors import AutopruneError, unknown_name
+
+LEAVES = {
+    "ConfigError": ValueError,
+    "DataError": ValueError,
+    "IdentityError": ValueError,
+    "InfeasibleError": ValueError,
+    "LeaseLostError": RuntimeError,
+    "NetworkError": ValueError,
+    "SpaceExhaustedError": LookupError,
+    "StorageError": RuntimeError,
+    "StudyFailedError": RuntimeError,
+    "TrialError": RuntimeError,
+    "WeightsError": ValueError,
+}
+
+
+def test_the_tree_is_complete() -> None:
+    classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert classes == {*LEAVES, "AutopruneError"}
+    assert set(errors.__all__) == classes | {"unknown_name"}
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_each_leaf_is_ours_and_a_builtin(name: str) -> None:
+    leaf = getattr(errors, name)
+    assert leaf.__bases__ == (AutopruneError, LEAVES[name])
+    assert f"{name}({LEAVES[name].__name__})" in str(errors.__doc__)  # the tree that is drawn is the tree that is
+
+
+@pytest.mark.parametrize(
+    ("name", "valid", "told"),
+    [
+        (
+            "sliming",
+            ["slimming", "resrep"],
+            "there is no method 'sliming'; did you mean 'slimming'? Valid: resrep, slimming.",
+        ),
+        ("zzz", ["slimming", "resrep"], "there is no method 'zzz'. Valid: resrep, slimming."),
+        ("zzz", [], "there is no method 'zzz'. Valid: none."),
+        (
+            "Slimming",
+            ["resrep", "slimming"],
+            "there is no method 'Slimming'; did you mean 'slimming'? Valid: resrep, slimming.",
+        ),
+        ("mag", ["magnitude", "magnet"], "there is no method 'mag'; did you mean 'magnet'? Valid: magnet, magnitude."),
+        ("", ["a"], "there is no method ''. Valid: a."),
+        ("b", iter(["c", "a"]), "there is no method 'b'. Valid: a, c."),
+    ],
+)
+def test_unknown_name(name: str, valid: list[str], told: str) -> None:
+    assert unknown_name("method", name, valid) == told
