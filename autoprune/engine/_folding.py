@@ -110,7 +110,7 @@ def _fold(reader: nn.Module, norm: nn.Module | None, positions: NDArray[np.int64
             reader.bias = nn.Parameter(change, requires_grad=weight.requires_grad)
 
 
-class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watcher(TorchDispatchMode):
     """Sees in one pass what readers read, and which normalisation is alone behind a convolution."""
 
     def __init__(self, model: nn.Module) -> None:

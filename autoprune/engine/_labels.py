@@ -90,7 +90,12 @@ def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
         NetworkError: The network fails on the example, decides by values that it computed, or returns nothing
             that depends on its input.
     """
-    model = copy.deepcopy(model).eval()
+    try:
+        model = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise NetworkError(
+            f"the network must be copyable, but copying it failed: {first_line(error)}. Keep no computed tensors in it."
+        ) from error
     follower = _Follower(model)
     x = example[:1].detach().clone()
     try:
@@ -108,7 +113,7 @@ def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
     return follower.record()
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Follower(TorchDispatchMode):
     """Sees every operator of the pass and moves the labels along."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -212,8 +217,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.labels[tensor],
                     f"its channels pass through {self.where()} (operator {call.name}), which works across channels or "
                     "fixes their number",
-                    f"to prune them, replace {self.where()} by layers that treat each channel alone, such as batch "
-                    "normalisation",
+                    f"they stay dense; layers that treat each channel alone in place of {self.where()} would make them "
+                    "prunable",
                 )
         each = list(tree_leaves(found)) if found is not None else []
         for index, tensor in enumerate(tree_leaves(output)):

@@ -171,8 +171,8 @@ def _meet(call: Call, a: Tensor, b: Tensor) -> Tensor:
             call.ledger.pin(
                 mine[other == FIXED],
                 f"{call.ledger.where()} combines its channels with values of a fixed number of channels (the input, a "
-                "constant or zero padding)",
-                "a projection (1×1 convolution) in place of the fixed values makes them prunable",
+                "constant, a bare parameter or zero padding)",
+                "they stay dense; a projection (1×1 convolution) in place of the fixed values would make them prunable",
             )
     if (small_a == FIXED).any():
         return torch.where(a.expand(size) == FIXED, b.expand(size), a.expand(size))
@@ -260,7 +260,7 @@ def _normalise(call: Call) -> list[Tensor]:
     call.ledger.pin(
         call.first,
         f"its channels pass through {call.ledger.where()}, whose statistics run over several channels",
-        f"to prune them, replace {call.ledger.where()} by a batch normalisation",
+        f"they stay dense; a batch normalisation in place of {call.ledger.where()} would make them prunable",
     )
     labels = call.first
     return [labels if leaf.shape == labels.shape else all_fixed(leaf.shape) for leaf in tree_leaves(call.output)]

@@ -109,6 +109,6 @@ def _probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
         try:
             double = copy.deepcopy(probe).double()
             _run(double, x.double())
-        except RuntimeError:  # `forward` insists on single precision
+        except (RuntimeError, TypeError):  # `forward` or the device insists on single precision
             return probe.float(), x
     return double, x.double()

@@ -21,6 +21,9 @@ from autoprune.errors import ConfigError, NetworkError, unknown_name
 __all__ = ["ChannelGroup", "Member", "Refusal", "Traced", "trace"]
 
 
+_LOST = "they stay dense; check that `forward` does not leave torch (numpy, `.data`) on their way"
+
+
 def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> Traced:
     """Find the channel groups of a network and what their widths cost.
 
@@ -94,13 +97,17 @@ def _form_groups(
     writers = _writers(record)
     writing = {axis.module for axis in writers}
     refused = _refusals(record, channels, writers)
-    refused += [Refusal((name,), "it does not run in eval mode", "it stays as it is") for name in record.idle]
+    refused += [Refusal((name,), "it is not called in eval mode", "it stays as it is") for name in record.idle]
     found: list[tuple[int, int, tuple[Member, ...]]] = []
     for signature, table in _alike(record, channels).items():
         axes = sorted(set(signature))
         columns = np.array(signature)
         first = next((a for a in axes if record.axes[a].axis == "out" and record.axes[a].module in writing), None)
-        if first is None or not any(record.axes[a].axis == "in" for a in axes):
+        if first is None:
+            continue
+        if not any(record.axes[a].axis == "in" for a in axes):
+            lost = tuple(dict.fromkeys(record.axes[a].module for a in axes if record.axes[a].module in writing))
+            refused.append(Refusal(lost, "no layer was seen to read its channels", _LOST))
             continue
         table = table[np.argsort(table[:, columns == first][:, 0], kind="stable")]
         members = tuple(

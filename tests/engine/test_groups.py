@@ -299,7 +299,7 @@ def test_groups_through_other_normalisations_are_refused_by_name(norm):
     (refusal,) = traced.refused
     assert refusal.layers == ("0",)
     assert f"pass through {type(norm).__name__} '1'" in refusal.reason
-    assert "batch normalisation" in refusal.advice
+    assert f"in place of {type(norm).__name__} '1' would make them prunable" in refusal.advice
 
 
 def test_layer_norm_over_channels_last_is_refused_by_name():
@@ -404,7 +404,30 @@ def test_layers_that_do_not_run_are_named():
 
     traced = trace(Auxiliary(), torch.zeros(1, 3, 4, 4))
     assert [refusal.layers for refusal in traced.refused] == [("head",)]
-    assert traced.refused[0].reason == "it does not run in eval mode"
+    assert traced.refused[0].reason == "it is not called in eval mode"
+
+
+class LeavesTorch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = conv(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(torch.from_numpy(self.a(x).mean((2, 3)).numpy()) + x.mean())
+
+
+def test_channels_that_leave_torch_are_named():
+    traced = trace(LeavesTorch(), torch.zeros(1, 3, 4, 4))
+    assert table(traced) == {}
+    assert traced.refused[0].layers == ("a",)
+    assert traced.refused[0].reason == "no layer was seen to read its channels"
+
+
+def test_networks_that_can_not_be_copied_are_refused():
+    model = nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(64, 2))
+    model.cache = 2 * torch.ones(2, requires_grad=True)
+    with pytest.raises(NetworkError, match=r"must be copyable, but copying it failed: .* Keep no computed tensors"):
+        trace(model, torch.zeros(1, 3, 4, 4))
 
 
 def test_shared_and_computed_weights_are_refused():

@@ -25,8 +25,8 @@ torch.set_num_threads(1)
 
 QUICK = ["resnet18", "densenet121", "mobilenet_v3_small", "squeezenet1_1", "googlenet", "regnet_y_400mf"]
 SLOW = [
-    "alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "inception_v3", "mobilenet_v2", "mnasnet1_0",
-    "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "convnext_tiny", "shufflenet_v2_x1_0",
+    "alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "inception_v3", "mobilenet_v2",
+    "mnasnet1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "convnext_tiny", "shufflenet_v2_x1_0",
 ]  # fmt: skip
 
 
