@@ -8,7 +8,19 @@
     autoprune.open_study("digits").front(where="macs_ratio <= 0.5")
 """
 
-from autoprune.api import Outcome, Progress, Study, inspect, launch, open_study, resume, status, stop
+from autoprune.api import (
+    Outcome,
+    Progress,
+    Study,
+    export_trial,
+    inspect,
+    launch,
+    load_model,
+    open_study,
+    resume,
+    status,
+    stop,
+)
 from autoprune.errors import AutopruneError
 
 __all__ = [
@@ -16,8 +28,10 @@ __all__ = [
     "Outcome",
     "Progress",
     "Study",
+    "export_trial",
     "inspect",
     "launch",
+    "load_model",
     "open_study",
     "resume",
     "status",

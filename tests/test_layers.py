@@ -31,7 +31,9 @@ UNITS = {
     "compactors": (TORCH, 2.0),
     "architectures": (TORCH, 2.0),
     "methods": (TORCH, 3.0),
+    "saved": (TORCH, 4.0),
     "workbench": (TORCH, 4.0),
+    "saved": (TORCH, 4.0),
     "trial": (TORCH, 4.5),
     "search": (SEARCH, 1.0),
     "distributed": (SEARCH, 2.0),
@@ -66,6 +68,7 @@ TORCH_LIBRARIES = {
     "pyarrow",
     "onnx",
     "onnxruntime",
+    "onnxscript",
 }
 
 

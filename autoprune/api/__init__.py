@@ -1,11 +1,13 @@
 """The composition root: the two halves meet here; heavy imports lie inside the functions."""
 
+from autoprune.api._exporting import Exported, export_trial, load_model
 from autoprune.api._planning import GroupRow, Inspection, Plan, inspect, plan
 from autoprune.api._reading import DriverStatus, Status, Study, list_names, open_study, status, stop, storage_url
 from autoprune.api._running import Outcome, Progress, launch, resume
 
 __all__ = [
     "DriverStatus",
+    "Exported",
     "GroupRow",
     "Inspection",
     "Outcome",
@@ -13,9 +15,11 @@ __all__ = [
     "Progress",
     "Status",
     "Study",
+    "export_trial",
     "inspect",
     "launch",
     "list_names",
+    "load_model",
     "open_study",
     "plan",
     "resume",

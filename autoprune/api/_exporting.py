@@ -1,0 +1,100 @@
+"""Networks of a study's trials, loaded and written for elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.api._reading import Study, open_study
+from autoprune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Exported", "export_trial", "load_model"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Args:
+        path: Where it is.
+        size_bytes: Its size.
+        mean: Per image channel, to be subtracted from ``uint8 / 255``.
+        std: Per image channel, to divide by afterwards.
+        difference: Largest difference from the network's logits as a share of the largest, where it was run.
+    """
+
+    path: Path
+    size_bytes: int
+    mean: list[float]
+    std: list[float]
+    difference: float | None
+
+
+def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Rebuild a pruned network from its ``.safetensors`` file and the record beside it.
+
+    Args:
+        path: The file of a trial or an export.
+        factory: Builds the dense network, where the study had a factory of its own.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        WeightsError: A file is missing, damaged or does not fit.
+        ConfigError: The network came from a factory and none is given.
+    """
+    from autoprune.saved import load_model as load
+
+    return load(path, factory)
+
+
+def _weights_of(study: Study, number: int) -> Path:
+    facts = study.trial(number)
+    if "weights" not in facts:
+        raise ConfigError(
+            f"trial {number} of study {study.name!r} must have finished to have a network, but it is {facts['state']}. "
+            f"`autoprune pareto {study.name}` shows trials that have one."
+        )
+    return Path(facts["weights"])
+
+
+def export_trial(name: str, number: int, to: Path | str, *, storage: str | None = None) -> Exported:
+    """Write the network of one trial to a file: ``.safetensors``, ``.pt2`` or ``.onnx``.
+
+    Raises:
+        ConfigError: Another ending, or a trial without a network.
+        TrialError: The written file answers otherwise than the network.
+    """
+    import torch
+
+    from autoprune.engine.export import ENDINGS, export
+    from autoprune.engine.factory import call_factory
+    from autoprune.saved import load_model as load
+    from autoprune.saved import read_record
+
+    target = Path(to)
+    if target.suffix not in ENDINGS:
+        raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(to)!r}.")
+    study = open_study(name, storage)
+    source = _weights_of(study, number)
+    record: dict[str, Any] = read_record(source)
+    difference = None
+    if target.suffix == ".safetensors":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.with_suffix(".json").write_text(json.dumps(record, indent=1, sort_keys=True))
+    else:
+        own = study.config.setting.network.factory
+        model = load(source, None if own is None else lambda: call_factory(own, key="network.factory"))
+        generator = torch.Generator().manual_seed(0)
+        difference = export(model, torch.randn(4, *record["image_shape"], generator=generator), target)
+    scale = record["normalisation"]
+    return Exported(target, target.stat().st_size, scale["mean"], scale["std"], difference)

@@ -1,0 +1,82 @@
+"""Pruned networks back from disk: a safetensors file and the JSON record beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune import architectures
+from autoprune.engine.groups import trace
+from autoprune.engine.surgery import cut
+from autoprune.engine.weights import load_into, read_tensors, sha256_of
+from autoprune.errors import ConfigError, WeightsError
+
+__all__ = ["load_model", "read_record"]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON record of a saved network.
+
+    Args:
+        path: Its ``.safetensors`` file.
+
+    Raises:
+        WeightsError: There is no record, or the weights are not those that it speaks of.
+    """
+    beside = path.with_suffix(".json")
+    if not path.is_file():
+        raise WeightsError(f"a saved network must be there, but there is no file {path}. Check the path.")
+    try:
+        record: dict[str, Any] = json.loads(beside.read_text())
+        expected = record["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path} must have its record {beside.name} beside it, but that can't be read ({error}). "
+            "Copy the two files together."
+        ) from error
+    if sha256_of(path) != expected:
+        raise WeightsError(
+            f"{path} must be the file that {beside.name} speaks of, but its hash is another. Copy both anew."
+        )
+    return record
+
+
+def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Rebuild a pruned network from its file.
+
+    Args:
+        path: The ``.safetensors`` file of a trial or an export; its ``.json`` record lies beside it.
+        factory: Builds the dense network, where the study had a factory: a record can't make us import code.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        WeightsError: A file is missing, damaged or does not fit the network.
+        ConfigError: The network came from a factory and ``factory`` is not given.
+    """
+    path = Path(path)
+    record = read_record(path)
+    if factory is not None:
+        dense = factory()
+    elif record.get("architecture") is None:
+        raise ConfigError(
+            f"the network of {path.name} was built by the factory {record.get('factory')!r}, and a file is not allowed "
+            "to choose what is imported. Pass that function: load_model(path, factory=...)."
+        )
+    else:
+        channels = record["image_shape"][0]
+        dense = architectures.build(record["architecture"], n_classes=record["n_classes"], in_channels=channels)
+    traced = trace(dense.eval(), torch.zeros(1, *record["image_shape"]))
+    kept = {name: np.asarray(indices, dtype=np.int64) for name, indices in record["kept"].items()}
+    for name in kept:
+        traced.group(name)
+    pruned = cut(dense, traced.groups, kept)
+    load_into(pruned, read_tensors(path), source=str(path))
+    return pruned.eval()
