@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from os.path import commonpath
 
 __all__ = [
     "AutopruneError",
@@ -102,8 +103,22 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
         "there is no method 'sliming'; did you mean 'slimming'? Valid: resrep, slimming."
     """
     names = sorted(valid)
-    by_letters = {valid_name.lower(): valid_name for valid_name in reversed(names)}
-    near = difflib.get_close_matches(name.lower(), by_letters, n=1)
-    near = near or [letters for letters in by_letters if name and letters.startswith(name.lower())]
-    hint = f"; did you mean {by_letters[near[-1]]!r}?" if near else "."
+    near = _nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else "."
     return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    if not name:
+        return None
+    wanted = name.lower()
+
+    def likeness(valid: str) -> tuple[float, int]:
+        # Of equally similar names, people mean the one that begins as they did.
+        letters = valid.lower()
+        return difflib.SequenceMatcher(None, wanted, letters).ratio(), len(commonpath([wanted, letters]))
+
+    best = max(names, key=likeness, default=None)
+    if best is not None and likeness(best)[0] >= 0.6:
+        return best
+    return next((valid for valid in names if valid.lower().startswith(wanted)), None)

@@ -52,6 +52,11 @@ def test_each_leaf_is_ours_and_a_builtin(name: str) -> None:
             ["resrep", "slimming"],
             "there is no method 'Slimming'; did you mean 'slimming'? Valid: resrep, slimming.",
         ),
+        (
+            "resnet21",
+            ["resnet20", "resnet32"],
+            "there is no method 'resnet21'; did you mean 'resnet20'? Valid: resnet20, resnet32.",
+        ),
         ("mag", ["magnitude", "magnet"], "there is no method 'mag'; did you mean 'magnet'? Valid: magnet, magnitude."),
         ("", ["a"], "there is no method ''. Valid: a."),
         ("b", iter(["c", "a"]), "there is no method 'b'. Valid: a, c."),

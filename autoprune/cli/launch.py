@@ -24,7 +24,7 @@ EPILOG = """\
 examples:
   autoprune launch study.toml
   autoprune launch study.toml --trials 100 --time-limit 2h
-  autoprune launch study.toml --dry-run      check everything, show the first proposals, start nothing
+  autoprune launch study.toml --dry-run      check everything, show the first proposals
 """
 
 

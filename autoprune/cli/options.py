@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from autoprune.errors import unknown_name
 
-__all__ = ["add_run_options", "add_storage", "duration", "one_of", "positive", "trial_number"]
+__all__ = ["add_run_options", "add_storage", "address", "duration", "one_of", "positive", "trial_number"]
 
 
 def positive(text: str) -> int:
@@ -41,6 +41,13 @@ def duration(text: str) -> float:
     return seconds
 
 
+def address(text: str) -> str:
+    """Where a Ray cluster is: ``auto`` or ``HOST:PORT``."""
+    if not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", text, flags=re.ASCII):
+        raise argparse.ArgumentTypeError(f"must be auto or HOST:PORT of a running Ray cluster, but got {text!r}")
+    return text
+
+
 def one_of(kind: str, valid: Sequence[str]) -> Callable[[str], str]:
     """A reader of an argument that takes one of a few names; a wrong one is told with the nearest."""
 
@@ -67,6 +74,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=duration, metavar="T", help="wind down after T, such as 45s, 20m or 1h30m")
     parser.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: as many as fit)")
     parser.add_argument(
-        "--address", metavar="ADDR", help="a running Ray cluster, auto or HOST:PORT (default: one on this machine)"
+        "--address",
+        type=address,
+        metavar="ADDR",
+        help="a running Ray cluster, auto or HOST:PORT (default: one on this machine)",
     )
     add_storage(parser)

@@ -1,0 +1,129 @@
+"""What is worked out before a launch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune import api
+from autoprune.api import _planning
+from autoprune.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+
+
+def test_arguments_go_over_the_file(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    assert _planning.load_config(path).study.n_trials == 10
+    config = _planning.load_config(str(path), n_trials=3, concurrency=2)
+    assert (config.study.n_trials, config.resources.concurrency) == (3, 2)
+    assert config.study.reference_point == {"accuracy": 0.5, "macs_ratio": 1.0}  # all else is the file's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            {"n_trials": 0},
+            "arguments: `n_trials` must be in [1, 1000000], but got n_trials=0. Give the number of trials",
+        ),
+        ({"n_trials": -1}, "arguments: `n_trials` must be in [1, 1000000], but got n_trials=-1."),
+        ({"n_trials": "3"}, "arguments: `n_trials` must be a whole number, but got '3' (a text)."),
+        ({"n_trials": 2.5}, "arguments: `n_trials` must be a whole number, but got 2.5 (a number)."),
+        ({"n_trials": True}, "arguments: `n_trials` must be a whole number, but got True (true or false)."),
+        ({"concurrency": 0}, "arguments: `concurrency` must be at least 1, but got concurrency=0."),
+        ({"concurrency": "all"}, "arguments: `concurrency` must be a whole number, but got 'all' (a text)."),
+    ],
+)
+def test_arguments_that_are_none(arguments: dict[str, Any], told: str, write_study: Write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}"):
+        _planning.load_config(write_study(tmp_path), **arguments)
+
+
+def test_a_range_that_the_method_does_not_take(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(tmp_path, space="[method.slimming]\nstrength = { low = 0.0, high = 0.1 }")
+    told = f"{path}: space 'inline': [method.slimming]: `strength` must be in (0, 1], but got strength=0.0."
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}$"):
+        _planning.load_config(path)
+
+
+def test_inspection(write_study: Write, tmp_path: Path) -> None:
+    found = api.inspect(write_study(tmp_path))
+    assert (found.network, found.image_shape, found.macs, found.params) == ("resnet_digits", (1, 8, 8), 763_520, 77_754)
+    assert {group.name: group.width for group in found.groups} == {
+        "conv1": 16, "layer1.0.conv1": 16, "layer2.0.conv1": 32,
+        "layer2.0.conv2": 32, "layer3.0.conv1": 64, "layer3.0.conv2": 64,
+    }  # fmt: skip
+    # layer1.0.conv1 reaches two 3 x 3 convolutions of 16 x 16 channels at 8 x 8, all of which hang on it.
+    share = next(group.macs_share for group in found.groups if group.name == "layer1.0.conv1")
+    assert share == pytest.approx(2 * 9 * 16 * 16 * 64 / 763_520, rel=1e-12)
+    assert 0 < found.least_macs_ratio < 0.01
+
+
+def test_excluded_layers_are_no_groups(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(tmp_path, network='architecture = "resnet_digits"\nexclude = ["layer3"]\nmin_width = 8')
+    found = api.inspect(path)
+    assert not any(group.name.startswith("layer3") for group in found.groups)
+    assert found.least_macs_ratio > 0.1
+
+
+def test_a_plan(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = api.plan(write_study(tmp_path), n_trials=15)
+    assert plan.config.study.n_trials == 15
+    assert len(plan.opening) == 5  # a third
+    assert plan.opening[0] == {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}}
+    assert {point["method"] for point in plan.opening} == {"magnitude", "slimming"}
+    assert {point["width_rule"] for point in plan.opening} == {"uniform", "global"}
+    assert {path.name for path in tmp_path.iterdir()} == {"study.toml"}  # no database
+
+
+def test_the_identity(write_study: Write, tmp_path: Path) -> None:
+    def identity(**tables: str) -> dict[str, Any]:
+        return dict(api.plan(write_study(tmp_path, **tables)).identity)
+
+    first = identity()
+    assert json.loads(json.dumps(first)) == first
+    assert (first["network"], first["precision"]) == ("resnet_digits", "float32")
+    assert (first["objectives"], first["reference point"]) == (
+        ["accuracy", "macs_ratio"],
+        {"accuracy": 0.5, "macs_ratio": 1.0},
+    )
+
+    def differing(**tables: str) -> set[str]:
+        other = identity(**tables)
+        assert other.keys() == first.keys()
+        return {key for key in first if first[key] != other[key]}
+
+    study = 'name = "digits"\n'
+    point = "reference_point = { accuracy = 0.5, macs_ratio = 1.0 }\n"
+    assert differing() == set()
+    assert differing(study=f'{study}n_trials = 99\nsampler = "random"\n{point}') == set()  # what may change
+    assert differing(space="macs_target = { low = 0.3, high = 0.8 }") == set()
+    assert differing(**{"train.finetune": "epochs = 3"}) == set()
+    assert differing(resources="cpu = 2") == set()
+    assert differing(study=f"{study}reference_point = {{ accuracy = 0.4, macs_ratio = 1.0 }}") == {"reference point"}
+    assert differing(study=f"{study}seed = 1\n{point}") == {"dense weights"}  # other dense weights are trained
+    assert differing(**{"train.dense": "epochs = 3"}) == {"dense weights"}
+    assert differing(data='source = "digits"\nvalidation = "last:100"') >= {"split", "dense weights"}
+    assert differing(network='architecture = "resnet_digits"\nexclude = ["layer3"]') >= {"excluded layers"}
+    assert differing(network='architecture = "resnet20"') >= {"network", "cost", "dense weights"}
+
+
+def test_what_can_not_be_reached(write_study: Write, tmp_path: Path) -> None:
+    network = 'architecture = "resnet_digits"\nmin_width = 64'
+    path = write_study(tmp_path, network=network, space="macs_target = { values = [0.2, 0.4] }")
+    with pytest.raises(
+        ConfigError,
+        match=r"^`macs_target` must reach 1\.0000, the MACs ratio of the minimum widths, but ends at 0\.4\.",
+    ):
+        api.plan(path)
+    with pytest.raises(
+        DataError, match=r"^the network must accept the data's images of shape \(1, 8, 8\), but failed on them: "
+    ):
+        api.plan(write_study(tmp_path, network='architecture = "vgg16"'))

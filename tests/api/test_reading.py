@@ -1,0 +1,129 @@
+"""Studies opened for reading, from Python."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autoprune
+from autoprune import api
+from autoprune.errors import AutopruneError, ConfigError, StorageError
+
+
+def test_the_front(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    front = study.front()
+    assert front["number"].tolist() == [2, 1, 0]
+    assert front["accuracy"].tolist() == [0.9, 0.97, 0.98]
+    assert front["macs_ratio"].tolist() == [0.2, 0.5, 1.0]
+    assert front["macs"].dtype.kind == "i"
+    assert study.front(where="macs_ratio < 0.4", sort="accuracy")["number"].tolist() == [2]
+    assert study.front(spacing=0.4)["number"].tolist() == [2, 0]
+    assert study.hypervolume() == pytest.approx(0.71, rel=1e-12)
+    assert study.reference_point == {"accuracy": 0.5, "macs_ratio": 1.0}
+
+
+def test_all_trials(finished: Any) -> None:
+    trials = autoprune.open_study("digits", finished.url).trials()
+    assert trials["number"].tolist() == list(range(7))
+    assert trials["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED", "FAIL", "RUNNING"]
+    assert trials["accuracy"].isna().tolist() == [False] * 4 + [True] * 3
+
+
+def test_one_trial(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    first = study.trial(0)
+    assert (first["trial"], first["state"], first["accuracy"], first["macs_ratio"]) == (0, "COMPLETE", 0.98, 1.0)
+    assert first["point"] == {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}}
+    assert first["started"] <= first["ended"]
+    assert study.trial(5)["reason"] == "the loss became nan"
+    with pytest.raises(ConfigError, match=r"^study 'digits' has no trial 7; it has trials 0 to 6\.$"):
+        study.trial(7)
+    with pytest.raises(ConfigError, match=r"^study 'digits' has no trial -1; it has trials 0 to 6\.$"):
+        study.trial(-1)
+
+
+def test_the_configuration_is_the_file_s(finished: Any) -> None:
+    from autoprune.api._planning import load_config
+
+    study = autoprune.open_study("digits", finished.url)
+    assert study.name == "digits"
+    assert study.config == load_config(finished.file)
+
+
+def test_status(finished: Any) -> None:
+    status = autoprune.status("digits", finished.url)
+    counts = status.counts
+    assert (status.n_trials, status.revision) == (10, 1)
+    assert (counts.complete, counts.pruned, counts.failed, counts.running, counts.waiting) == (4, 1, 1, 1, 0)
+    assert status.failures == ((5, "the loss became nan"),)
+    (driver,) = status.drivers
+    assert (driver.state, driver.trials) == ("at work", (6,))
+
+
+def test_a_driver_that_was_not_seen_for_long_is_lost(finished: Any) -> None:
+    connection = sqlite3.connect(finished.database)
+    with connection:
+        connection.execute("UPDATE autoprune_drivers SET seen_at = seen_at - 1000")
+    connection.close()
+    (driver,) = autoprune.status("digits", finished.url).drivers
+    assert (driver.state, driver.trials) == ("lost", (6,))
+    assert 1000 <= driver.seen_s_ago < 2000
+
+
+def test_stop_is_heard(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    before = study.record.db.now()
+    assert not study.record.stop_requested_since(before - 100)
+    assert len(autoprune.stop("digits", finished.url)) == 1
+    assert study.record.stop_requested_since(before)
+
+
+def test_lists(finished: Any) -> None:
+    assert api.list_names("studies", finished.url) == [("digits", "5 finished, 1 running, 1 failed")]
+    assert dict(api.list_names("methods"))["magnitude"].startswith("Cut the dense network as it is")
+    assert "resnet_digits" in dict(api.list_names("architectures"))
+    with pytest.raises(
+        ConfigError, match=r"^there is no list 'method'; did you mean 'methods'\? Valid: architectures, "
+    ):
+        api.list_names("method")
+
+
+@pytest.mark.parametrize("spacing", [-0.1, 1.5, float("nan")])
+def test_spacings_that_are_none(spacing: float, finished: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^`spacing` must be in \[0, 1\], a distance in macs_ratio, but got spacing="
+    ):
+        autoprune.open_study("digits", finished.url).front(spacing=spacing)
+
+
+def test_what_is_not_there(tmp_path: Path, finished: Any) -> None:
+    for call in (autoprune.open_study, autoprune.status, autoprune.stop, autoprune.resume):
+        with pytest.raises(
+            StorageError, match=r"^the database must exist, but there is no .*/gone\.db\. `autoprune launch`"
+        ):
+            call("digits", storage=f"sqlite:///{tmp_path}/gone.db")
+        told = f"in {finished.url} there is no study 'digit'; did you mean 'digits'? Valid: digits."
+        with pytest.raises(StorageError, match=f"^{re.escape(told)}$"):
+            call("digit", storage=finished.url)
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_where_the_database_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOPRUNE_STORAGE", raising=False)
+    assert api.storage_url() == "sqlite:///autoprune.db"
+    monkeypatch.setenv("AUTOPRUNE_STORAGE", "sqlite:///env.db")
+    assert api.storage_url() == "sqlite:///env.db"
+    assert api.storage_url("sqlite:///given.db") == "sqlite:///given.db"
+    assert api.storage_url("") == ""  # a slip, refused where it is opened
+    with pytest.raises(AutopruneError, match=r"^`storage` must be a database URL, but it can't be read as one\."):
+        autoprune.open_study("digits", "")
+
+
+def test_the_public_names() -> None:
+    assert set(autoprune.__all__) <= set(vars(autoprune))
+    assert set(api.__all__) <= set(vars(api))

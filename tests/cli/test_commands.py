@@ -1,0 +1,154 @@
+"""What the commands print about a study with known trials."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def ok(answer: Any) -> str:
+    assert (answer.code, answer.err) == (0, "")
+    return str(answer.out)
+
+
+def test_the_front(run: Run, finished: Any) -> None:
+    lines = ok(run("pareto", "digits", "--storage", finished.url)).splitlines()
+    assert lines[0].split() == [
+        "trial",
+        "accuracy",
+        "macs_ratio",
+        "MACs",
+        "parameters",
+        "method",
+        "widths",
+        "strengths",
+    ]
+    assert [line.split()[:5] for line in lines[1:4]] == [
+        ["2", "0.9000", "0.2000", "152,704", "15,270"],
+        ["1", "0.9700", "0.5000", "381,760", "38,176"],
+        ["0", "0.9800", "1.0000", "763,520", "76,352"],
+    ]
+    # (0.97 - 0.5) * (1 - 0.5) + (0.9 - 0.5) * (0.5 - 0.2) of a box of 0.5; the dense network lies on the edge.
+    assert lines[4:] == ["hypervolume 0.7100 of the box up to the reference point (accuracy 0.5, macs_ratio 1)"]
+
+
+def test_the_front_in_other_forms(run: Run, finished: Any) -> None:
+    rows = list(csv.DictReader(io.StringIO(ok(run("pareto", "digits", "--storage", finished.url, "--format", "csv")))))
+    assert [(row["number"], row["accuracy"], row["macs_ratio"]) for row in rows] == [
+        ("2", "0.9", "0.2"), ("1", "0.97", "0.5"), ("0", "0.98", "1.0"),
+    ]  # fmt: skip
+    records = json.loads(ok(run("pareto", "digits", "--storage", finished.url, "--format", "json")))
+    assert [record["number"] for record in records] == [2, 1, 0]
+    assert {record["state"] for record in records} == {"COMPLETE"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "numbers"),
+    [
+        (["--where", "macs_ratio <= 0.5"], ["2", "1"]),
+        (["--where", "accuracy < 0.89"], ["3"]),  # the front of those that satisfy it
+        (["--where", "macs_ratio < 0.1"], []),
+        (["--sort", "accuracy"], ["0", "1", "2"]),
+        (["--spacing", "0.4"], ["2", "0"]),
+        (["--spacing", "0"], ["2", "1", "0"]),
+    ],
+)
+def test_questions(flags: list[str], numbers: list[str], run: Run, finished: Any) -> None:
+    out = ok(run("pareto", "digits", *flags, "--storage", finished.url, "--format", "csv"))
+    assert [row["number"] for row in csv.DictReader(io.StringIO(out))] == numbers
+
+
+def test_an_empty_front(run: Run, finished: Any) -> None:
+    out = ok(run("pareto", "digits", "--where", "accuracy > 1", "--storage", finished.url))
+    assert out.splitlines()[0] == "no trial is on the front yet."
+
+
+@pytest.mark.parametrize(
+    ("name", "magic"), [("front.png", b"\x89PNG"), ("front.svg", b"<?xml"), ("front.pdf", b"%PDF")]
+)
+def test_a_plot(name: str, magic: bytes, run: Run, finished: Any) -> None:
+    pytest.importorskip("matplotlib")
+    ok(run("pareto", "digits", "--plot", name, "--storage", finished.url))
+    assert Path(name).read_bytes().startswith(magic)
+
+
+def test_status(run: Run, finished: Any) -> None:
+    lines = ok(run("status", "digits", "--storage", finished.url)).splitlines()
+    assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"
+    assert lines[1] == "complete 4, stopped 1, running 1, waiting for another try 0, failed 1"
+    assert lines[2].startswith("at work: ")
+    assert lines[2].endswith(" s ago: trial 6")
+    assert lines[3:] == ["failed: trial 5: the loss became nan"]
+
+
+def test_show(run: Run, finished: Any) -> None:
+    def facts(number: int) -> dict[str, str]:
+        lines = ok(run("show", "digits", number, "--storage", finished.url)).splitlines()
+        return {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+
+    first = facts(1)
+    assert (first["trial"], first["state"], first["accuracy"], first["macs"]) == ("1", "COMPLETE", "0.97", "381760")
+    assert json.loads(first["rungs"]) == {"0": 0.1}
+    assert (facts(4)["state"], facts(4)["stop_reason"]) == ("PRUNED", "the time limit is reached")
+    assert (facts(5)["state"], facts(5)["reason"]) == ("FAIL", "the loss became nan")
+    assert facts(6)["state"] == "RUNNING"
+
+
+def test_stop(run: Run, finished: Any) -> None:
+    out = ok(run("stop", "digits", "--storage", finished.url))
+    assert out.startswith("asked the driver on ")
+    assert out.endswith(" to stop.\n")
+    assert out.count("\n") == 1
+
+
+def test_list(run: Run, finished: Any) -> None:
+    assert ok(run("list", "studies", "--storage", finished.url)) == "digits  5 finished, 1 running, 1 failed\n"
+    assert [line.split()[0] for line in ok(run("list", "spaces")).splitlines()] == ["resnet_cifar", "resnet_digits"]
+    listed = [line.split()[0] for line in ok(run("list", "methods")).splitlines()]
+    assert {"magnitude", "slimming"} <= set(listed)
+    assert listed == sorted(listed)
+    networks = ok(run("list", "architectures")).splitlines()
+    assert networks[-1].split()[0] == "torchvision/NAME"
+    assert all(len(line.split()) >= 3 for line in networks)  # a name and words on it
+
+
+def test_the_environment_names_the_database(run: Run, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPRUNE_STORAGE", finished.url)
+    assert ok(run("list", "studies")).startswith("digits  ")
+    monkeypatch.setenv("AUTOPRUNE_STORAGE", "")  # as if it were not set
+    assert run("list", "studies").is_refusal("/here/autoprune.db. `autoprune launch` makes one")
+
+
+def test_reading_changes_nothing(run: Run, finished: Any) -> None:
+    before = finished.database.read_bytes()
+    for command in (["pareto", "digits"], ["status", "digits"], ["show", "digits", "1"], ["list", "studies"]):
+        ok(run(*command, "--storage", finished.url))
+    assert finished.database.read_bytes() == before
+
+
+def test_inspect(run: Run, write_study: Callable[..., Path]) -> None:
+    lines = ok(run("inspect", write_study(Path()))).splitlines()
+    assert lines[0] == "resnet_digits on 1 x 8 x 8 images: 763,520 MACs (1,527,040 FLOPs), 77,754 parameters"
+    assert lines[2].split() == ["channel", "group", "width", "step", "layers", "share", "of", "MACs"]
+    assert lines[3].split()[:3] == ["conv1", "16", "1"]
+    assert lines[-1].startswith("reachable: macs_ratio 0.00")
+    assert [path.name for path in Path().iterdir()] == ["study.toml"]
+
+
+def test_dry_run_starts_nothing(run: Run, write_study: Callable[..., Path]) -> None:
+    path = write_study(Path(), space="[method.slimming]\nstrength = [0.001, 0.01]")
+    lines = ok(run("launch", path, "--dry-run", "--trials", 12, "--storage", "sqlite:///new.db")).splitlines()
+    assert lines[0] == "study 'digits': 12 trials, tpe sampler, seed 0"
+    assert lines[1] == "network resnet_digits: 763,520 MACs, 6 channel groups"
+    assert lines[5].split() == ["magnitude", "uniform", "macs_target", "1.000"]  # the dense network first
+    assert len(lines[5:-1]) == 4  # a third of the trials
+    assert lines[-1] == "nothing was trained, and no database was touched."
+    assert [path.name for path in Path().iterdir()] == ["study.toml"]
