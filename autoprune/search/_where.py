@@ -88,11 +88,12 @@ class _Condition:
         if type(op) not in _OPERATORS:
             raise self._refuse(ast.Compare(left=left, ops=[op], comparators=[right]))
         a, b = self._value(left), self._value(right)
+        if _is_blank(a) or _is_blank(b):
+            return np.full(len(self._frame), isinstance(op, ast.NotEq))
         if _is_text(a) != _is_text(b):
-            raise ConfigError(
-                f"`where` must compare like with like, but {ast.unparse(left)!r} and {ast.unparse(right)!r} are "
-                f"{'text and a number' if _is_text(a) else 'a number and text'} in {self._shown()}."
-            )
+            kinds = ("text", "a number") if _is_text(a) else ("a number", "text")
+            sides = f"{self._quoted(left)} is {kinds[0]} and {self._quoted(right)} is {kinds[1]}"
+            raise ConfigError(f"`where` must compare like with like, but {sides} in {self._where!r}. {_HOW}")
         shape = (len(self._frame),)
         a, b = np.broadcast_to(a, shape), np.broadcast_to(b, shape)
         compare = _OPERATORS[type(op)]
@@ -125,23 +126,26 @@ class _Condition:
             return column.to_numpy(dtype=np.float64)
         known = column.notna().to_numpy()
         cells = column.to_numpy(dtype=object)
-        if all(isinstance(cell, bool | int | float) for cell in cells[known]):
+        if known.any() and all(isinstance(cell, bool | int | float) for cell in cells[known]):
             return np.array([float(cell) if there else np.nan for cell, there in zip(cells, known, strict=True)])
         return np.array([str(cell) if there else None for cell, there in zip(cells, known, strict=True)], dtype=object)
 
     def _refuse(self, node: ast.AST) -> ConfigError:
         return ConfigError(
-            f"`where` must be made of comparisons, but {self._shown()} has {self._quoted(ast.unparse(node))!r}. {_HOW} "
+            f"`where` must be made of comparisons, but {self._where!r} has: {self._quoted(node)}. {_HOW} "
             f"Columns: {', '.join(sorted(self._frame.columns))}."
         )
 
-    def _quoted(self, text: str) -> str:
+    def _quoted(self, node: ast.AST) -> str:
+        text = ast.unparse(node)
         for placeholder, name in self._names.items():
             text = text.replace(placeholder, f"`{name}`")
         return text
 
-    def _shown(self) -> str:
-        return repr(self._where)
+
+def _is_blank(value: _Column) -> bool:
+    """Whether every cell is missing, so that nobody knows whether they would be text or numbers."""
+    return value.ndim == 1 and value.dtype == object and all(cell is None for cell in value)
 
 
 def _is_text(value: _Column) -> bool:

@@ -142,7 +142,7 @@ class Database:
             yield
         except optuna.exceptions.StorageInternalError as error:
             raise self._broken(error.__cause__ or error) from error
-        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
             raise self._broken(error) from error
 
     @contextmanager
