@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autoprune.errors import ConfigError, InfeasibleError, unknown_name
 
-__all__ = ["CONVENTION", "CostModel", "LayerCost", "LinearForm", "fit"]
+__all__ = ["CONVENTION", "CostModel", "LayerCost", "LinearForm", "allowed_widths", "fit"]
 
 CONVENTION = "macs-1"
 """Version of the counting rule that every record carries.
@@ -373,7 +373,7 @@ def fit(
     shape, min_widths = shape or {}, min_widths or {}
     _check_request(model, macs, params, shape, min_widths, multiple)
     ladders = [
-        _ladder(dense, step, multiple, min_widths.get(name, 1))
+        allowed_widths(dense, step, multiple, min_widths.get(name, 1))
         for name, dense, step in zip(model.groups, model.dense, model.steps, strict=True)
     ]
     limits = [(poly, limit) for poly, limit in ((model._macs, macs), (model._params, params)) if limit is not None]
@@ -461,8 +461,19 @@ def _round(
     return widths_at(first).astype(np.int64)
 
 
-def _ladder(dense: int, step: int, multiple: int, smallest: int) -> NDArray[np.int64]:
-    """Allowed widths of one group, rising, ending with the dense one."""
+def allowed_widths(dense: int, step: int, multiple: int, smallest: int) -> NDArray[np.int64]:
+    """Allowed widths of one group, rising, ending with the dense one.
+
+    Args:
+        dense: The group's dense width.
+        step: What every width must be a multiple of.
+        multiple: Widths below the dense one are multiples of it, where the dense width is larger.
+        smallest: None is smaller than this, in 1 .. ``dense``.
+
+    Example:
+        >>> allowed_widths(20, 1, 8, 3), allowed_widths(6, 2, 8, 1)
+        (array([ 8, 16, 20]), array([2, 4, 6]))
+    """
     stride = math.lcm(step, multiple) if dense > multiple else step
     widths = np.arange(stride, dense, stride, dtype=np.int64)
     return np.append(widths[widths >= smallest], dense)

@@ -121,6 +121,7 @@ class NetworkSpec:
     weights: str | None = option(None)
     exclude: tuple[str, ...] = option(())
     min_width: int = option(1, low=1, advice="Every channel group keeps at least one channel.")
+    multiple: int = option(1, low=1, advice="Widths become multiples of it; 8 suits most devices.")
 
     def __post_init__(self) -> None:
         check(self)

@@ -109,7 +109,8 @@ def _choose(spec: TrialSpec, scores: Mapping[str, Any], workbench: Workbench) ->
         raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
     cost = workbench.traced.cost
     target = spec.macs_target * cost.dense_macs
-    widths = RULES[spec.width_rule](cost, scores, macs=target, min_widths=workbench.min_widths())
+    least, multiple = workbench.min_widths(), spec.setting.network.multiple
+    widths = RULES[spec.width_rule](cost, scores, macs=target, min_widths=least, multiple=multiple)
     return keep_best(cost, scores, widths)
 
 

@@ -42,7 +42,9 @@ def keep_best(cost: CostModel, scores: Scores, widths: Mapping[str, int]) -> Kep
     return kept
 
 
-def uniform(cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int]) -> dict[str, int]:
+def uniform(
+    cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int], multiple: int = 1
+) -> dict[str, int]:
     """One keep ratio for all groups, as large as the target allows.
 
     Args:
@@ -50,6 +52,7 @@ def uniform(cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping
         scores: Not looked at; every rule has the same arguments.
         macs: Upper bound of the pruned network's MACs.
         min_widths: Smallest width by group.
+        multiple: Widths are multiples of it; see `cost.fit`.
 
     Returns:
         Width by group.
@@ -57,22 +60,27 @@ def uniform(cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping
     Raises:
         InfeasibleError: Even the minimum widths cost more.
     """
-    return fit(cost, macs=macs, min_widths=min_widths)
+    return fit(cost, macs=macs, min_widths=min_widths, multiple=multiple)
 
 
-def global_ranking(cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int]) -> dict[str, int]:
+def global_ranking(
+    cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int], multiple: int = 1
+) -> dict[str, int]:
     """Rank the channels of all groups together and remove the least important until the target is met.
 
-    The channels that `min_widths` protects are each group's best; order is total: (score, group, rank).
+    The channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a
+    multiple, the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the
+    target.
 
     Args:
         cost: The network's cost model.
         scores: By group, shape (C,), comparable between groups; higher stays.
         macs: Upper bound of the pruned network's MACs.
         min_widths: Smallest width by group.
+        multiple: Widths are multiples of it; see `cost.fit`.
 
     Returns:
-        Width by group: no prefix of the removal order that is shorter meets the target.
+        Width by group. Where ``multiple`` is 1, no prefix of the removal order that is shorter meets the target.
 
     Raises:
         InfeasibleError: Even the minimum widths cost more.
@@ -107,7 +115,11 @@ def global_ranking(cost: CostModel, scores: Scores, *, macs: float, min_widths: 
             high = middle
         else:
             low = middle + 1
-    return {name: int(width) for name, width in zip(cost.groups, after(low), strict=True)}
+    left = after(low)
+    if multiple == 1:
+        return cost.as_mapping(left)
+    shape = dict(zip(cost.groups, (left / dense).tolist(), strict=True))
+    return fit(cost, macs=macs, shape=shape, min_widths=min_widths, multiple=multiple)
 
 
 RULES: Mapping[str, Callable[..., dict[str, int]]] = {"uniform": uniform, "global": global_ranking}

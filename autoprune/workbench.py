@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import architectures
-from autoprune.cost import CONVENTION
+from autoprune.cost import CONVENTION, allowed_widths
 from autoprune.engine.data import Splits, load_splits
 from autoprune.engine.factory import call_factory
 from autoprune.engine.groups import Traced, trace
@@ -74,9 +74,14 @@ class Workbench:
         }
 
     def min_widths(self) -> dict[str, int]:
-        """Smallest width by group: the setting's `min_width`, rounded up to the group's step."""
-        least = self.setting.network.min_width
-        return {group.name: min(group.width, -(-least // group.step) * group.step) for group in self.traced.groups}
+        """Smallest width by group: the setting's `min_width`, rounded up to the next width that is allowed."""
+        network = self.setting.network
+        return {
+            group.name: int(
+                allowed_widths(group.width, group.step, network.multiple, min(group.width, network.min_width))[0]
+            )
+            for group in self.traced.groups
+        }
 
     def dense(self, phases: PhaseStore, on_step: Callable[[float], None] = lambda share: None) -> Phase:
         """The dense network's weights: given, found in ``phases``, or trained now.

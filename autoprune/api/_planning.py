@@ -136,7 +136,8 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
     """
     from autoprune.search.space import Space
 
-    space = Space(config.space, workbench.traced.cost, min_widths=workbench.min_widths())
+    multiple = config.setting.network.multiple
+    space = Space(config.space, workbench.traced.cost, min_widths=workbench.min_widths(), multiple=multiple)
     highest = config.space.macs_target.high or max(float(v) for v in config.space.macs_target.values or (1.0,))
     if highest < space.least_macs_ratio:
         raise ConfigError(

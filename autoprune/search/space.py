@@ -78,12 +78,18 @@ class Space:
     Args:
         config: Methods with their ranges, width rules and MACs targets.
         cost: The network's cost model.
-        min_widths: Smallest width by group.
+        min_widths: Smallest width by group, which is an allowed one.
+        multiple: Widths are multiples of it; see `cost.fit`.
     """
 
-    def __init__(self, config: SpaceConfig, cost: CostModel, *, min_widths: Mapping[str, int]) -> None:
-        self.config, self._cost, self._min_widths = config, cost, dict(min_widths)
-        self.least_macs_ratio = cost.macs({name: min_widths[name] for name in cost.groups}) / cost.dense_macs
+    def __init__(
+        self, config: SpaceConfig, cost: CostModel, *, min_widths: Mapping[str, int], multiple: int = 1
+    ) -> None:
+        self.config, self._cost, self._min_widths, self._multiple = config, cost, dict(min_widths), multiple
+        least = cost.macs({name: min_widths[name] for name in cost.groups})
+        self.least_macs_ratio = least / cost.dense_macs
+        if self.least_macs_ratio * cost.dense_macs < least:  # Lost by rounding: the least target must be feasible.
+            self.least_macs_ratio = math.nextafter(self.least_macs_ratio, math.inf)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Point:
         """Draw a point from the sampler behind ``trial``, snap it to the grids and repair its target."""
@@ -145,11 +151,14 @@ class Space:
             point: The point.
             context: Whatever else the result depends on, JSON-serialisable.
         """
-        choice: Any = [point.width_rule, point.macs_target]
+        # What a ranking keeps is known in the trial only, but not how its widths are bounded and rounded.
+        bounds = [self._multiple, sorted(self._min_widths.items())]
+        choice: Any = [point.width_rule, point.macs_target, bounds]
         if point.macs_target >= 1:
             choice = "dense"
         elif point.width_rule == "uniform":
-            choice = fit(self._cost, macs=point.macs_target * self._cost.dense_macs, min_widths=self._min_widths)
+            macs = point.macs_target * self._cost.dense_macs
+            choice = fit(self._cost, macs=macs, min_widths=self._min_widths, multiple=self._multiple)
         return digest(point.method, dict(point.hyper), choice, *context)
 
     def default_hyper(self, method: str) -> dict[str, Value]:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from autoprune.cost import fit
-from autoprune.search.space import Point
+from autoprune.cost import CostModel, LayerCost, LinearForm, allowed_widths, fit
+from autoprune.search.space import Point, Space
 from autoprune.spec import Range
 from tests.search import fakes
 
@@ -54,6 +54,46 @@ def test_two_points_of_the_uniform_rule_with_equal_widths_are_the_same_trial():
     assert space.key(near) != space.key(near, {"epochs": 2})
     # What a global ranking keeps is known only in the trial.
     assert space.key(Point("plain", "global", 0.500)) != space.key(Point("plain", "global", 0.5001))
+
+
+def rounded(multiple, least=1):
+    cost = fakes.cost_model()
+    ladders = {n: allowed_widths(d, 1, multiple, least) for n, d in zip(cost.groups, cost.dense, strict=True)}
+    min_widths = {name: int(ladder[0]) for name, ladder in ladders.items()}
+    return Space(fakes.space().config, cost, min_widths=min_widths, multiple=multiple)
+
+
+def test_points_whose_rounded_widths_are_equal_are_the_same_trial():
+    near, far = Point("plain", "uniform", 0.40), Point("plain", "uniform", 0.45)
+    assert fakes.space().key(near) != fakes.space().key(far)
+    assert rounded(8).key(near) == rounded(8).key(far)
+    # The widths are all that a uniform trial depends on: at the multiples themselves, rounding changes nothing.
+    cost = fakes.cost_model()
+    widths = {"a": 8, "b": 16}
+    exact = Point("plain", "uniform", cost.macs_ratio(widths))
+    assert fit(cost, macs=cost.macs(widths)) == widths
+    assert rounded(8).key(exact) == rounded(1).key(exact)
+
+
+def test_a_ranking_is_another_trial_under_another_rounding_or_minimum():
+    point = Point("plain", "global", 0.5)
+    keys = {space.key(point) for space in (rounded(1), rounded(8), rounded(1, least=2))}
+    assert len(keys) == 3
+
+
+def test_the_least_target_counts_rounded_widths():
+    space, cost = rounded(8), fakes.cost_model()
+    assert space.least_macs_ratio == pytest.approx(cost.macs_ratio({"a": 8, "b": 8}), rel=1e-12)
+    repaired = space.repair(Point("plain", "uniform", 0.01))
+    assert fit(cost, macs=repaired.macs_target * cost.dense_macs, multiple=8) == {"a": 8, "b": 8}
+
+
+@pytest.mark.parametrize("dense", range(2, 200))
+def test_the_least_target_is_feasible_in_spite_of_rounding(dense):
+    # One channel of 49 costs 1 / 49 of the dense MACs, and 1 / 49 * 49 is less than 1 in floating point.
+    cost = CostModel(("a",), (dense,), (1,), (LayerCost("a", 1, 1, 0, LinearForm(1), LinearForm(0, ((0, 1),))),))
+    space = Space(fakes.space().config, cost, min_widths={"a": 1})
+    assert fit(cost, macs=space.least_macs_ratio * cost.dense_macs) == {"a": 1}
 
 
 def test_the_dense_network_is_one_trial_whatever_the_width_rule():
