@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from autoprune.engine.contracts import Importance
 from autoprune.engine.groups import ChannelGroup
@@ -32,14 +33,20 @@ class FilterNorm(Importance):
         total = torch.zeros(group.width, dtype=torch.float64)
         for member in group.members:
             module = model.get_submodule(member.module)
-            if not isinstance(module, nn.Conv2d | nn.Linear):
-                continue
-            weight = module.weight.detach().double().cpu()
-            reads = member.axis == "in" and not (
-                isinstance(module, nn.Conv2d) and weight.shape[1] != module.in_channels
-            )
-            by_position = (weight.transpose(0, 1) if reads else weight).flatten(1).square().sum(1)
-            index = torch.as_tensor(np.asarray(member.index)).reshape(group.width, -1)
-            total += by_position[index].sum(1)
+            if isinstance(module, _ConvNd | nn.Linear):
+                total += _squares(module, member.axis)[torch.from_numpy(member.index)].sum(1)
         norm = total.sqrt()
         return np.asarray((norm / norm.mean().clamp_min(1e-12)).numpy(), dtype=np.float64)
+
+
+def _squares(module: _ConvNd | nn.Linear, axis: str) -> Tensor:
+    """Sum of the squared weights that write or read each channel, shape (O,) or (I,)."""
+    weight = module.weight.detach().double().cpu()
+    squares = weight.reshape(*weight.shape[:2], -1).square().sum(2)  # (O, I / conv groups)
+    if axis == "out":
+        return squares.sum(1)
+    if isinstance(module, nn.Linear):
+        return squares.sum(0)
+    if module.groups > 1 and module.groups in (module.in_channels, module.out_channels):
+        return squares.new_zeros(module.in_channels)  # Depthwise: the weights that write a channel read it as well.
+    return squares.reshape(module.groups, -1, squares.shape[1]).sum(1).flatten()

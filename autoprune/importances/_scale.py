@@ -18,7 +18,10 @@ __all__ = ["ScaleMagnitude"]
 
 @dataclass(frozen=True)
 class ScaleMagnitude(Importance):
-    """Mean of ``|γ|`` over the group's BatchNorms: what slimming's penalty acts on.
+    """Mean of ``|γ|`` over all scales of a channel: what slimming's penalty acts on.
+
+    A channel has several where BatchNorms are coupled, or where it meets one more than once (conv groups, a
+    concatenation that others read).
 
     References:
         Liu et al. (2017), arXiv 1708.06519. The mean over coupled BatchNorms is ours.
@@ -35,6 +38,12 @@ class ScaleMagnitude(Importance):
                 f"channel group {group.name!r} must have a BatchNorm to be ranked by its scale, but has none. "
                 f"Add it to [network] `exclude`, or use a method that ranks by filter norms."
             )
-        scales = [model.get_submodule(name).get_parameter("weight") for name in group.scales]
-        stacked = torch.stack([scale.detach().double().abs().cpu() for scale in scales])
-        return np.asarray(stacked.mean(0).numpy(), dtype=np.float64)
+        scales = [
+            model.get_parameter(f"{name}.weight")
+            .detach()
+            .double()
+            .abs()
+            .cpu()[torch.from_numpy(group.member(name).index)]
+            for name in group.scales
+        ]
+        return np.asarray(torch.cat(scales, dim=1).mean(1).numpy(), dtype=np.float64)

@@ -27,8 +27,8 @@ class Slimming(Method):
         scale_decay: Weight decay of γ, >= 0; it pulls on top of the penalty, so it is chosen apart.
 
     References:
-        Liu et al. (2017), arXiv 1708.06519. Only γ of prunable groups is penalised; the reference
-        penalises every BatchNorm.
+        Liu et al. (2017), arXiv 1708.06519. Only γ of prunable channels is penalised; the reference
+        penalises every BatchNorm. ``scale_decay`` is that of each BatchNorm that has such a channel.
     """
 
     name: ClassVar[str] = "slimming"
@@ -43,24 +43,33 @@ class Slimming(Method):
         """Find the scales; the network itself is not changed.
 
         Raises:
-            NetworkError: No prunable channel passes through a BatchNorm.
+            NetworkError: The channels of a group pass through no BatchNorm.
         """
-        names = sorted({f"{scale}.weight" for group in traced.groups for scale in group.scales})
-        if not names:
+        unscaled = [group.name for group in traced.groups if not group.scales]
+        if unscaled:
             raise NetworkError(
-                "slimming penalises BatchNorm scales, but no prunable channel passes through a BatchNorm. "
-                "Use a method that ranks by filter norms."
+                f"slimming needs a BatchNorm behind every prunable channel, but {', '.join(unscaled[:3])} has none. "
+                "Add it to [network] `exclude`, or use a method that ranks by filter norms."
             )
-        scales = [model.get_parameter(name) for name in names]
+        positions: dict[str, set[int]] = {}
+        for group in traced.groups:
+            for scale in group.scales:
+                positions.setdefault(f"{scale}.weight", set()).update(group.member(scale).index.ravel().tolist())
+        penalised = []
+        for name, places in positions.items():
+            gamma = model.get_parameter(name)
+            prunable = torch.zeros(gamma.shape, device=gamma.device)
+            prunable[sorted(places)] = 1.0
+            penalised.append((gamma, prunable))
         penalty = L1(self.strength)
 
         @torch.no_grad()
         def transform_gradients() -> None:
-            for scale in scales:
-                if scale.grad is not None:
-                    scale.grad.add_(penalty.gradient(scale.float()).to(scale.grad.dtype))
+            for gamma, prunable in penalised:
+                if gamma.grad is not None:
+                    gamma.grad.add_(penalty.gradient(gamma.float()).mul_(prunable).to(gamma.grad.dtype))
 
-        decay = dict.fromkeys(names, self.scale_decay)
+        decay = dict.fromkeys(positions, self.scale_decay)
         return Hooks(transform_gradients=transform_gradients, weight_decay=decay)
 
     def rank(self, model: nn.Module, traced: Traced) -> Scores:

@@ -1,0 +1,120 @@
+"""What every importance keeps: it scores the channels of a group, wherever in the network they lie."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.architectures import build
+from autoprune.engine.contracts import Importance
+from autoprune.engine.groups import Member, trace
+from autoprune.importances import IMPORTANCES
+
+torch.set_num_threads(1)
+
+
+class Mixed(nn.Module):
+    """A concatenation, a grouped, a depthwise and a flattened layer, each behind a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(12)
+        self.grouped, self.grouped_norm = nn.Conv2d(12, 6, 3, padding=1, groups=3), nn.BatchNorm2d(6)
+        self.wide, self.wide_norm = nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5)
+        self.depthwise, self.depthwise_norm = nn.Conv2d(5, 10, 3, padding=1, groups=5), nn.BatchNorm2d(10)
+        self.fc = nn.Linear(10 * 16, 7)
+
+    def forward(self, x):
+        x = F.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1)))
+        x = F.relu(self.wide_norm(self.wide(F.relu(self.grouped_norm(self.grouped(x))))))
+        return self.fc(F.relu(self.depthwise_norm(self.depthwise(x))).flatten(1))
+
+
+NETWORKS = {
+    "residual": (lambda: build("resnet_digits", n_classes=10, in_channels=1), (1, 1, 8, 8)),
+    "dense": (lambda: build("densenet40", n_classes=10, in_channels=3), (1, 3, 8, 8)),
+    "mixed": (Mixed, (1, 3, 4, 4)),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def network(request):
+    make, shape = NETWORKS[request.param]
+    torch.manual_seed(0)
+    model = make().eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.randn_like(module.weight))
+    return model, trace(model, torch.zeros(shape))
+
+
+@pytest.fixture(params=sorted(IMPORTANCES))
+def importance(request):
+    return IMPORTANCES[request.param]()
+
+
+def silence(model, group, channel):
+    """Zero every weight of one channel."""
+    with torch.no_grad():
+        for member in group.members:
+            module, places = model.get_submodule(member.module), torch.from_numpy(member.index[channel])
+            if member.axis == "out":
+                module.weight[places] = 0
+            elif isinstance(module, nn.Linear):
+                module.weight[:, places] = 0
+            else:
+                per_group = module.in_channels // module.groups
+                rows = module.out_channels // module.groups
+                for place in places.tolist():
+                    first = place // per_group * rows
+                    module.weight[first : first + rows, place % per_group] = 0
+
+
+def test_builds_from_its_defaults_and_is_frozen(importance):
+    assert isinstance(importance, Importance)
+    assert type(importance).__dataclass_params__.frozen
+    assert importance == type(importance)(**dataclasses.asdict(importance))
+
+
+def test_scores_are_one_finite_number_a_channel(importance, network):
+    model, traced = network
+    assert len(traced.groups) >= 3
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for group in traced.groups:
+        score = importance.score(model, group)
+        assert score.shape == (group.width,), group.name
+        assert score.dtype == np.float64
+        assert np.isfinite(score).all()
+        assert len(np.unique(score)) > 1, group.name
+        assert np.array_equal(score, importance.score(model.train(), group))
+        model.eval()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_scores_follow_the_channels(importance, network):
+    """Channels listed in another order have their scores in that order."""
+    model, traced = network
+    generator = np.random.default_rng(0)
+    for group in traced.groups:
+        order = generator.permutation(group.width)
+        members = tuple(Member(m.module, m.axis, m.index[order]) for m in group.members)
+        score = importance.score(model, dataclasses.replace(group, members=members))
+        np.testing.assert_allclose(score, importance.score(model, group)[order], rtol=1e-12)
+
+
+def test_a_dead_channel_is_the_least_important(importance, network):
+    model, traced = network
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for group in traced.groups:
+        channel = group.width // 2
+        silence(model, group, channel)
+        score = importance.score(model, group)
+        assert score[channel] == 0.0, group.name
+        assert score.argmin() == channel
+        assert (np.delete(score, channel) > 0).all()
+        model.load_state_dict(state)
