@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,56 @@ from autoprune.engine.factory import call_factory
 from autoprune.errors import ConfigError, DataError, unknown_name
 from autoprune.spec import DataSpec, digest
 
-__all__ = ["Arrays", "decode_square", "fingerprint", "folder_files", "path_of", "read_arrays"]
+__all__ = ["Arrays", "decode_square", "fingerprint", "folder_classes", "folder_files", "path_of", "read_arrays"]
 
 _HASHED_BYTES = 2**30  # Above this a content hash costs minutes at every launch; names, sizes and times must do.
+_READ_BYTES = 2**24
+_USUAL_COLUMNS = ("img", "label")
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images, uint8, shape (N, C, H, W), and labels, shape (N,)."""
 
 
-def _decode(data: bytes) -> NDArray[np.uint8]:
+def _open_image(data: bytes, where: str, convert: Callable[[Any], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"), dtype=np.uint8)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return convert(image)
+    except Exception as error:  # Pillow's decoders raise whatever the bytes make them stumble over.
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise DataError(f"{where}: this must be an image, but can't be decoded: {reason}.") from error
+
+
+def _decode(data: bytes, where: str) -> NDArray[np.uint8]:
+    """Decode an image, shape (C, H, W): grey ones have one channel, all others are RGB."""
+
+    def convert(image: Any) -> NDArray[np.uint8]:
+        return np.array(image if image.mode == "L" else image.convert("RGB"), dtype=np.uint8)
+
+    return _channels_first(_open_image(data, where, convert))
+
+
+def _channels_first(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def decode_square(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image, scale its short side to ``size`` and crop the middle; RGB, shape (3, size, size)."""
-    from PIL import Image
+def decode_square(path: str, size: int) -> NDArray[np.uint8]:
+    """Decode an image file, scale its short side to ``size`` and crop the middle; RGB, shape (3, size, size).
 
-    with Image.open(io.BytesIO(data)) as image:
+    Raises:
+        DataError: It can't be decoded.
+    """
+
+    def convert(image: Any) -> NDArray[np.uint8]:
         scale = size / min(image.size)
         resized = image.convert("RGB").resize(
             (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
         )
         left, top = (resized.width - size) // 2, (resized.height - size) // 2
-        return np.array(resized.crop((left, top, left + size, top + size)), dtype=np.uint8).transpose(2, 0, 1)
+        return np.array(resized.crop((left, top, left + size, top + size)), dtype=np.uint8)
+
+    return _channels_first(_open_image(Path(path).read_bytes(), path, convert))
 
 
 def _stack(images: list[NDArray[np.uint8]], where: str) -> NDArray[np.uint8]:
@@ -58,9 +81,10 @@ def _checked(images: Any, labels: Any, where: str) -> Arrays:
             f"{where}: images must be uint8 of shape (N, C, H, W), but got {pixels.dtype} of shape {pixels.shape}."
         )
     if classes.shape != (len(pixels),) or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
+        negative = " with values below 0" if np.issubdtype(classes.dtype, np.integer) and classes.min() < 0 else ""
         raise DataError(
             f"{where}: labels must be whole numbers >= 0, one per image, "
-            f"but got {classes.dtype} of shape {classes.shape} for {len(pixels)} images."
+            f"but got {classes.dtype} of shape {classes.shape}{negative} for {len(pixels)} images."
         )
     return pixels, classes.astype(np.int64)
 
@@ -98,12 +122,30 @@ def _read_parquet(path: Path, image_column: str, label_column: str) -> Arrays:
     encoded = images.to_pylist()
     if not encoded or not isinstance(encoded[0], bytes):
         raise DataError(f"{path}: the column `{image_column}` must hold encoded images, but holds {images.type}.")
-    return _checked(_stack([_decode(data) for data in encoded], str(path)), table[label_column].to_numpy(), str(path))
+    decoded = [_decode(data, f"{path}: row {row}") for row, data in enumerate(encoded)]
+    return _checked(_stack(decoded, str(path)), table[label_column].to_numpy(), str(path))
 
 
-def folder_files(root: Path) -> tuple[list[str], list[int]]:
-    """Paths and labels of an image folder that has one sub-folder per class, in sorted order."""
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+def folder_classes(root: Path) -> tuple[str, ...]:
+    """Names of the classes of an image folder, in sorted order: its sub-folders, except hidden ones."""
+    return tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def folder_files(root: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
+    """Paths and labels of an image folder, class by class in sorted order.
+
+    Args:
+        root: Has one sub-folder per class.
+        classes: Those of the training set, so that one label is one class in every part of the data.
+
+    Raises:
+        DataError: There is no image, or a class that is not among ``classes``.
+    """
+    if unknown := [name for name in folder_classes(root) if name not in classes]:
+        raise DataError(
+            f"{root}: every class must be one of the training set's, but {unknown[0]!r} is not. "
+            "Remove the folder, or train on it."
+        )
     endings = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
     paths, labels = [], []
     for label, name in enumerate(classes):
@@ -127,9 +169,8 @@ def _read_torchvision(spec: DataSpec, part: str) -> Arrays:
         rows = [data[i] for i in range(len(data))]
     except (RuntimeError, OSError, TypeError, ValueError) as error:
         raise DataError(f"torchvision's {spec.name} can't be loaded into {spec.train}: {error}.") from error
-    pixels = [np.asarray(image, dtype=np.uint8) for image, _ in rows]
-    shaped = [p[None] if p.ndim == 2 else p.transpose(2, 0, 1) for p in pixels]
-    return _checked(_stack(shaped, str(spec.name)), [label for _, label in rows], str(spec.name))
+    pixels = [_channels_first(np.asarray(image, dtype=np.uint8)) for image, _ in rows]
+    return _checked(_stack(pixels, str(spec.name)), [label for _, label in rows], str(spec.name))
 
 
 def _read_factory(spec: DataSpec, part: str) -> Arrays:
@@ -160,11 +201,17 @@ def path_of(spec: DataSpec, part: str) -> Path | None:
     path = Path(value)
     if not path.exists():
         raise DataError(f"[data] `{part}`: there is nothing at {path}. Check the path.")
+    if spec.source == "image_folder" and not path.is_dir():
+        raise DataError(f"[data] `{part}`: an image folder must be a folder, but {path} is a file. Check the path.")
     return path
 
 
 def fingerprint(spec: DataSpec, part: str) -> str:
-    """Hash the content of one part, or its names, sizes and times where the content is large."""
+    """Hash one part of the data: equal hashes mean equal images and labels.
+
+    Files are hashed by content, where that is large by names, sizes and times; a data set of torchvision by its name.
+    What makes other images of the same files (columns, image size) counts too.
+    """
     path = path_of(spec, part)
     if path is None:
         if spec.source == "digits":
@@ -172,15 +219,23 @@ def fingerprint(spec: DataSpec, part: str) -> str:
         if spec.source == "torchvision":
             return digest("torchvision", spec.name, part)
         images, labels = _read_factory(spec, part)
-        return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
+        content = hashlib.sha256(digest(images.shape).encode())
+        content.update(np.ascontiguousarray(images).data)
+        content.update(labels.data)
+        return content.hexdigest()[:16]
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     stats = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    columns = (spec.image_column, spec.label_column)
+    # The usual columns add nothing, so that the hash of a usual file is that of its content alone.
+    view = spec.image_size if spec.source == "image_folder" else columns if columns != _USUAL_COLUMNS else None
     if sum(size for _, size, _ in stats) > _HASHED_BYTES:
-        return digest("files", stats)
-    content = hashlib.sha256()
+        return digest("files", stats, *([] if view is None else [view]))
+    content = hashlib.sha256(b"" if view is None else digest(view).encode())
     for file in files:
         content.update(str(file.relative_to(path)).encode())
-        content.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while chunk := opened.read(_READ_BYTES):
+                content.update(chunk)
     return content.hexdigest()[:16]
 
 

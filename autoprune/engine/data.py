@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoprune.engine._sources import Arrays, decode_square, fingerprint, folder_files, path_of, read_arrays
+from autoprune.engine._sources import (
+    Arrays,
+    decode_square,
+    fingerprint,
+    folder_classes,
+    folder_files,
+    path_of,
+    read_arrays,
+)
 from autoprune.errors import ConfigError, DataError
 from autoprune.spec import DataSpec, digest, seed_of
 
 __all__ = ["ImageSet", "Preprocess", "Splits", "augment", "load_splits", "load_test"]
 
 _HELD_BYTES = 4 * 2**30  # Decoded image folders above this are read through a DataLoader instead.
+_SAMPLED_IMAGES = 10_000  # For mean and deviation;
+_SAMPLED_BYTES = 2**28  # fewer where they are large, since each process that starts looks at them.
 
 
 class ImageSet(ABC):
@@ -59,12 +71,17 @@ class _HeldImages(ImageSet):
         return _HeldImages(self._images, self._all_labels, self._indices[indices])
 
 
+def _lists(index_batches: Iterable[Tensor]) -> Iterator[list[int]]:
+    for batch in index_batches:  # One at a time: those of a whole phase fill gigabytes.
+        yield batch.tolist()
+
+
 class _FolderFiles(torch.utils.data.Dataset[Tensor]):
     def __init__(self, paths: list[str], size: int) -> None:
         self.paths, self.size = paths, size
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(decode_square(Path(self.paths[index]).read_bytes(), self.size))
+        return torch.from_numpy(decode_square(self.paths[index], self.size))
 
 
 class _FolderImages(ImageSet):
@@ -77,9 +94,10 @@ class _FolderImages(ImageSet):
     def read(self, index_batches: Iterable[Tensor]) -> Iterator[Tensor]:
         loader = torch.utils.data.DataLoader(
             _FolderFiles(self._paths, self._size),
-            batch_sampler=[batch.tolist() for batch in index_batches],
+            batch_sampler=_lists(index_batches),
             num_workers=min(8, os.cpu_count() or 1),
             pin_memory=torch.accelerator.is_available(),
+            generator=torch.Generator(),  # Its own: the global one is not ours to draw from.
         )
         yield from loader
 
@@ -157,7 +175,7 @@ def _held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
         folder.mkdir(parents=True, exist_ok=True)
         images_read, labels_read = read()
         for part, array in (("images", images_read), ("labels", labels_read)):
-            temporary = folder / f"{key}.{part}.{os.getpid()}.tmp.npy"
+            temporary = folder / f"{key}.{part}.{uuid.uuid4().hex}.tmp.npy"
             np.save(temporary, array)
             os.replace(temporary, names[part])
     # Copy-on-write: pages are shared between workers, yet torch sees a writable array and stays silent.
@@ -165,20 +183,25 @@ def _held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
     return _HeldImages(images, torch.from_numpy(np.load(names["labels"])))
 
 
-def _open(spec: DataSpec, part: str, *, folder: Path) -> ImageSet:
-    path, key = path_of(spec, part), digest("images", fingerprint(spec, part), spec.image_size)
+def _decode_files(paths: list[str], labels: list[int], size: int) -> Arrays:
+    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+    for place, path in enumerate(paths):
+        images[place] = decode_square(path, size)
+    return images, np.array(labels)
+
+
+def _open(spec: DataSpec, part: str, content: str, *, folder: Path) -> ImageSet:
+    key = digest("images", content, spec.image_size)
     if spec.source == "image_folder":
+        path, trained_on = path_of(spec, part), path_of(spec, "train")
         assert path is not None
+        assert trained_on is not None
         assert spec.image_size is not None
         size = spec.image_size
-        paths, labels = folder_files(path)
+        paths, labels = folder_files(path, folder_classes(trained_on))
         if 3 * size * size * len(paths) > _HELD_BYTES:
             return _FolderImages(paths, torch.tensor(labels), size)
-        return _held(
-            folder,
-            key,
-            lambda: (np.stack([decode_square(Path(p).read_bytes(), size) for p in paths]), np.array(labels)),
-        )
+        return _held(folder, key, lambda: _decode_files(paths, labels, size))
     return _held(folder, key, lambda: read_arrays(spec, part))
 
 
@@ -186,7 +209,7 @@ def _split(n: int, rule: str, fingerprint: str) -> tuple[Tensor, Tensor]:
     kind, _, amount = rule.partition(":")
     try:
         held = round(float(amount) * n) if kind == "random" else int(amount)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(
             f'[data] `validation` must look like "last:5000" or "random:0.1", or be a path, but got {rule!r}.'
         ) from None
@@ -207,10 +230,25 @@ def _statistics(images: ImageSet, spec: DataSpec) -> Preprocess:
         raise ConfigError(f"[data] `mean` and `std` must both hold {channels} numbers, one per image channel.")
     if spec.mean is not None and spec.std is not None:
         return Preprocess(spec.mean, spec.std)
-    picked = torch.linspace(0, len(images) - 1, min(len(images), 10_000)).long()
-    pixels = torch.cat(list(images.read(picked.split(500)))).double() / 255
-    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp_min(1e-3)
-    return Preprocess(tuple(mean.tolist()), tuple(std.tolist()))
+    n_sampled = max(2, min(len(images), _SAMPLED_IMAGES, _SAMPLED_BYTES // math.prod(images.shape)))
+    picked = torch.arange(n_sampled) * (len(images) - 1) // (n_sampled - 1)
+    count, total, squares = 0, torch.zeros(channels, dtype=torch.int64), torch.zeros(channels, dtype=torch.int64)
+    for batch in images.read(picked.split(500)):  # Sums of bytes are exact, so they need not be held together.
+        pixels = batch.movedim(1, 0).flatten(1).long()
+        count, total, squares = count + pixels.shape[1], total + pixels.sum(1), squares + pixels.square().sum(1)
+    mean = total.double() / count
+    variance = (squares.double() - total.double() * mean) / (count - 1)
+    std = (variance.clamp_min(0).sqrt() / 255).clamp_min(1e-3)
+    return Preprocess(tuple((mean / 255).tolist()), tuple(std.tolist()))
+
+
+def _check_alike(images: ImageSet, train: ImageSet, part: str) -> None:
+    n_classes = int(train.labels.max()) + 1
+    if images.shape != train.shape or int(images.labels.max()) >= n_classes:
+        raise DataError(
+            f"[data] `{part}` must be like the training set, images of shape {train.shape} with labels below "
+            f"{n_classes}, but holds images of shape {images.shape} with labels up to {int(images.labels.max())}."
+        )
 
 
 def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
@@ -224,8 +262,8 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
         DataError: Missing or unreadable data, images of different sizes.
         ConfigError: A split that leaves one side empty.
     """
-    images = _open(spec, "train", folder=folder)
     prints = {"train": fingerprint(spec, "train")}
+    images = _open(spec, "train", prints["train"], folder=folder)
     if spec.source == "digits" or spec.test is not None:
         prints["test"] = fingerprint(spec, "test")
         if prints["test"] == prints["train"]:
@@ -235,11 +273,11 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
         train, validation = images.subset(train_at), images.subset(held_at)
         indices_digest = hashlib.sha256(json.dumps([train_at.tolist(), held_at.tolist()]).encode()).hexdigest()[:16]
     elif spec.source in ("parquet", "image_folder"):
-        train, validation = images, _open(spec, "validation", folder=folder)
-        prints["validation"] = fingerprint(spec, "validation")
-        indices_digest = prints["validation"]
+        prints["validation"] = indices_digest = fingerprint(spec, "validation")
         if prints["validation"] in (prints["train"], prints.get("test")):
             raise DataError("[data] `validation` holds the same data as the training or the test set. Hold out a part.")
+        train, validation = images, _open(spec, "validation", prints["validation"], folder=folder)
+        _check_alike(validation, images, "validation")
     else:
         raise ConfigError(
             f'[data] `validation` must look like "last:5000" or "random:0.1" here, but got {spec.validation!r}.'
@@ -249,5 +287,9 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
 
 
 def load_test(spec: DataSpec, *, folder: Path) -> ImageSet:
-    """Open the test split, which no part of the search may see."""
-    return _open(spec, "test", folder=folder)
+    """Open the test split, which no part of the search may see.
+
+    Raises:
+        DataError: Missing or unreadable data, images of different sizes.
+    """
+    return _open(spec, "test", fingerprint(spec, "test"), folder=folder)
