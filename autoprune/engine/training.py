@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +16,10 @@ from autoprune.engine.data import ImageSet, Preprocess, augment
 from autoprune.errors import ConfigError, TrialError
 from autoprune.spec import TrainSpec
 
-__all__ = ["Bench", "accuracy", "default_device", "recalibrate", "train"]
+__all__ = ["Bench", "accuracy", "default_device", "learning_rate", "recalibrate", "train"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
 _RECALIBRATION_BATCH = 64  # Small, so that a few thousand images give the 100 batches that the averages need.
 
 
@@ -55,18 +58,33 @@ def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.O
     return adam(groups, spec.learning_rate, betas=(spec.momentum, 0.999))
 
 
-def _schedule(optimizer: torch.optim.Optimizer, spec: TrainSpec, n_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    if spec.schedule == "one_cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            spec.learning_rate,
-            total_steps=n_steps + 1,
-            pct_start=max(spec.warmup, 1e-3),
-            cycle_momentum=False,
-        )
+def learning_rate(spec: TrainSpec, step: int, n_steps: int) -> float:
+    """The learning rate of one step of a phase.
+
+    ``one_cycle`` rises from 1/25 of the peak for the ``warmup`` share of the phase, then falls to 1/250,000 of it, both
+    along half a cosine; ``cosine`` only falls, to zero.
+
+    Args:
+        spec: Schedule, its peak and its warmup.
+        step: 0 is the first; ``n_steps`` would come after the last.
+        n_steps: Of the whole phase, >= 1.
+
+    References:
+        Smith and Topin (2018), Super-convergence, arXiv 1708.07120, in the form of PyTorch's ``OneCycleLR``.
+    """
+    peak = spec.learning_rate
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
+
+    if spec.schedule == "constant":
+        return peak
     if spec.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        return between(peak, 0.0, step / n_steps)
+    top = spec.warmup * (n_steps + 1) - 1  # The step of the peak; below 0 where the warmup is shorter than a step.
+    if top > 0 and step <= top:
+        return between(peak / 25, peak, step / top)
+    return between(peak, peak / 25 / 1e4, (step - top) / (n_steps - top))
 
 
 def _index_batches(n_images: int, n_steps: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -79,6 +97,15 @@ def _index_batches(n_images: int, n_steps: int, batch: int, generator: torch.Gen
                 break
             yield indices
             done += 1
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed what draws from the global generators, and put them back afterwards."""
+    devices = [device] if device.type in ("cuda", "xpu") else []
+    with torch.random.fork_rng(devices, device_type=device.type):
+        torch.manual_seed(seed)
+        yield
 
 
 def train(
@@ -98,7 +125,8 @@ def train(
         images: What to train on.
         spec: Optimizer, schedule, length.
         bench: Device, precision, normalisation.
-        seed: Fixes order and augmentation.
+        seed: Fixes order, augmentation and what the network draws itself (dropout); the caller's own random state is
+            left as it was.
         hooks: What a method does in each step.
         on_step: Called after each step with the share of the phase done, in (0, 1]. It may score the
             model; training mode is restored.
@@ -113,32 +141,36 @@ def train(
     model.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     optimizer = _optimizer(model, spec, hooks)
-    schedule = _schedule(optimizer, spec, n_steps)
     scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "float16")
     index_batches = list(_index_batches(len(images), n_steps, spec.batch, generator))
-    for step, (indices, pixels) in enumerate(zip(index_batches, images.read(index_batches), strict=True)):
-        inputs = bench.preprocess(augment(pixels, spec.augmentation, generator), bench.device)
-        targets = images.labels[indices].to(bench.device, non_blocking=True)
-        with bench.autocast():
-            logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
-        if hooks.extra_loss is not None:
-            loss = loss + hooks.extra_loss()
-        if step % 50 == 0 and not torch.isfinite(loss):
-            raise TrialError(
-                f"the loss must stay finite, but is {loss.item()} at step {step}. Lower the learning rate."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        hooks.transform_gradients()
-        scaler.step(optimizer)
-        scaler.update()
-        hooks.shrink(float(schedule.get_last_lr()[0]))
-        hooks.after_step()
-        schedule.step()
-        on_step((step + 1) / n_steps)
-        model.train()
+    with _own_randomness(bench.device, seed):
+        for step, (indices, pixels) in enumerate(zip(index_batches, images.read(index_batches), strict=True)):
+            rate = learning_rate(spec, step, n_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            inputs = bench.preprocess(augment(pixels, spec.augmentation, generator), bench.device)
+            targets = images.labels[indices].to(bench.device, non_blocking=True)
+            with bench.autocast():
+                logits = model(inputs)
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
+            if hooks.extra_loss is not None:
+                loss = loss + hooks.extra_loss()
+            if (step % _CHECKED_EVERY == 0 or step == n_steps - 1) and not torch.isfinite(loss):
+                raise TrialError(
+                    f"the loss must stay finite, but is {loss.item()} at step {step}. Lower the learning rate."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            hooks.transform_gradients()
+            scale = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            if scaler.get_scale() >= scale:  # A smaller scale says that this step overflowed and was left out.
+                hooks.shrink(rate)
+                hooks.after_step()
+            on_step((step + 1) / n_steps)
+            model.train()
 
 
 @torch.no_grad()
@@ -169,14 +201,15 @@ def recalibrate(model: nn.Module, images: ImageSet, *, bench: Bench, n_images: i
     model.eval()
 
 
-@torch.inference_mode()
 def accuracy(model: nn.Module, images: ImageSet, *, bench: Bench, batch: int = 500) -> float:
     """Top-1 accuracy in [0, 1]; ``model`` is left in evaluation mode."""
+    # Outside of inference mode: a tensor that is moved within it can't be trained afterwards.
     model.to(bench.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    index_batches = list(torch.arange(len(images)).split(batch))
-    correct = 0
-    for indices, pixels in zip(index_batches, images.read(index_batches), strict=True):
-        with bench.autocast():
-            predicted = model(bench.preprocess(pixels, bench.device)).argmax(1)
-        correct += int((predicted == images.labels[indices].to(bench.device)).sum())
-    return correct / len(images)
+    index_batches = torch.arange(len(images)).split(batch)
+    correct = torch.zeros((), dtype=torch.int64, device=bench.device)
+    with torch.inference_mode():
+        for indices, pixels in zip(index_batches, images.read(index_batches), strict=True):
+            with bench.autocast():
+                predicted = model(bench.preprocess(pixels, bench.device)).argmax(1)
+            correct += (predicted == images.labels[indices].to(bench.device)).sum()
+    return int(correct) / len(images)
