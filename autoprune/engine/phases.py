@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from torch import Tensor
 
 from autoprune.engine.weights import publish, read_tensors, sha256_of
@@ -60,20 +61,26 @@ class PhaseStore:
             if record["sha256"] != sha256_of(path):
                 return None
             return Phase(key, read_tensors(path), record, path)
-        except (OSError, ValueError, KeyError, WeightsError):
+        except (OSError, ValueError, KeyError, TypeError, WeightsError):
             return None
 
     def get(self, kind: str, key: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Phase:
         """Take the result from the folder, or compute and publish it.
 
-        Two workers that compute the same phase at once waste one of the computations; nothing breaks,
-        since both publish the same bytes.
+        Two workers that compute the same phase at once waste one of the computations; nothing breaks: the first
+        result to be published is the one that both return.
         """
         found = self.find(kind, key)
         if found is not None:
             return found
         tensors, record = compute()
-        publish(self.path(kind, key), tensors, {**record, "kind": kind, "key": key})
+        path = self.path(kind, key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock")):  # A result is two files; two writers would mix theirs.
+            found = self.find(kind, key)
+            if found is not None:
+                return found
+            publish(path, tensors, {**record, "kind": kind, "key": key})
         again = self.find(kind, key)
         if again is None:
             raise WeightsError(f"phase {kind}-{key} could not be read back from {self.folder}. Check the disk.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
+import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +42,15 @@ def publish(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
         The hash of the weights file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Copies, since tensors that share memory (one layer under two names) can't be saved as they are.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    data = save(copies)
     sha256 = hashlib.sha256(data).hexdigest()
     text = json.dumps({**record, "sha256": sha256}, indent=1, sort_keys=True)
     for target, content in ((path, data), (path.with_suffix(".json"), text.encode())):
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
         temporary.write_bytes(content)
         os.replace(temporary, target)
     return sha256
@@ -68,13 +74,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"weights: {path} must be a safetensors file, or a .pt file of plain tensors, but it is neither ({error}). "
             "Save a state_dict with safetensors.torch.save_file."
         ) from error
-    except Exception as error:  # torch.load raises what its unpickler meets.
+    except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights: {path} must hold plain tensors only, but it is a pickle of other objects, which can run code "
             "when loaded. Save its state_dict() instead, best with safetensors.torch.save_file."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"weights: {path} must hold a flat state_dict, but holds {type(state).__name__}.")
+    except Exception as error:  # torch.load raises whatever a damaged archive makes it stumble over.
+        raise WeightsError(
+            f"weights: {path} must be a whole .pt file, but can't be read ({type(error).__name__}). Copy it again."
+        ) from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"weights: {path} must hold a flat state_dict, but holds a {type(state).__name__}.")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(
+                f"weights: {path} must hold a flat state_dict, but its entry {name!r} is a {type(value).__name__}. "
+                "Save the state_dict alone."
+            )
     return state
 
 
