@@ -40,7 +40,7 @@ class FinishedStudy:
 
 
 VALUES = ((0.98, 1.0), (0.97, 0.5), (0.9, 0.2), (0.88, 0.3))
-"""Accuracy and MACs ratio of the complete trials."""
+"""Accuracy and cost of the complete trials."""
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +64,25 @@ def write_study(artifacts: Path) -> WriteStudy:
 
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) -> FinishedStudy:
-    """Made through the search API, as a driver would; only the scores are invented."""
+    """Made once, to be copied."""
+    return _finish(write_study(tmp_path_factory.mktemp("finished")))
+
+
+@pytest.fixture(scope="session")
+def finished_by_params(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) -> FinishedStudy:
+    """The same with parameters in place of MACs as the objective; tests only read it."""
+    study = 'name = "digits"\nn_trials = 10\nobjectives = ["accuracy", "params_ratio"]'
+    return _finish(write_study(tmp_path_factory.mktemp("finished_by_params"), study=study))
+
+
+def _finish(file: Path) -> FinishedStudy:
+    """Make a study through the search API, as a driver would; only the scores are invented."""
     from autoprune.api import _planning
     from autoprune.search import Claim, Claims, Database, StudyRecord
     from autoprune.search.propose import Proposer
     from autoprune.workbench import open_workbench
 
-    folder = tmp_path_factory.mktemp("finished")
-    found = FinishedStudy(write_study(folder), folder / "autoprune.db")
+    found = FinishedStudy(file, file.parent / "autoprune.db")
     config = _planning.load_config(found.file)
     workbench = open_workbench(config.setting)
     db = Database.open(found.url, create=True)
@@ -99,16 +110,11 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory, write_study: WriteSt
         return claimed.trial_id
 
     study.enter("here:1:abc")
-    for accuracy, macs_ratio in VALUES:
-        macs = round(workbench.traced.cost.dense_macs * macs_ratio)
-        attrs = {
-            "accuracy": accuracy,
-            "macs_ratio": macs_ratio,
-            "macs": macs,
-            "params": macs // 10,
-            "rungs": {"0": 0.1},
-        }
-        claims.complete(claim(), (accuracy, macs_ratio), attrs)
+    cost = config.study.objectives[1]
+    for values in VALUES:
+        macs = round(workbench.traced.cost.dense_macs * values[1])
+        attrs = {"accuracy": values[0], cost: values[1], "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}}
+        claims.complete(claim(), values, attrs)
     claims.stopped(claim(), {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
     claims.failed(claim(), "the loss became nan")
     claim()

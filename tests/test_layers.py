@@ -33,7 +33,6 @@ UNITS = {
     "methods": (TORCH, 3.0),
     "saved": (TORCH, 4.0),
     "workbench": (TORCH, 4.0),
-    "saved": (TORCH, 4.0),
     "trial": (TORCH, 4.5),
     "search": (SEARCH, 1.0),
     "distributed": (SEARCH, 2.0),

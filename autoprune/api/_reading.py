@@ -75,19 +75,24 @@ class Study:
 
         Args:
             where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
-            sort: A column; accuracy and other maximised ones come largest first. Default: by MACs ratio.
-            spacing: Leave out points so that no two are nearer than this in MACs ratio.
+            sort: A column; accuracy and other maximised ones come largest first. Default: by `cost`.
+            spacing: Leave out points so that no two are nearer than this in `cost`.
 
         Raises:
             ConfigError: ``where`` or ``sort`` names no column, or is no comparison; a negative ``spacing``.
         """
         if spacing is not None and not 0 <= spacing <= 1:
-            raise ConfigError(f"`spacing` must be in [0, 1], a distance in macs_ratio, but got spacing={spacing}.")
+            raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
         from autoprune.search.query import front, thinned
 
         search = self.config.study
         rows = front(self.trials(), search.objectives, search.directions, where=where, sort=sort)
-        return rows if spacing is None else thinned(rows, "macs_ratio", "accuracy", gap=spacing)
+        return rows if spacing is None else thinned(rows, self.cost, "accuracy", gap=spacing)
+
+    @property
+    def cost(self) -> str:
+        """The first objective beside accuracy: the axis along which a front is drawn and sorted."""
+        return next(objective for objective in self.config.study.objectives if objective != "accuracy")
 
     @property
     def reference_point(self) -> dict[str, float]:

@@ -29,8 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
     parser.add_argument("--where", metavar="EXPR", help="only among trials that satisfy this, e.g. 'macs_ratio <= 0.5'")
-    parser.add_argument("--sort", metavar="COLUMN", help="order by this column (default: macs_ratio)")
-    parser.add_argument("--spacing", type=float, metavar="GAP", help="leave out points nearer than this in macs_ratio")
+    parser.add_argument("--sort", metavar="COLUMN", help="order by this column (default: the first cost)")
+    parser.add_argument(
+        "--spacing", type=float, metavar="GAP", help="leave out points nearer than this in the first cost"
+    )
     parser.add_argument(
         "--format", type=one_of("format", _FORMATS), default="table", metavar="F", help="table (default), csv or json"
     )

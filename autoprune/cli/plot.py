@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_front"]
 
 _ENDINGS = (".png", ".svg", ".pdf")
+_AXES = {"macs_ratio": "MACs", "params_ratio": "parameters"}
 
 
 def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
@@ -34,15 +35,17 @@ def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
         raise ConfigError(
             "`--plot` needs matplotlib, but it is not installed. Run: pip install autoprune[plot]"
         ) from None
-    trials = study.trials()
+    trials, cost = study.trials(), study.cost
     done = trials[trials["state"] == "COMPLETE"]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(done["macs_ratio"], done["accuracy"], s=14, color="0.7", label=f"{len(done)} trials")
-    ordered = front.sort_values("macs_ratio")
-    axes.step(ordered["macs_ratio"], ordered["accuracy"], where="post", color="C0", linewidth=1)
-    axes.scatter(ordered["macs_ratio"], ordered["accuracy"], s=24, color="C0", label=f"front, {len(ordered)} points")
-    axes.set(xlabel="MACs, pruned / dense", ylabel="validation accuracy", title=f"study {study.name}")
+    axes.scatter(done[cost], done["accuracy"], s=14, color="0.7", label=f"{len(done)} trials")
+    ordered = front.sort_values(cost)
+    axes.step(ordered[cost], ordered["accuracy"], where="post", color="C0", linewidth=1)
+    axes.scatter(ordered[cost], ordered["accuracy"], s=24, color="C0", label=f"front, {len(ordered)} points")
+    axes.set(
+        xlabel=f"{_AXES.get(cost, cost)}, pruned / dense", ylabel="validation accuracy", title=f"study {study.name}"
+    )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     try:

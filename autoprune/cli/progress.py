@@ -43,7 +43,7 @@ class _Figures:
             return self._text
         self._read_at = time.monotonic()
         counts, n_trials = dispatcher.counts(), study.config.study.n_trials
-        front = study.front()
+        front, cost = study.front(), study.cost
         if self._first_finished is None:
             self._first_finished = counts.finished
         text = {
@@ -54,10 +54,10 @@ class _Figures:
         }
         best = []
         for level in _LEVELS:
-            under = front[front["macs_ratio"] <= level + 1e-9]
+            under = front[front[cost] <= level + 1e-9]
             if len(under):
                 best.append(f"{under['accuracy'].max():.4f} at <= {level:g}")
-        text["best accuracy by macs_ratio"] = ", ".join(best) or "none yet"
+        text[f"best accuracy by {cost}"] = ", ".join(best) or "none yet"
         text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
         text["time left"] = self._left(counts.finished, n_trials, dispatcher.seconds_left)
         self._text = text

@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         told = value if isinstance(value, str) else json.dumps(value)
-        print(f"{key:<{width}}  {told}")
+        print(f"{key:<{width}}  {told}".replace("\n", f"\n{'':<{width}}  "))
     return 0

@@ -43,5 +43,6 @@ def run(args: argparse.Namespace) -> int:
             f"{driver.state}: {driver.host}, process {driver.pid}, last seen {driver.seen_s_ago:.0f} s ago: {running}"
         )
     for number, reason in status.failures:
-        print(f"failed: trial {number}: {reason}")
+        first, *more = reason.splitlines() or [""]
+        print(f"failed: trial {number}: {first}{' ...' if more else ''}")
     return 0

@@ -80,6 +80,17 @@ def test_a_plot(name: str, magic: bytes, run: Run, finished: Any) -> None:
     assert Path(name).read_bytes().startswith(magic)
 
 
+def test_a_front_by_parameters(run: Run, finished_by_params: Any) -> None:
+    pytest.importorskip("matplotlib")
+    flags = ["--spacing", "0.4", "--plot", "front.svg", "--storage", finished_by_params.url]
+    lines = ok(run("pareto", "digits", *flags)).splitlines()
+    assert lines[0].split()[:3] == ["trial", "accuracy", "params_ratio"]
+    assert [line.split()[0] for line in lines[1:-1]] == ["2", "0"]
+    assert Path("front.svg").read_text().count("<svg") == 1
+    told = "`spacing` must be in [0, 1], a distance in params_ratio, but got spacing=-1.0."
+    assert run("pareto", "digits", "--spacing", "-1", "--storage", finished_by_params.url).is_refusal(told)
+
+
 def test_status(run: Run, finished: Any) -> None:
     lines = ok(run("status", "digits", "--storage", finished.url)).splitlines()
     assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"

@@ -1,0 +1,59 @@
+"""Exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autoprune import errors
+from autoprune.cli import status
+from autoprune.errors import AutopruneError
+
+Run = Callable[..., Any]
+
+
+@pytest.mark.parametrize("kind", sorted(set(errors.__all__) - {"unknown_name", "AutopruneError"}))
+def test_every_error_of_ours_is_one_line(kind: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: object) -> int:
+        raise getattr(errors, kind)("it went wrong. Do this.")
+
+    monkeypatch.setattr(status, "run", fail)
+    answer = run("status", "digits")
+    assert (answer.code, answer.out, answer.err) == (
+        1 if kind == "StudyFailedError" else 2,
+        "",
+        "autoprune: it went wrong. Do this.\n",
+    )
+    assert issubclass(getattr(errors, kind), AutopruneError)
+
+
+def test_errors_that_are_bugs_keep_their_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: object) -> int:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(status, "run", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run("status", "digits")
+
+
+def test_an_interrupt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "run", fail)
+    assert run("status", "digits").code == 130
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    """As in ``autoprune list spaces | true``."""
+    command = [sys.executable, "-m", "autoprune", "list", "spaces"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # long before Python has started
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
