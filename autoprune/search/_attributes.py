@@ -14,8 +14,9 @@ _REASON_LENGTH = 10_000
 
 
 def plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """``attrs`` as the database gives them back: plain Python numbers for numpy's, lists for tuples."""
-    plain = json.loads(json.dumps(dict(attrs), default=_to_python))
+    """``attrs`` as they are stored: plain Python numbers for numpy's, lists for tuples, null for what is not finite."""
+    # JSON proper has no NaN; Python writes one all the same, on which other readers of the database choke.
+    plain = json.loads(json.dumps(dict(attrs), default=_to_python), parse_constant=lambda _: None)
     assert isinstance(plain, dict)
     return plain
 
@@ -40,14 +41,14 @@ def wrong_attrs(attrs: Mapping[str, Any]) -> str:
     return ""
 
 
-def wrong_values(values: Sequence[float] | None, objectives: Sequence[str]) -> str:
+def wrong_values(values: Sequence[float | None] | None, objectives: Sequence[str]) -> str:
     """What keeps these values from being a result; empty if nothing does."""
     if values is None or len(values) != len(objectives):
         n = 0 if values is None else len(values)
         return f"a result must give one value for each of {', '.join(objectives)}, but it gave {n}"
     for name, value in zip(objectives, values, strict=True):
         try:
-            finite = math.isfinite(value)
+            finite = value is not None and math.isfinite(value)
         except (TypeError, ValueError):
             finite = False
         if not finite:

@@ -184,7 +184,7 @@ class Claims:
             connection.execute(sa.update(drivers).where(drivers.c.owner == self.owner).values(seen_at=now))
         return set(trial_ids) - kept
 
-    def complete(self, trial_id: int, values: Sequence[float], attrs: Mapping[str, Any]) -> TrialState:
+    def complete(self, trial_id: int, values: Sequence[float | None], attrs: Mapping[str, Any]) -> TrialState:
         """Store a result: the attributes first, then the values and the state.
 
         Returns:
@@ -198,7 +198,7 @@ class Claims:
         if wrong:
             self.failed(trial_id, wrong)
             return TrialState.FAIL
-        self._tell(trial_id, TrialState.COMPLETE, attrs, [float(value) for value in values])
+        self._tell(trial_id, TrialState.COMPLETE, attrs, [float(value) for value in values if value is not None])
         return TrialState.COMPLETE
 
     def stopped(self, trial_id: int, attrs: Mapping[str, Any]) -> TrialState:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.search import pareto, schema
+from autoprune.search._history import raw_rows
 from autoprune.search._where import rows_where
 from autoprune.search.database import Database
 from autoprune.search.study import StudyRecord
@@ -46,14 +47,16 @@ def trials_frame(db: Database, study: StudyRecord) -> pd.DataFrame:
 
     of_study = _TRIALS.c.study_id == study.study_id
     with db.reading() as connection:
-        trials = _rows(
+        trials = raw_rows(
             connection, sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, sa.cast(_TRIALS.c.state, sa.String)), of_study
         )
-        values = _rows(connection, sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value), of_study)
-        params = _rows(connection, sa.select(_PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value), of_study)
+        values = raw_rows(connection, sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value), of_study)
+        params = raw_rows(
+            connection, sa.select(_PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value), of_study
+        )
         choices = _choices(connection, params)
         scalar = sa.func.substr(_ATTRIBUTES.c.value_json, 1, 1).not_in(["{", "["])
-        attributes = _rows(
+        attributes = raw_rows(
             connection,
             sa.select(_ATTRIBUTES.c.trial_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json),
             sa.and_(of_study, scalar),
@@ -166,16 +169,6 @@ def hypervolume_of(
             f"{ {name: reference_point[name] for name in objectives} }."
         )
     return pareto.hypervolume(points, worst) / float(np.prod(worst))
-
-
-def _rows(connection: sa.Connection, query: sa.Select[Any], where: sa.ColumnElement[bool]) -> list[Any]:
-    """All rows as the driver gives them: hundreds of thousands, for which SQLAlchemy's own rows cost too much."""
-    table = query.get_final_froms()[0]
-    if table is not _TRIALS:
-        query = query.select_from(_TRIALS.join(table, table.c.trial_id == _TRIALS.c.trial_id))
-    cursor = connection.execute(query.where(where)).cursor
-    assert cursor is not None
-    return list(cursor.fetchall())
 
 
 def _choices(connection: sa.Connection, params: list[Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "metadata",
     "optuna_trial_attributes",
     "optuna_trial_params",
+    "optuna_trial_system_attributes",
     "optuna_trial_values",
     "optuna_trials",
     "phases",
@@ -99,6 +100,7 @@ optuna_trials = sa.table(
     sa.column("number", sa.Integer),
     sa.column("study_id", sa.Integer),
     sa.column("state", sa.Enum(TrialState)),
+    sa.column("datetime_start", sa.DateTime),
     sa.column("datetime_complete", sa.DateTime),
 )
 optuna_trial_values = sa.table(
@@ -106,6 +108,7 @@ optuna_trial_values = sa.table(
     sa.column("trial_id", sa.Integer),
     sa.column("objective", sa.Integer),
     sa.column("value", sa.Double),
+    sa.column("value_type", sa.String),
 )
 optuna_trial_params = sa.table(
     "trial_params",
@@ -117,6 +120,12 @@ optuna_trial_params = sa.table(
 )
 optuna_trial_attributes = sa.table(
     "trial_user_attributes",
+    sa.column("trial_id", sa.Integer),
+    sa.column("key", sa.String),
+    sa.column("value_json", sa.Text),
+)
+optuna_trial_system_attributes = sa.table(
+    "trial_system_attributes",
     sa.column("trial_id", sa.Integer),
     sa.column("key", sa.String),
     sa.column("value_json", sa.Text),

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import ConfigError, IdentityError, StorageError, unknown_name
 from autoprune.search import schema
+from autoprune.search._history import History
 from autoprune.search.database import Database
 
 __all__ = ["DriverRow", "StudyRecord", "StudyRow", "list_studies"]
@@ -79,6 +80,7 @@ class StudyRecord:
         self.revision = revision
         self.objectives = tuple(objectives)
         self.directions = tuple(objectives.values())
+        self._history = History(db, study_id)
 
     @classmethod
     def create_or_join(
@@ -142,9 +144,8 @@ class StudyRecord:
         )
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number, for reading: finished ones are cached and shared, so change nothing in them."""
-        with self.db.speaking(), self.db.looking():
-            return self.db.storage.get_all_trials(self.study_id, deepcopy=False)
+        """All trials by number; those that have ended are read once and shared, so change nothing in them."""
+        return self._history.read()
 
     def request_stop(self) -> None:
         """Ask every driver of this study to stop; it is they who look."""

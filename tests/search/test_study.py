@@ -5,13 +5,14 @@ import os
 import pickle
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import load_study
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from autoprune.errors import ConfigError, IdentityError, StorageError
 from autoprune.search import schema
@@ -215,6 +216,38 @@ def test_trials_see_what_others_wrote(db: Database, url: str) -> None:
     assert (trial.state, trial.values, trial.user_attrs["macs"]) == (TrialState.COMPLETE, [0.5, 0.25], 7)
     assert seen.trials()[0] is trial
     second.close()
+
+
+def test_trials_are_optunas_own_records(db: Database, url: str) -> None:
+    study, other = make(db), make(db, name="other")
+    claims = Claims(study, owner="a", n_trials=9)
+    space: dict[str, BaseDistribution] = {
+        "lam": FloatDistribution(1e-4, 1.0, log=True),
+        "x": IntDistribution(0, 9),
+        "m": CategoricalDistribution(["a", None]),
+    }
+    params = [{"lam": 0.1 * x, "x": x, "m": None if x % 2 else "a"} for x in range(1, 7)]
+    taken = [claims.claim(Proposal(given, space, str(given["x"]), {"point": {"x": 1}})) for given in params]
+    ids = [claim.trial_id for claim in taken if isinstance(claim, Claim)]
+    Claims(other, owner="a", n_trials=9).claim(Proposal({}, {}, "key"))
+    seen = StudyRecord.open(Database.open_readonly(url), "digits")
+    steps: list[Callable[[], object]] = [
+        lambda: claims.complete(ids[1], [0.5, 0.25], {"macs": 7, "widths": {"conv": [1, 2]}, "nothing": float("nan")}),
+        lambda: claims.stopped(ids[5], {"rungs": {"0": 0.5}}),
+        lambda: claims.failed(ids[0], "worker lost", retry=True),
+        lambda: claims.claim_waiting(),
+        lambda: claims.failed(ids[2], "broken"),
+        lambda: claims.complete(ids[3], [0.0, 1.0], {}),
+        lambda: db.storage.create_new_trial(
+            study.study_id, create_trial(values=[float("inf"), -float("inf")], state=TrialState.COMPLETE)
+        ),
+    ]
+    for step in steps:
+        step()
+        assert seen.trials() == db.storage.get_all_trials(study.study_id)
+    assert seen.trials()[0].params == {"lam": 0.1, "x": 1, "m": None}
+    assert seen.trials()[1].user_attrs["nothing"] is None
+    seen.db.close()
 
 
 def test_stop_requests(db: Database, clock: Any) -> None:
