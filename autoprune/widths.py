@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -85,7 +86,7 @@ def global_ranking(
     Raises:
         InfeasibleError: Even the minimum widths cost more.
     """
-    unit_scores, unit_groups = [], []
+    unit_scores, unit_groups = [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
     for index, (name, width, step) in enumerate(zip(cost.groups, cost.dense, cost.steps, strict=True)):
         ranked = -np.sort(-scores[name].reshape(step, -1), axis=1)
         units = ranked.mean(0)  # One unit is the r-th best channel of every segment; they go together.
@@ -104,7 +105,9 @@ def global_ranking(
 
     low, high = 0, len(order)  # MACs fall with every removal, so the shortest prefix is found by bisection.
     if cost.macs(after(high)[None])[0] > macs:
-        least = cost.macs(after(high)[None])[0] / cost.dense_macs
+        least = (
+            math.ceil(1e4 * cost.macs(after(high)[None])[0] / cost.dense_macs) / 1e4
+        )  # Rounded up, so that it works.
         raise InfeasibleError(
             f"`macs_target` must be at least {least:.4f}, the minimum widths' share of the dense MACs, "
             f"but got {macs / cost.dense_macs:.4f}. Raise it or lower `min_width`."

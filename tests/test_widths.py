@@ -1,8 +1,8 @@
-"""Width rules: never above the target, on allowed widths, by the order that they promise."""
+"""Width rules: never above the target, on allowed widths, by the order that loops remove one channel after another."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.cost import CostModel, LayerCost, LinearForm, allowed_widths, fit
@@ -12,14 +12,14 @@ from autoprune.widths import RULES, global_ranking, keep_best, uniform
 
 def chain(dense=(16, 32, 24), steps=None):
     """Convolutions that read one another, then 10 logits."""
-    names = tuple("abcdef"[: len(dense)])
+    names = tuple("abcdefghijklmnopqrstuvwxyz"[: len(dense)])
     layers, fan_in = [], LinearForm(3)
     for index, name in enumerate(names):
         fan_out = LinearForm(0, ((index, 1),))
         layers.append(LayerCost(name, 9 * 64, 9, 0, fan_in, fan_out))
         fan_in = fan_out
     layers.append(LayerCost("fc", 1, 1, 1, fan_in, LinearForm(10)))
-    return CostModel(names, tuple(dense), steps or (1,) * len(dense), tuple(layers))
+    return CostModel(names, tuple(dense), tuple(steps or (1,) * len(dense)), tuple(layers))
 
 
 def scores_of(model, seed):
@@ -99,3 +99,178 @@ def test_a_target_below_the_rounded_minimum_is_refused(rule):
     with pytest.raises(InfeasibleError, match="Raise"):
         rule(model, scores_of(model, 0), macs=model.macs(least) - 1, min_widths=least, multiple=16)
     assert rule(model, scores_of(model, 0), macs=model.macs(least), min_widths=least, multiple=16) == least
+
+
+# -- against loops --------------------------------------------------------------------------------------------------
+
+
+def removal_order(cost, scores, min_widths):
+    """Units (score, group) from the least important on: sorted lists and tuples, no ranks."""
+    units = []
+    for place, (name, step) in enumerate(zip(cost.groups, cost.steps, strict=True)):
+        size = len(scores[name]) // step
+        segments = [sorted(scores[name][i * size : (i + 1) * size], reverse=True) for i in range(step)]
+        means = [float(np.mean([segment[rank] for segment in segments])) for rank in range(size)]
+        protected = -(-min_widths.get(name, step) // step)
+        units += [(mean, place, -rank) for rank, mean in enumerate(means) if rank >= protected]
+    return [(score, place) for score, place, _ in sorted(units)]
+
+
+def remove_one_by_one(cost, scores, macs, min_widths):
+    widths = dict(zip(cost.groups, cost.dense, strict=True))
+    steps = dict(zip(cost.groups, cost.steps, strict=True))
+    passed = [dict(widths)]
+    for _, place in removal_order(cost, scores, min_widths):
+        widths[cost.groups[place]] -= steps[cost.groups[place]]
+        passed.append(dict(widths))
+    return next((widths for widths in passed if cost.macs(widths) <= macs), None)
+
+
+@st.composite
+def problems(draw):
+    n = draw(st.integers(1, 4))
+    steps = draw(st.lists(st.sampled_from([1, 1, 2, 3]), min_size=n, max_size=n))
+    widths = [step * draw(st.integers(1, 5)) for step in steps]
+    cost = chain(widths, steps)
+    # Few values, so that ties are common within and between groups and segments.
+    value = st.integers(0, 3).map(float) if draw(st.booleans()) else st.floats(0, 1, allow_subnormal=False)
+    scores = {
+        name: np.array(draw(st.lists(value, min_size=width, max_size=width)))
+        for name, width in zip(cost.groups, widths, strict=True)
+    }
+    min_widths = {
+        name: draw(st.integers(1, width // step)) * step
+        for name, width, step in zip(cost.groups, widths, steps, strict=True)
+        if draw(st.booleans())
+    }
+    return cost, scores, draw(st.floats(0.01, 1.0)) * cost.dense_macs, min_widths
+
+
+@settings(max_examples=200)
+@given(problems())
+def test_global_ranking_is_the_shortest_removal_that_meets_the_target(problem):
+    cost, scores, macs, min_widths = problem
+    expected = remove_one_by_one(cost, scores, macs, min_widths)
+    if expected is None:
+        with pytest.raises(InfeasibleError, match="`macs_target` must be at least "):
+            global_ranking(cost, scores, macs=macs, min_widths=min_widths)
+        return
+    widths = global_ranking(cost, scores, macs=macs, min_widths=min_widths)
+    assert widths == expected
+    assert cost.macs(widths) <= macs
+    for name, step in zip(cost.groups, cost.steps, strict=True):
+        assert widths[name] % step == 0
+        assert widths[name] >= min_widths.get(name, step)
+
+
+@settings(max_examples=100)
+@given(problems(), st.data())
+def test_keep_best_keeps_the_top_of_every_segment(problem, data):
+    cost, scores, _, _ = problem
+    widths = {
+        name: step * data.draw(st.integers(1, width // step))
+        for name, width, step in zip(cost.groups, cost.dense, cost.steps, strict=True)
+    }
+    kept = keep_best(cost, scores, widths)
+    assert list(kept) == list(cost.groups)
+    for name, width, step in zip(cost.groups, cost.dense, cost.steps, strict=True):
+        size, each = width // step, widths[name] // step
+        expected = []
+        for start in range(0, width, size):
+            order = sorted(range(start, start + size), key=lambda channel: (-scores[name][channel], channel))
+            expected += order[:each]
+        assert kept[name].dtype == np.int64
+        assert kept[name].tolist() == sorted(expected)
+
+
+def test_ties_fall_to_the_lower_index():
+    cost = chain([6])
+    kept = keep_best(cost, {"a": np.array([1.0, 2.0, 1.0, 2.0, 1.0, 0.0])}, {"a": 4})
+    assert kept["a"].tolist() == [0, 1, 2, 3]
+
+
+def test_both_conv_groups_keep_equally_many():
+    """All of the second conv group is better than all of the first."""
+    cost = chain([6], [2])
+    kept = keep_best(cost, {"a": np.array([1.0, 3.0, 2.0, 9.0, 8.0, 7.0])}, {"a": 4})
+    assert kept["a"].tolist() == [1, 2, 3, 4]
+
+
+def test_ties_between_groups_fall_to_the_earlier_group():
+    cost = chain([4, 4])
+    scores = {"a": np.ones(4), "b": np.ones(4)}
+    one_less = cost.macs({"a": 3})
+    assert global_ranking(cost, scores, macs=one_less, min_widths={}) == {"a": 3, "b": 4}
+    assert global_ranking(cost, scores, macs=one_less - 1, min_widths={}) == {"a": 2, "b": 4}
+
+
+def test_nothing_is_removed_at_the_dense_target():
+    cost = chain([8, 8])
+    scores = {name: np.arange(8.0) for name in cost.groups}
+    for rule in RULES.values():
+        assert rule(cost, scores, macs=cost.dense_macs, min_widths={}) == {"a": 8, "b": 8}
+        assert rule(cost, scores, macs=2.0 * cost.dense_macs, min_widths={}) == {"a": 8, "b": 8}
+
+
+def test_min_widths_protect_the_best():
+    cost = chain([8, 8])
+    scores = {"a": np.linspace(0, 0.1, 8), "b": np.linspace(1, 2, 8)}
+    least = {"a": 5, "b": 2}
+    macs = cost.macs({"a": 5, "b": 4})
+    widths = global_ranking(cost, scores, macs=macs, min_widths=least)
+    assert widths == {"a": 5, "b": 4}
+    assert keep_best(cost, scores, widths)["a"].tolist() == [3, 4, 5, 6, 7]
+
+
+def test_a_minimum_that_is_no_multiple_of_the_step_is_rounded_up():
+    cost = chain([9, 4], [3, 1])
+    scores = {"a": np.zeros(9), "b": np.ones(4)}
+    widths = global_ranking(cost, scores, macs=cost.macs({"a": 6}), min_widths={"a": 4})
+    assert widths == {"a": 6, "b": 4}
+
+
+def test_infeasible_targets_name_the_reachable_minimum():
+    cost = chain([7, 13])
+    scores = {"a": np.ones(7), "b": np.ones(13)}
+    share = cost.macs_ratio({"a": 2, "b": 3})
+    told = f"`macs_target` must be at least {np.ceil(share * 1e4) / 1e4:.4f}, .* but got 0.0100. Raise it or lower"
+    with pytest.raises(InfeasibleError, match=told):
+        global_ranking(cost, scores, macs=0.01 * cost.dense_macs, min_widths={"a": 2, "b": 3})
+    # The number that is told can be reached.
+    named = np.ceil(share * 1e4) / 1e4
+    widths = global_ranking(cost, scores, macs=named * cost.dense_macs, min_widths={"a": 2, "b": 3})
+    assert widths == {"a": 2, "b": 3}
+
+
+def test_uniform_is_the_inverse_of_the_cost():
+    cost = chain([16, 24, 32])
+    scores = {name: np.zeros(width) for name, width in zip(cost.groups, cost.dense, strict=True)}
+    for share in (0.2, 0.35, 0.8):
+        macs, least = share * cost.dense_macs, {"b": 9}
+        widths = uniform(cost, scores, macs=macs, min_widths=least)
+        assert widths == fit(cost, macs=macs, min_widths=least)
+        assert cost.macs(widths) <= macs
+        assert widths["b"] >= 9
+    with pytest.raises(InfeasibleError, match="must cost at most"):
+        uniform(cost, scores, macs=1.0, min_widths={})
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_network_without_groups_has_its_dense_cost(rule):
+    cost = CostModel((), (), (), (LayerCost("fc", 1, 1, 0, LinearForm(3), LinearForm(4)),))
+    assert RULES[rule](cost, {}, macs=12, min_widths={}) == {}
+    assert keep_best(cost, {}, {}) == {}
+    with pytest.raises(InfeasibleError, match=r"12 \(100.0% of dense\)|at least 1.0000"):
+        RULES[rule](cost, {}, macs=11, min_widths={})
+
+
+def test_few_evaluations_of_large_networks(monkeypatch):
+    """Bisection: 20 groups of 500 channels cost about log2(10,000) evaluations."""
+    cost = chain([500] * 20)
+    generator = np.random.default_rng(0)
+    scores = {name: generator.random(500) for name in cost.groups}
+    calls, macs = [], CostModel.macs
+    monkeypatch.setattr(CostModel, "macs", lambda self, widths: calls.append(1) or macs(self, widths))
+    widths = global_ranking(cost, scores, macs=0.3 * cost.dense_macs, min_widths={})
+    assert len(calls) <= 16
+    assert 0.29 < cost.macs_ratio(widths) <= 0.3
