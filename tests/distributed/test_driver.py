@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+from optuna.trial import TrialState
+
+from autoprune.config import ResourcesConfig
+from autoprune.distributed import drive, plan_slots, run_once
+from autoprune.errors import StudyFailedError
+from autoprune.search.claims import Claims
+from autoprune.search.database import Database
+from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
+from autoprune.search.study import StudyRecord
+from tests.search import fakes
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]  # Ray and Tune warn of themselves.
+OBJECTIVES = ("accuracy", "macs_ratio")
+
+
+def execute(config, report):
+    """A trial in a worker: behaves as its number's entry in ``behaviour`` says."""
+    how = config["behaviour"].get(str(config["number"]), "complete")
+    report({"phase": "finetune", "progress": 0.1, "rung": 0, "accuracy": 0.5, "macs_ratio": 0.5})
+    if how == "raise":
+        raise ValueError("no such luck")
+    if how == "die":
+        os._exit(1)
+    if how == "silent":
+        return None
+    if how == "nan":
+        return {"accuracy": float("nan"), "macs_ratio": 0.5}
+    if how == "linger":
+        for step in range(600):
+            time.sleep(0.1)
+            report({"phase": "finetune", "progress": step / 600})
+    result = fakes.run_trial(config["point"])
+    if config.get("gpus"):
+        import ray
+
+        result["gpu_ids"] = [str(gpu) for gpu in ray.get_gpu_ids()]
+    return result
+
+
+@pytest.fixture
+def study(tmp_path):
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    yield StudyRecord.create_or_join(
+        db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=OBJECTIVES
+    )
+    db.close()
+
+
+def run(study, cluster, tmp_path, *, behaviour=None, n_trials=5, gpu=0.0, **more):
+    claims = Claims(study, owner="me", n_trials=n_trials)
+    dispatcher = Dispatcher(
+        study, claims, fakes.proposer(fakes.space(), n_trials=n_trials), concurrency=2,
+        caps=FailureCaps(3, 20), objectives=OBJECTIVES, lease_s=60.0, **more,
+    )  # fmt: skip
+
+    def make_config(claim):
+        return {
+            "number": claim.number, "point": claim.attrs["point"], "behaviour": behaviour or {}, "gpus": bool(gpu)
+        }  # fmt: skip
+
+    slots = plan_slots(cluster, ResourcesConfig(gpu=gpu))
+    with dispatcher:
+        drive(dispatcher, execute=execute, make_config=make_config, slots=slots, scratch=tmp_path / "ray")
+    return dispatcher
+
+
+def reasons(study):
+    return {t.number: t.user_attrs["reason"] for t in study.trials() if t.state is TrialState.FAIL}
+
+
+def test_failing_silent_dying_and_nan_trials_are_recorded_and_the_study_goes_on(study, cluster, tmp_path):
+    # The lost worker's second try is trial 5 or 6, whichever worker is quicker.
+    behaviour = {"0": "raise", "2": "silent", "4": "die", "7": "nan"}
+    dispatcher = run(study, cluster, tmp_path, behaviour=behaviour, n_trials=5)
+    assert dispatcher.finished
+    states = [trial.state for trial in study.trials()]
+    assert states.count(TrialState.COMPLETE) == 5
+    assert set(states) == {TrialState.COMPLETE, TrialState.FAIL}
+    found = reasons(study)
+    assert "ValueError: no such luck (at test_driver.py:" in found[0]
+    assert "ended without reporting a result" in found[2]
+    assert "the worker died" in found[4]
+    assert "accuracy" in found[7]
+    (again,) = [trial for trial in study.trials() if trial.user_attrs.get("retry_of") == 4]
+    assert again.state is TrialState.COMPLETE
+    keys = [trial.user_attrs["key"] for trial in study.trials() if trial.state is TrialState.COMPLETE]
+    assert len(set(keys)) == 5
+    assert not list((tmp_path / "ray").iterdir())  # Tune's own files are gone.
+
+
+def test_a_broken_trainable_ends_the_study_with_the_first_error(study, cluster, tmp_path):
+    with pytest.raises(StudyFailedError, match=r"3 of them in a row.*of trial \d: ValueError: no such luck"):
+        run(study, cluster, tmp_path, behaviour={str(i): "raise" for i in range(99)}, n_trials=50)
+    assert not [trial for trial in study.trials() if trial.state is TrialState.RUNNING]
+
+
+def test_a_time_limit_stops_running_trials_with_their_best_rung(study, cluster, tmp_path):
+    behaviour = {str(i): "linger" for i in range(2, 99)}
+    dispatcher = run(study, cluster, tmp_path, behaviour=behaviour, n_trials=50, time_limit_s=8.0)
+    assert dispatcher.stopping is Stopping.TIME
+    states = [trial.state for trial in study.trials()]
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED] * 2
+    assert study.trials()[2].user_attrs["partial_accuracy"] == 0.5
+
+
+def test_half_a_gpu_a_trial_puts_two_trials_on_one_device(study, cluster, tmp_path):
+    run(study, cluster, tmp_path, n_trials=4, gpu=0.5)
+    assert [trial.user_attrs["gpu_ids"] for trial in study.trials()] == [["0"]] * 4
+
+
+def test_a_single_task_returns_raises_and_is_cancelled(cluster):
+    assert run_once(lambda: {"x": 1}, cpu=1, gpu=0, go_on=lambda: True) == {"x": 1}
+
+    def bad():
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        run_once(bad, cpu=1, gpu=0, go_on=lambda: True)
+    assert run_once(lambda: time.sleep(60) or {}, cpu=1, gpu=0, go_on=lambda: False) is None
+    assert json.dumps(run_once(lambda: {"y": [1, 2]}, cpu=1, gpu=0, go_on=lambda: True)) == '{"y": [1, 2]}'
