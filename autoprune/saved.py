@@ -19,6 +19,8 @@ from autoprune.errors import ConfigError, WeightsError
 
 __all__ = ["load_model", "read_record"]
 
+_NEEDED = ("image_shape", "n_classes", "kept", "normalisation")
+
 
 def read_record(path: Path) -> dict[str, Any]:
     """The JSON record of a saved network.
@@ -35,7 +37,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(beside.read_text())
         expected = record["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: JSON, but not a table
         raise WeightsError(
             f"{path} must have its record {beside.name} beside it, but that can't be read ({error}). "
             "Copy the two files together."
@@ -43,6 +45,12 @@ def read_record(path: Path) -> dict[str, Any]:
     if sha256_of(path) != expected:
         raise WeightsError(
             f"{path} must be the file that {beside.name} speaks of, but its hash is another. Copy both anew."
+        )
+    lacking = [key for key in _NEEDED if record.get(key) is None]
+    if lacking:
+        raise WeightsError(
+            f"{beside} must hold {', '.join(_NEEDED)}, but lacks {', '.join(lacking)}. "
+            "Take the record that the trial wrote."
         )
     return record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage
+from autoprune.cli.options import add_storage, trial_number
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -26,7 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    parser.add_argument("trial", type=int, metavar="TRIAL", help="the trial's number")
+    parser.add_argument("trial", type=trial_number, metavar="TRIAL", help="the trial's number")
     parser.add_argument("--to", required=True, metavar="FILE", help="ends in .safetensors, .pt2 or .onnx")
     add_storage(parser)
 
