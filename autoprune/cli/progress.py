@@ -16,6 +16,7 @@ __all__ = ["finish", "make_progress"]
 
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 1.0)
 _PLAIN_EVERY_S = 10.0
+_PLAIN_AT_LEAST_EVERY_S = 120.0  # Without news; a log of a long study should stay short.
 _READ_EVERY_S = 2.0
 _INTERRUPTED = (
     "interrupted: no new trials; the running ones are told to stop and will be tried again on resume. "
@@ -74,7 +75,8 @@ class _Plain(Progress):
     """Plain lines for logs and pipes."""
 
     def __init__(self) -> None:
-        self._figures, self._told_at, self._last = _Figures(), 0.0, ""
+        self._figures, self._told_at = _Figures(), 0.0
+        self._last: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -88,11 +90,11 @@ class _Plain(Progress):
     def update(self, study: Study, dispatcher: Dispatcher) -> None:
         if time.monotonic() - self._told_at < _PLAIN_EVERY_S:
             return
-        self._told_at = time.monotonic()
-        line = "; ".join(f"{name} {value}" for name, value in self._figures.read(study, dispatcher).items())
-        if line != self._last:
-            self._last = line
-            print(line, flush=True)
+        figures = self._figures.read(study, dispatcher)
+        news = {name: value for name, value in figures.items() if name != "time left"}
+        if news != self._last or time.monotonic() - self._told_at > _PLAIN_AT_LEAST_EVERY_S:
+            self._told_at, self._last = time.monotonic(), news
+            print("; ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
     def interrupted(self) -> None:
         print(_INTERRUPTED, file=sys.stderr, flush=True)
