@@ -17,7 +17,7 @@ from autoprune.engine.surgery import cut
 from autoprune.engine.weights import load_into, read_tensors, sha256_of
 from autoprune.errors import ConfigError, WeightsError
 
-__all__ = ["load_model", "read_record"]
+__all__ = ["load_beside_dense", "load_model", "read_record"]
 
 _NEEDED = ("image_shape", "n_classes", "kept", "normalisation")
 
@@ -69,7 +69,12 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         WeightsError: A file is missing, damaged or does not fit the network.
         ConfigError: The network came from a factory and ``factory`` is not given.
     """
-    path = Path(path)
+    _, pruned = load_beside_dense(Path(path), factory)
+    return pruned
+
+
+def load_beside_dense(path: Path, factory: Callable[[], nn.Module] | None = None) -> tuple[nn.Module, nn.Module]:
+    """The dense network that a pruned one was cut from, with fresh weights, and the pruned one; see `load_model`."""
     record = read_record(path)
     if factory is not None:
         dense = factory()
@@ -87,4 +92,4 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         traced.group(name)
     pruned = cut(dense, traced.groups, kept)
     load_into(pruned, read_tensors(path), source=str(path))
-    return pruned.eval()
+    return dense, pruned.eval()

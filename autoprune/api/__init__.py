@@ -1,6 +1,7 @@
 """The composition root: the two halves meet here; heavy imports lie inside the functions."""
 
 from autoprune.api._exporting import Exported, export_trial, load_model
+from autoprune.api._measuring import MeasuredBatch, measure_latency
 from autoprune.api._planning import GroupRow, Inspection, Plan, inspect, plan
 from autoprune.api._reading import DriverStatus, Status, Study, list_names, open_study, status, stop, storage_url
 from autoprune.api._running import Outcome, Progress, launch, resume
@@ -10,6 +11,7 @@ __all__ = [
     "Exported",
     "GroupRow",
     "Inspection",
+    "MeasuredBatch",
     "Outcome",
     "Plan",
     "Progress",
@@ -20,6 +22,7 @@ __all__ = [
     "launch",
     "list_names",
     "load_model",
+    "measure_latency",
     "open_study",
     "plan",
     "resume",

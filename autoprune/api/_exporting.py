@@ -15,7 +15,7 @@ from autoprune.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Exported", "export_trial", "load_model"]
+__all__ = ["Exported", "export_trial", "factory_of", "load_model", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
     return load(path, factory)
 
 
-def _weights_of(study: Study, number: int) -> Path:
+def weights_of(study: Study, number: int) -> Path:
+    """The file of a trial's network.
+
+    Raises:
+        ConfigError: There is no such trial, or it has no network.
+    """
     facts = study.trial(number)
     if "weights" not in facts:
         raise ConfigError(
@@ -64,6 +69,14 @@ def _weights_of(study: Study, number: int) -> Path:
             f"`autoprune pareto {study.name}` shows trials that have one."
         )
     return Path(facts["weights"])
+
+
+def factory_of(study: Study) -> Callable[[], nn.Module] | None:
+    """The network factory that the study's own file named, or None where the network is built in."""
+    from autoprune.engine.factory import call_factory
+
+    name = study.config.setting.network.factory
+    return None if name is None else lambda: call_factory(name, key="network.factory")
 
 
 def export_trial(name: str, number: int, to: Path | str, *, storage: str | None = None) -> Exported:
@@ -76,7 +89,6 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
     import torch
 
     from autoprune.engine.export import ENDINGS, export
-    from autoprune.engine.factory import call_factory
     from autoprune.saved import load_model as load
     from autoprune.saved import read_record
 
@@ -84,7 +96,7 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
     if target.suffix not in ENDINGS:
         raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(to)!r}.")
     study = open_study(name, storage)
-    source = _weights_of(study, number)
+    source = weights_of(study, number)
     record: dict[str, Any] = read_record(source)
     difference = None
     if target.suffix == ".safetensors":
@@ -92,8 +104,7 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
         shutil.copyfile(source, target)
         target.with_suffix(".json").write_text(json.dumps(record, indent=1, sort_keys=True))
     else:
-        own = study.config.setting.network.factory
-        model = load(source, None if own is None else lambda: call_factory(own, key="network.factory"))
+        model = load(source, factory_of(study))
         generator = torch.Generator().manual_seed(0)
         difference = export(model, torch.randn(4, *record["image_shape"], generator=generator), target)
     scale = record["normalisation"]

@@ -7,13 +7,17 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Latency", "measure", "warning"]
+from autoprune.errors import ConfigError
+
+__all__ = ["Latency", "find_device", "measure", "warning"]
 
 _WARM_UPS = 3
+_LEAST_RUNS = 4  # Quartiles of fewer say nothing.
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,32 @@ class Latency:
         median_ms: Median, milliseconds.
         low_ms: Lower quartile, milliseconds.
         high_ms: Upper quartile, milliseconds.
+        n_runs: How many runs these are of.
     """
 
     batch: int
     median_ms: float
     low_ms: float
     high_ms: float
+    n_runs: int
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name, tried.
+
+    Raises:
+        ConfigError: This machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add_(1)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        raise ConfigError(
+            f"`--device` must be a device of this machine, which has cpu{f' and {there.type}' if there else ''}, "
+            f"but got {name!r}."
+        ) from error
+    return device
 
 
 def _wait(device: torch.device) -> None:
@@ -39,9 +63,17 @@ def _wait(device: torch.device) -> None:
 
 
 def measure(
-    networks: Mapping[str, nn.Module], image_shape: Sequence[int], *, batch: int, device: torch.device, n_runs: int = 30
+    networks: Mapping[str, nn.Module],
+    image_shape: Sequence[int],
+    *,
+    batch: int,
+    device: torch.device,
+    n_runs: int = 50,
+    time_limit_s: float = 60.0,
 ) -> dict[str, Latency]:
     """Time networks on random images, in turn, so that a drift of the machine meets all of them.
+
+    Every other turn goes backwards, so that none always finds the caches as the same other one left them.
 
     Args:
         networks: By name; copied to ``device`` in float32, channels-last, evaluation mode.
@@ -49,10 +81,18 @@ def measure(
         batch: Images at once, >= 1.
         device: Where to measure; nothing else should run there.
         n_runs: Runs of each after three warm-ups, >= 4.
+        time_limit_s: Make do with fewer runs, but no fewer than 4, once they have taken as long as this.
 
     Returns:
         Latency by name.
+
+    Raises:
+        ConfigError: ``batch`` or ``n_runs`` is too small.
     """
+    if batch < 1 or n_runs < _LEAST_RUNS:
+        raise ConfigError(
+            f"`batch` must be at least 1 and `n_runs` at least {_LEAST_RUNS}, but got batch={batch}, n_runs={n_runs}."
+        )
     images: Tensor = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     ready = {
@@ -60,21 +100,27 @@ def measure(
         for name, model in networks.items()
     }
     times: dict[str, list[float]] = {name: [] for name in ready}
+    began = time.perf_counter()
     with torch.inference_mode():
-        for run in range(_WARM_UPS + n_runs):
-            for name, model in ready.items():
+        for turn in count():
+            done = turn - _WARM_UPS
+            if done >= n_runs or (done >= _LEAST_RUNS and time.perf_counter() - began > time_limit_s):
+                break
+            for name in list(ready)[:: 1 if turn % 2 else -1]:
                 _wait(device)
                 start = time.perf_counter()
-                model(images)
+                ready[name](images)
                 _wait(device)
-                if run >= _WARM_UPS:
+                if done >= 0:
                     times[name].append(1000 * (time.perf_counter() - start))
     quartiles = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
-    return {name: Latency(batch, middle, low, high) for name, (low, middle, high) in quartiles.items()}
+    return {name: Latency(batch, middle, low, high, done) for name, (low, middle, high) in quartiles.items()}
 
 
 def warning(dense: Latency, pruned: Latency, *, macs_ratio: float) -> str | None:
     """A sentence where MACs fell by a tenth or more but the latency did not, else None.
+
+    It did not fall where the pruned network's median lies no lower than the dense one's lower quartile.
 
     Args:
         dense: Latency of the dense network.

@@ -24,6 +24,7 @@ ARGUMENTS = {
     ],
     "show": ["NAME", "TRIAL", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
+    "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
 }  # fmt: skip
 
