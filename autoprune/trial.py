@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoprune import methods
 from autoprune.cost import CONVENTION
-from autoprune.engine.contracts import Hooks, Method
+from autoprune.engine.contracts import Hooks, Method, Scores
 from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.training import accuracy, recalibrate, train
-from autoprune.engine.weights import publish, read_tensors
+from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, TrialError, unknown_name
 from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
 from autoprune.widths import RULES, Kept, keep_best
@@ -56,7 +58,8 @@ def _throttled(report: Report, phase: str) -> Callable[[float], None]:
 
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
+    # In full float32: what TensorFloat-32 leaves out is more than what is compared here.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits: Tensor = model.eval()(inputs)
     return logits.double()
 
@@ -98,15 +101,24 @@ def _sparsify(
         return dict(model.state_dict()), {"method": spec.method, "hyper": dict(spec.hyper)}
 
     excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
+    hyper = dataclasses.asdict(method)  # type: ignore[call-overload]  # a default that changes is another phase
+    splits, preprocess = workbench.splits, workbench.bench.preprocess  # Given dense weights say nothing about the data.
+    data = [splits.fingerprint, splits.indices_digest, preprocess.mean, preprocess.std]
     key = phase_key(
-        "sparsify", dense.key, spec.method, dict(spec.hyper), recipe.to_dict(), setting.precision, seed, excluded
+        "sparsify", dense.key, data, spec.method, hyper, recipe.to_dict(), setting.precision, seed, excluded
     )
     return phases.get("sparsify", key, compute).tensors
 
 
-def _choose(spec: TrialSpec, scores: Mapping[str, Any], workbench: Workbench) -> Kept:
+def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
     if spec.width_rule not in RULES:
         raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise TrialError(
+                f"the importance of every channel must be a finite number, but {spec.method} gave others in group "
+                f"{name!r}. The weights have diverged; lower the learning rate of [train.sparsify]."
+            )
     cost = workbench.traced.cost
     target = spec.macs_target * cost.dense_macs
     least, multiple = workbench.min_widths(), spec.setting.network.multiple
@@ -190,8 +202,12 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
             else _finetune(spec, pruned, macs / cost.dense_macs, workbench=workbench, report=report)
         )
     final = rungs[str(len(rungs) - 1)]
-    if not math.isfinite(final):
-        raise TrialError(f"accuracy must be a number in [0, 1], but is {final}.")
+    after = _logits(pruned, inputs)
+    if not after.isfinite().all():
+        raise TrialError(
+            "the pruned network's answers must be finite numbers, but some are not. The weights have diverged; "
+            "lower the learning rate of [train.finetune]."
+        )
     path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
     facts: dict[str, Any] = {
         "accuracy": final,
@@ -219,9 +235,9 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         "kept": {name: indices.tolist() for name, indices in kept.items()},
     }
     with clock.phase("save"):
-        after = _logits(pruned, inputs)
         sha256 = publish(path, pruned.state_dict(), {**facts, **provenance})
         reloaded = cut(workbench.with_weights(dense.tensors), traced.groups, kept)
-        reloaded.load_state_dict(read_tensors(path))
-        _assert_same(after, _logits(reloaded.to(bench.device), inputs), 1e-6, "saving and loading")
+        load_into(reloaded, read_tensors(path), source=str(path))
+        reloaded.to(memory_format=torch.channels_last)  # As the other one: layouts round apart.
+        _assert_same(after, _logits(reloaded, inputs), 1e-6, "saving and loading")
     return TrialResult(**facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
