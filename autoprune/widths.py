@@ -105,9 +105,8 @@ def global_ranking(
 
     low, high = 0, len(order)  # MACs fall with every removal, so the shortest prefix is found by bisection.
     if cost.macs(after(high)[None])[0] > macs:
-        least = (
-            math.ceil(1e4 * cost.macs(after(high)[None])[0] / cost.dense_macs) / 1e4
-        )  # Rounded up, so that it works.
+        reachable = cost.macs(after(high)[None])[0] / cost.dense_macs
+        least = math.ceil(1e4 * reachable) / 1e4  # Rounded up: the number told must do.
         raise InfeasibleError(
             f"`macs_target` must be at least {least:.4f}, the minimum widths' share of the dense MACs, "
             f"but got {macs / cost.dense_macs:.4f}. Raise it or lower `min_width`."
