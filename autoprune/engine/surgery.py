@@ -33,32 +33,49 @@ __all__ = [
 Kept = Mapping[str, NDArray[np.int64]]
 """Sorted indices of the kept channels by group; an absent group keeps all."""
 
+_SLICED = ("weight", "bias", "running_mean", "running_var")
 
-def cut(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.Module:
+
+def cut(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept, *, tensors: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Remove all channels that are not kept.
 
     Args:
         model: The dense network that ``groups`` were traced on; left as it is.
         groups: Its channel groups.
         kept: What stays.
+        tensors: Dense weights to cut instead of the model's own, by name as in its ``state_dict``: spares loading them
+            into a copy first. A name that is absent stands for the model's own.
 
     Returns:
-        A new, smaller network on the same device that keeps mode and ``requires_grad`` of every parameter.
+        A new, smaller network, on the device of the weights, that keeps mode and ``requires_grad`` of every parameter.
 
     Raises:
-        ConfigError: ``kept`` names no group of the network, or its indices are not sorted, unique and within the group.
+        ConfigError: ``kept`` names no group of the network, its indices are not sorted, unique and within the group, or
+            ``tensors`` are not those of the dense network.
     """
     plans = _plans(model, groups, kept)
     memo: dict[int, Any] = {}  # what deepcopy takes as copied already: the sliced tensors instead of the whole ones
-    for name, plan in plans.items():
-        module = model.get_submodule(name)
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            value = getattr(module, key, None)
-            if isinstance(value, nn.Parameter):
-                sliced = plan.slice(value, is_weight=key == "weight")
-                memo[id(value)] = nn.Parameter(sliced, requires_grad=value.requires_grad)
-            elif isinstance(value, Tensor):
-                memo[id(value)] = plan.slice(value, is_weight=False)
+    for name, module in model.named_modules():
+        for key, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is None or id(value) in memo:
+                continue
+            given = None if tensors is None else tensors.get(f"{name}.{key}" if name else key)
+            source = value if given is None else given
+            if source.shape != value.shape:
+                raise ConfigError(
+                    f"the weights to cut must be those of the dense network, where {name}.{key} has shape "
+                    f"{tuple(value.shape)}, but got {tuple(source.shape)}. Give the dense weights."
+                )
+            if name in plans and key in _SLICED:
+                copied = plans[name].slice(source, is_weight=key == "weight")
+            elif given is not None:
+                copied = given.detach().clone()
+            else:
+                continue
+            is_parameter = isinstance(value, nn.Parameter)
+            memo[id(value)] = nn.Parameter(copied, requires_grad=value.requires_grad) if is_parameter else copied
     smaller = copy.deepcopy(model, memo)
     for name, plan in plans.items():
         for key, size in plan.attributes.items():
@@ -195,13 +212,17 @@ class _Plan:
     attributes: dict[str, int]
 
     def slice(self, value: Tensor, *, is_weight: bool) -> Tensor:
-        """The kept part of one of the layer's tensors, in the memory format that it has."""
-        sliced = value.detach()[self.rows.to(value.device)]
-        if is_weight and self.columns is not None:
-            sliced = sliced[:, self.columns.to(value.device)]
-        if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
-            return sliced.clone(memory_format=torch.channels_last)
-        return sliced.clone(memory_format=torch.contiguous_format)
+        """A copy of the kept part of one of the layer's tensors, in the memory format that it has."""
+        sliced = value.detach()
+        if len(self.rows) < value.shape[0]:
+            sliced = sliced.index_select(0, self.rows.to(value.device))
+        if is_weight and self.columns is not None and len(self.columns) < value.shape[1]:
+            sliced = sliced.index_select(1, self.columns.to(value.device))
+        is_last = value.dim() == 4 and not value.is_contiguous()
+        is_last = is_last and value.is_contiguous(memory_format=torch.channels_last)
+        wanted = torch.channels_last if is_last else torch.contiguous_format
+        is_copy = sliced.data_ptr() != value.data_ptr()
+        return sliced if is_copy and sliced.is_contiguous(memory_format=wanted) else sliced.clone(memory_format=wanted)
 
 
 def _plans(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, _Plan]:

@@ -209,6 +209,35 @@ def test_channels_last_float32_and_flags_survive():
     assert model.layer2[0].conv1.weight.shape == (32, 16, 3, 3)
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121"])
+def test_weights_given_aside_are_cut_as_if_they_were_loaded(name):
+    model, x = torchvision(name)
+    traced = trace(model, x)
+    kept = draw_kept(traced.groups, 0)
+    with torch.device("meta"):
+        skeleton = build(f"torchvision/{name}", n_classes=10, in_channels=3).eval()
+    tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    expected, got = cut(model, traced.groups, kept), cut(skeleton, traced.groups, kept, tensors=tensors)
+    assert list(got.state_dict()) == list(expected.state_dict())
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(got.state_dict()[key], tensor)
+    with torch.no_grad():
+        assert torch.equal(got(x), expected(x))
+        for tensor in got.state_dict().values():  # it shares nothing with what it was cut from
+            tensor.zero_()
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in model.state_dict().items())
+    del tensors["features.0.0.weight" if name.startswith("mobile") else "features.conv0.weight"]
+    assert cut(model, traced.groups, kept, tensors=tensors)(x).shape == (2, 10)
+
+
+def test_weights_of_another_network_are_refused():
+    model = build("resnet20", n_classes=10, in_channels=3)
+    groups = trace(model.eval(), torch.zeros(1, 3, 32, 32)).groups
+    other = build("resnet20", n_classes=7, in_channels=3).state_dict()
+    with pytest.raises(ConfigError, match=r"has shape \(10, 64\), but got \(7, 64\)\. Give the dense weights"):
+        cut(model, groups, {}, tensors=other)
+
+
 def test_all_kept_is_the_same_network():
     model = randomise(build("resnet_digits", n_classes=10, in_channels=1)).eval()
     x = torch.randn(2, 1, 8, 8)
