@@ -21,7 +21,7 @@ from autoprune.engine.groups import Traced, trace
 from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.training import Bench, accuracy, default_device, train
 from autoprune.engine.weights import load_into, read_tensors, sha256_of
-from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
+from autoprune.errors import ConfigError, DataError, NetworkError, WeightsError, unknown_name
 from autoprune.spec import NetworkSpec, SettingSpec, digest, seed_of
 
 __all__ = ["Workbench", "open_workbench"]
@@ -146,6 +146,20 @@ def _check_fit(model: nn.Module, example: Tensor, n_classes: int) -> None:
             f"the network must answer {told} with logits of shape (N, {n_classes}) or wider, but gave {shape}. "
             "Check the number of classes."
         )
+    if not bool(logits.isfinite().all()):
+        raise NetworkError(
+            f"the network must answer {told} with finite numbers, but does not. Its weights are damaged, "
+            "or `mean` and `std` in [data] are far off."
+        )
+
+
+def _check_labels(splits: Splits) -> None:
+    n_images = len(splits.train) + len(splits.validation)
+    if not 2 <= splits.n_classes <= n_images:
+        raise DataError(
+            f"[data] labels must number two classes or more from 0 without large gaps, but among {n_images} training "
+            f"images the largest label is {splits.n_classes - 1}. Check which column or folder holds the labels."
+        )
 
 
 def _check_names(setting: SettingSpec) -> None:
@@ -166,15 +180,18 @@ def _check_names(setting: SettingSpec) -> None:
         )
 
 
+def _stamps(setting: SettingSpec) -> tuple[tuple[str, int, int], ...]:
+    """Tells whether a file that the setting names was changed since it was opened, as it may be in a notebook."""
+    data = setting.data
+    names = [name for name in (setting.network.weights, data.train, data.test, data.validation) if name is not None]
+    paths = [Path(name) for name in names if "/" in name and Path(name).exists()]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+
+
 @functools.lru_cache(maxsize=2)
-def _open(setting: SettingSpec) -> Workbench:
-    _check_names(setting)
+def _open(setting: SettingSpec, stamps: tuple[tuple[str, int, int], ...]) -> Workbench:
     splits = load_splits(setting.data, folder=Path(setting.artifacts) / "data")
-    if splits.validation.shape != splits.train.shape:
-        raise DataError(
-            f"[data] `validation` must hold images of the training images' shape {splits.train.shape}, "
-            f"but they are {splits.validation.shape}. Scale them alike."
-        )
+    _check_labels(splits)
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
     weights_sha256 = None
@@ -185,19 +202,20 @@ def _open(setting: SettingSpec) -> Workbench:
     device = default_device()
     bench = Bench(device, setting.precision, splits.preprocess)
     bench.autocast()
-    example = bench.preprocess(next(splits.train.read([torch.arange(2)])), torch.device("cpu"))
+    example = bench.preprocess(next(splits.train.read([torch.arange(min(2, len(splits.train)))])), torch.device("cpu"))
     _check_fit(network, example, splits.n_classes)
     traced = trace(network, example[:1], exclude=setting.network.exclude)
     return Workbench(setting, splits, network.to(device), traced, bench, weights_sha256)
 
 
 def open_workbench(setting: SettingSpec) -> Workbench:
-    """Load data and network and trace its channel groups; a process does this once per setting.
+    """Load data and network and trace its channel groups; a process does this once per setting and state of its files.
 
     Raises:
         ConfigError: An unknown architecture or layer name, a factory that fails.
         DataError: Data that is missing, unreadable or does not fit the network.
         WeightsError: Dense weights that don't fit, or a pickle.
-        NetworkError: A network that can't be traced.
+        NetworkError: A network that can't be traced, or answers with numbers that are not finite.
     """
-    return _open(setting)
+    _check_names(setting)
+    return _open(setting, _stamps(setting))

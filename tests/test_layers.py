@@ -68,6 +68,7 @@ TORCH_LIBRARIES = {
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "filelock",
 }
 
 

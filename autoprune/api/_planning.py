@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import ResourcesConfig, SearchConfig, StudyConfig, load_study
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, NetworkError
 from autoprune.fields import read
 
 if TYPE_CHECKING:
@@ -133,9 +133,11 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
 
     Raises:
         ConfigError: No MACs target of the space can be reached.
+        NetworkError: Nothing of the network can be pruned, or not by a method of the space.
     """
     from autoprune.search.space import Space
 
+    _check_prunable(config, workbench)
     multiple = config.setting.network.multiple
     space = Space(config.space, workbench.traced.cost, min_widths=workbench.min_widths(), multiple=multiple)
     highest = config.space.macs_target.high or max(float(v) for v in config.space.macs_target.values or (1.0,))
@@ -145,6 +147,24 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
             f"but ends at {highest}. Raise it, lower `min_width`, or exclude fewer layers."
         )
     return space
+
+
+def _check_prunable(config: StudyConfig, workbench: Workbench) -> None:
+    import copy
+
+    from autoprune import methods
+
+    if not workbench.traced.groups:
+        first = next((f" ({str(refusal).rstrip('.')})" for refusal in workbench.traced.refused), "")
+        raise NetworkError(
+            f"the network must have a channel group that can be pruned, but there is none{first}. "
+            "`autoprune inspect` lists what is refused and why."
+        )
+    for name in config.space.methods:
+        try:
+            methods.build(name, {}).attach(copy.deepcopy(workbench.network), workbench.traced)
+        except NetworkError as error:
+            raise NetworkError(f"[space] `methods`: {name!r} can't prune this network: {error}") from None
 
 
 def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> Plan:

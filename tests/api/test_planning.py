@@ -127,3 +127,17 @@ def test_what_can_not_be_reached(write_study: Write, tmp_path: Path) -> None:
         DataError, match=r"^the network must accept the data's images of shape \(1, 8, 8\), but failed on them: "
     ):
         api.plan(write_study(tmp_path, network='architecture = "vgg16"'))
+
+
+def test_a_file_that_changed_is_read_again(write_study: Write, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from autoprune import architectures
+
+    weights = architectures.build("resnet_digits", n_classes=10, in_channels=1).state_dict()
+    path = write_study(tmp_path, network='architecture = "resnet_digits"\nweights = "w.safetensors"')
+    save_file(weights, tmp_path / "w.safetensors")
+    first, again = api.plan(path).identity["dense weights"], api.plan(path).identity["dense weights"]
+    weights["conv1.weight"] += 1
+    save_file(weights, tmp_path / "w.safetensors")
+    assert first == again != api.plan(path).identity["dense weights"]  # as in a notebook: one process
