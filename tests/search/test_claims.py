@@ -445,7 +445,7 @@ def test_drivers_killed_at_random_moments_leave_exactly_n_results(
     url: str, study: StudyRecord, forks: Callable[..., Any], seed: int
 ) -> None:
     del study
-    n_trials = 60
+    n_trials = 50
     found = forks("kill", url, n_trials, 20, seed, 0.3)
     assert found["exit"] == [0, 0]
     assert found["kills"] >= 10

@@ -72,8 +72,10 @@ BY_ITS_OWNER: dict[str, Act] = {
 }
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["never back", "back later"])
-@pytest.mark.parametrize("what", [*BY_ANOTHER, *BY_ITS_OWNER])
+@pytest.mark.parametrize(
+    ("what", "late"),
+    [(what, False) for what in BY_ANOTHER | BY_ITS_OWNER] + [(what, True) for what in ("reap", *BY_ITS_OWNER)],
+)
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_death_after_any_write_is_healed(db: Database, clock: Any, what: str, late: bool) -> None:
     n_deaths = 0
@@ -107,6 +109,7 @@ def test_death_after_any_write_is_healed(db: Database, clock: Any, what: str, la
     assert n_deaths >= 4
 
 
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_a_reaper_that_dies_while_a_result_waits_for_the_lock(db: Database, url: str, clock: Any) -> None:
     reapers_db = Database.open(url, create=False, clock=clock)
     for after in range(1, 8):
