@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.engine._folding import fold_constants
-from autoprune.engine._layers import axis_sizes, is_per_conv_group
+from autoprune.engine._layers import AxisName, axis_sizes, is_per_conv_group
 from autoprune.engine._records import ChannelGroup
 from autoprune.errors import ConfigError, unknown_name
 
@@ -97,17 +97,16 @@ def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.M
     Returns:
         A copy of the dense size.
     """
-    removed = _removed(groups, kept)
     silenced = copy.deepcopy(model)
     modules = dict(silenced.named_modules())
     with torch.no_grad():
-        for name, axes in removed.items():
+        for name, axes in _remaining(model, groups, kept).items():
             module = modules[name]
-            gone = axes.get("in")
-            if gone is None or (isinstance(module, _ConvNd) and is_per_conv_group(module)):
+            if "in" not in axes or axes["in"].all() or (isinstance(module, _ConvNd) and is_per_conv_group(module)):
                 continue  # a depthwise layer hands silent channels on: their reader is further down
             weight = module.weight
             assert isinstance(weight, Tensor)
+            gone = np.flatnonzero(~axes["in"])
             weight[:, torch.from_numpy(np.unique(gone % weight.shape[1]))] = 0
     return silenced
 
@@ -173,23 +172,27 @@ def slice_optimizer_state(
     return sliced
 
 
-def _removed(groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, dict[str, NDArray[np.int64]]]:
-    """Removed positions by module and axis."""
+def _remaining(
+    model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept
+) -> dict[str, dict[AxisName, NDArray[np.bool_]]]:
+    """Which positions remain, by module and axis, for the modules that lose any."""
     by_name = {group.name: group for group in groups}
-    removed: dict[str, dict[str, NDArray[np.int64]]] = {}
+    remaining: dict[str, dict[AxisName, NDArray[np.bool_]]] = {}
     for name, indices in kept.items():
         if name not in by_name:
             raise ConfigError(unknown_name("channel group", name, by_name))
         group = by_name[name]
         _check(group, indices)
-        gone = np.setdiff1d(np.arange(group.width), indices)
-        if not len(gone):
+        gone = np.ones(group.width, dtype=np.bool_)
+        gone[indices] = False
+        if not gone.any():
             continue
         for member in group.members:
-            axes = removed.setdefault(member.module, {})
-            before = axes.get(member.axis, np.zeros(0, dtype=np.int64))
-            axes[member.axis] = np.union1d(before, member.index[gone].ravel())
-    return removed
+            if member.module not in remaining:
+                sizes = axis_sizes(model.get_submodule(member.module))
+                remaining[member.module] = {axis: np.ones(size, dtype=np.bool_) for axis, size in sizes.items()}
+            remaining[member.module][member.axis][member.index[gone].ravel()] = False
+    return remaining
 
 
 def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
@@ -226,14 +229,11 @@ class _Plan:
 
 
 def _plans(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, _Plan]:
-    return {name: _plan(model.get_submodule(name), axes) for name, axes in _removed(groups, kept).items()}
+    return {name: _plan(model.get_submodule(name), axes) for name, axes in _remaining(model, groups, kept).items()}
 
 
-def _plan(module: nn.Module, removed: Mapping[str, NDArray[np.int64]]) -> _Plan:
-    keep = {
-        axis: torch.from_numpy(np.setdiff1d(np.arange(size), removed.get(axis, np.zeros(0, dtype=np.int64))))
-        for axis, size in axis_sizes(module).items()
-    }
+def _plan(module: nn.Module, remaining: Mapping[AxisName, NDArray[np.bool_]]) -> _Plan:
+    keep = {axis: torch.from_numpy(np.flatnonzero(positions)) for axis, positions in remaining.items()}
     rows = keep["out"]
     match module:
         case _ConvNd():
