@@ -5,12 +5,10 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-import filelock
 import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm  # Optuna imports it late, in one thread, while another thread stumbles over the half-made module
@@ -19,14 +17,12 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from autoprune.errors import StorageError
 from autoprune.search import schema
 from autoprune.search._address import Address
+from autoprune.search._locks import Locks
 
 __all__ = ["Database"]
 
-LOCK_TIMEOUT_S = 120.0
 BUSY_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10
-# Any number does, as long as every autoprune uses the same: the first half of PostgreSQL's two-part advisory lock.
-_LOCK_CLASS = 0x6175746F
 
 
 class Database:
@@ -44,7 +40,6 @@ class Database:
         self._clock = clock
         self._deferred = threading.local()
         self._guard = threading.RLock()
-        self._mutexes: dict[str, _Mutex] = {}
         self._storage: BaseStorage | None = None
         self._is_open = False
         self._url = address.readonly_url() if readonly else address.url
@@ -55,6 +50,7 @@ class Database:
                 "PostgreSQL needs the driver psycopg, which is not installed: pip install 'autoprune[postgres]'."
             ) from error
         self._listen(self._engine)
+        self._locks = Locks(address, self._engine)
 
     @classmethod
     def open(cls, url: str, *, create: bool, clock: Callable[[], float] | None = None) -> Database:
@@ -122,18 +118,14 @@ class Database:
         """A transaction that may write, committed at the end, undone by an exception."""
         if self._readonly:
             raise StorageError(f"the database {self.url} was opened to read only, so nothing can be written to it.")
-        with self.speaking(), self._engine.begin() as connection:
+        with self.speaking(), self._beginning(deferred=False), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Let the SQLite transactions that this thread begins inside, Optuna's too, read without the write lock."""
-        before = getattr(self._deferred, "on", False)
-        self._deferred.on = True
-        try:
+        with self._beginning(deferred=True):
             yield
-        finally:
-            self._deferred.on = before
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
@@ -156,24 +148,8 @@ class Database:
         """
         if self._readonly:
             raise StorageError(f"the database {self.url} was opened to read only, so it can't be locked.")
-        name = "" if self.is_sqlite else name
-        with self._guard:
-            mutex = self._mutexes.setdefault(name, _Mutex())
-        if not mutex.thread.acquire(timeout=LOCK_TIMEOUT_S):
-            raise self._still_locked()
-        mutex.depth += 1
-        try:
-            if mutex.depth > 1:
-                yield
-            elif self.is_sqlite:
-                with self._file_lock():
-                    yield
-            else:
-                with self._server_lock(name):
-                    yield
-        finally:
-            mutex.depth -= 1
-            mutex.thread.release()
+        with self.speaking(), self._locks.held(name):
+            yield
 
     def now(self) -> float:
         """Seconds since 1970 by the database's clock, so that drivers on several machines agree on a lease."""
@@ -205,7 +181,9 @@ class Database:
     def _opening(self, *, create: bool) -> None:
         try:
             with self.speaking():
-                if create:
+                # Our tables come first and all at once, so a database that has others but not ours is somebody else's:
+                # it is left alone, without even a lock beside it.
+                if create and not (self._tables() and (self._is_whole() or not self._is_ours())):
                     with self.lock("schema"):
                         if not self._tables():
                             self._create()
@@ -298,44 +276,18 @@ class Database:
         elif self._readonly:
             sa.event.listen(engine, "connect", _set_up_readonly_server)
 
-    def _begin_sqlite(self, connection: sa.Connection) -> None:
-        deferred = self._readonly or getattr(self._deferred, "on", False)
-        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
-
     @contextmanager
-    def _file_lock(self) -> Iterator[None]:
-        path = self._address.path
-        assert path is not None
-        try:
-            lock = filelock.FileLock(path.with_name(path.name + ".lock"), timeout=LOCK_TIMEOUT_S, poll_interval=0.005)
-            lock.acquire()
-        except filelock.Timeout:
-            raise self._still_locked() from None
-        except OSError as error:
-            raise self._address.unopened(f"{error.strerror or error} ({path}.lock)") from error
+    def _beginning(self, *, deferred: bool) -> Iterator[None]:
+        before = getattr(self._deferred, "on", False)
+        self._deferred.on = deferred
         try:
             yield
         finally:
-            lock.release()
+            self._deferred.on = before
 
-    @contextmanager
-    def _server_lock(self, name: str) -> Iterator[None]:
-        number = zlib.crc32(name.encode()) - 2**31  # PostgreSQL's integers are signed
-        with self.speaking(), self._engine.begin() as connection:
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}"))
-            try:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_CLASS, number)))
-            except sa.exc.OperationalError as error:
-                if type(error.orig).__name__ == "LockNotAvailable":
-                    raise self._still_locked() from None
-                raise
-            yield
-
-    def _still_locked(self) -> StorageError:
-        return StorageError(
-            f"the lock of the database {self.url} must come free, but another process has held it for "
-            f"{LOCK_TIMEOUT_S:.0f} s. Look for a stopped or hanging autoprune."
-        )
+    def _begin_sqlite(self, connection: sa.Connection) -> None:
+        deferred = self._readonly or getattr(self._deferred, "on", False)
+        connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
     def _broken(self, error: BaseException) -> StorageError:
         if not self._is_open:
@@ -344,14 +296,6 @@ class Database:
             f"the database {self.url} must answer, but: {self._address.redact(_first_line(error))}. "
             "What was committed is kept; run the same command again."
         )
-
-
-class _Mutex:
-    """The part of a lock that holds between threads of this process."""
-
-    def __init__(self) -> None:
-        self.thread = threading.RLock()
-        self.depth = 0
 
 
 def _first_line(error: BaseException) -> str:

@@ -154,6 +154,7 @@ def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"must be autoprune's, but .*theirs\.db has no autoprune tables"):
             Database.open(f"sqlite:///{path}", create=create)
     assert path.read_bytes() == before
+    assert [other.name for other in tmp_path.iterdir()] == ["theirs.db"]
 
 
 def test_an_optuna_database_is_not_ours(blank_url: str) -> None:
@@ -268,6 +269,19 @@ def test_a_read_does_not_wait_for_a_writer(url: str) -> None:
     other.close()
 
 
+def test_a_write_inside_a_read_takes_the_write_lock_at_once(tmp_path: Path, ready_file: Path) -> None:
+    shutil.copy(ready_file, tmp_path / "a.db")
+    db = Database.open(f"sqlite:///{tmp_path}/a.db", create=False)
+    other = sqlite3.connect(tmp_path / "a.db", timeout=0, isolation_level=None)
+    with db.reading():
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        with db.writing(), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.close()
+    db.close()
+
+
 def test_writing_is_undone_by_an_exception(db: Database) -> None:
     row = _phase("a")
     with pytest.raises(StorageError, match=r"(?i)unique"), db.writing() as connection:
@@ -374,7 +388,7 @@ def _take(db: Database, then: Callable[[], None]) -> None:
 
 
 def test_a_lock_that_never_comes_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.search.database.LOCK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("autoprune.search._locks.LOCK_TIMEOUT_S", 0.3)
     db, other = Database.open(url, create=False), Database.open(url, create=False)
     with db.lock("x"):
         said = r"must come free, but another process has held it for 0 s\. Look for a stopped"
