@@ -243,6 +243,8 @@ def test_the_dense_network_is_scored_as_it_is(setting):
 def test_no_fine_tuning(setting):
     result = run(spec_of(dataclasses.replace(setting, finetune=TrainSpec(epochs=0)), number=12))
     assert result.rungs["0"] == result.rungs["1"] == result.accuracy
+    saved = read_tensors(Path(result.weights))
+    assert saved["bn1.num_batches_tracked"].item() == 4  # recalibrated on 256 images, 64 at once
 
 
 def test_minimum_width_and_excluded_layers(setting):

@@ -39,11 +39,11 @@ class Images(ImageSet):
         raise NotImplementedError
 
 
-def make(dropout=0.0):
+def make(dropout=0.0, bias=True):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6),
-        nn.Flatten(), nn.Dropout(dropout), nn.Linear(24, 2),
+        nn.Conv2d(1, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, bias=bias), nn.BatchNorm2d(6), nn.Flatten(), nn.Dropout(dropout), nn.Linear(24, 2),
     )  # fmt: skip
 
 
@@ -160,12 +160,22 @@ def test_no_steps_leave_the_network_as_it_is():
     assert equal(trained(model, spec=TrainSpec(epochs=0)), model)
 
 
-def test_one_step_is_the_textbook_step():
-    """Loss with label smoothing, Nesterov momentum and weight decay, by torch's own optimizer."""
-    spec = TrainSpec(epochs=2, batch=20, learning_rate=0.05, schedule="constant", label_smoothing=0.1)
-    images, model = Images(), make()
+TEXTBOOK = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True, weight_decay=5e-4),
+    "adam": lambda p: torch.optim.Adam(p, 0.05, betas=(0.8, 0.999), weight_decay=5e-4),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.05, betas=(0.8, 0.999), weight_decay=5e-4),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEXTBOOK))
+def test_steps_are_the_textbook_steps(name):
+    """Loss with label smoothing, momentum and weight decay, by torch's own optimizer."""
+    spec = TrainSpec(
+        epochs=3, batch=20, learning_rate=0.05, schedule="constant", label_smoothing=0.1, momentum=0.8, optimizer=name
+    )
+    images, model = Images(), make(bias=False)  # The gradient of a normalised bias is rounding, which Adam blows up.
     expected = copy.deepcopy(model).train()
-    optimizer = torch.optim.SGD(expected.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = TEXTBOOK[name](expected.parameters())
     got = trained(model, images, spec)
     for indices in images.asked:
         pixels = images.images[indices].float().div(255).sub(0.5).div(0.25)
@@ -174,7 +184,7 @@ def test_one_step_is_the_textbook_step():
         loss.backward()
         optimizer.step()
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(got.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
     assert got.training
 
 
@@ -391,6 +401,7 @@ def test_recalibration_forgets_the_old_statistics_and_follows_its_seed():
     with torch.no_grad():
         other[1].running_mean.fill_(1e6)
         other[4].running_var.fill_(1e6)
+        other[4].num_batches_tracked.fill_(100)
     for model, seed in ((one, 0), (other, 0), (third, 1)):
         recalibrate(model, Images(200), bench=BENCH, n_images=64, seed=seed)
     assert equal(one, other)
