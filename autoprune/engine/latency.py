@@ -132,5 +132,5 @@ def warning(dense: Latency, pruned: Latency, *, macs_ratio: float) -> str | None
     return (
         f"MACs fell to {macs_ratio:.2f} of the dense network's, but at batch {dense.batch} it takes "
         f"{pruned.median_ms:.2f} ms instead of {dense.median_ms:.2f} ms. Odd widths may be slow on this device: "
-        "round them to multiples of 8 or 16, or measure at the batch size that you will use."
+        "round them to multiples of 8 or 16 (`multiple` in [network]), or measure at the batch size that you will use."
     )
