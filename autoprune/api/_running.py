@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher
     from autoprune.search.phase_rows import PhaseRows
+    from autoprune.search.propose import Proposer
+    from autoprune.search.space import Space
     from autoprune.workbench import Workbench
 
 __all__ = ["Outcome", "Progress", "launch", "resume"]
@@ -148,51 +150,47 @@ def _run(
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
     from autoprune.search.owners import bury_the_dead, new_owner
-    from autoprune.search.propose import Proposer
     from autoprune.search.study import StudyRecord
     from autoprune.workbench import open_workbench
 
     search, setting = config.study, config.setting
     workbench = open_workbench(setting)
     space = space_of(config, workbench)
-    db = Database.open(storage_url(storage), create=True)
-    record = StudyRecord.create_or_join(
-        db,
-        name=search.name,
-        identity=identity_of(config, workbench),
-        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
-        directions=search.directions,
-        objectives=search.objectives,
-    )
-    study = Study(db, record)
-    owner = new_owner()
-    bury_the_dead(record)
-    claims = Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry)
-    context = [setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images]
-    proposer = Proposer(
-        space, n_trials=search.n_trials, sampler=search.sampler, seed=search.seed,
-        directions=search.directions, context=context,
-    )  # fmt: skip
-    record.enter(owner)
-    try:
-        with open_cluster(address) as cluster:
-            slots = plan_slots(cluster, config.resources)
-            dispatcher = Dispatcher(
-                record,
-                claims,
-                proposer,
-                concurrency=slots.concurrency,
-                caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
-                objectives=search.objectives,
-                lease_s=search.lease_s,
-                time_limit_s=time_limit_s,
-            )
-            ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
+    # The cluster comes before the database: one that can't run a trial leaves no study behind.
+    with open_cluster(address) as cluster:
+        slots = plan_slots(cluster, config.resources)
+        ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
+        db = Database.open(storage_url(storage), create=True)
+        record = StudyRecord.create_or_join(
+            db,
+            name=search.name,
+            identity=identity_of(config, workbench),
+            config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
+            directions=search.directions,
+            objectives=search.objectives,
+        )
+        study, owner = Study(db, record), new_owner()
+        bury_the_dead(record)
+        claims = Claims(
+            record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
+        )
+        dispatcher = Dispatcher(
+            record,
+            claims,
+            _proposer(config, space),
+            concurrency=slots.concurrency,
+            caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
+            objectives=search.objectives,
+            lease_s=search.lease_s,
+            time_limit_s=time_limit_s,
+        )
 
-            def make_config(claim: Claim) -> dict[str, Any]:
-                spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **claim.attrs["point"])
-                return {"spec": spec.to_dict()}
+        def make_config(claim: Claim) -> dict[str, Any]:
+            spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **claim.attrs["point"])
+            return {"spec": spec.to_dict()}
 
+        record.enter(owner)
+        try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     _prepare_dense(
@@ -207,8 +205,8 @@ def _run(
                     scratch=Path(setting.artifacts) / "ray",
                     on_progress=lambda: progress.update(study, dispatcher),
                 )
-    finally:
-        record.leave(owner)
+        finally:
+            record.leave(owner)
     counts = claims.counts()
     finished, stopping = counts.finished >= search.n_trials, dispatcher.stopping
     return Outcome(
@@ -218,6 +216,20 @@ def _run(
         n_trials=search.n_trials,
         why=stopping.value if stopping is not None and not finished else None,
         interrupted=stopping is Stopping.INTERRUPT,
+    )
+
+
+def _proposer(config: StudyConfig, space: Space) -> Proposer:
+    from autoprune.search.propose import Proposer
+
+    search, setting = config.study, config.setting
+    return Proposer(
+        space,
+        n_trials=search.n_trials,
+        sampler=search.sampler,
+        seed=search.seed,
+        directions=search.directions,
+        context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images],
     )
 
 

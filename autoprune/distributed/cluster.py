@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "10",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
+_REACHABLE_S = 5.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # Trials exchange a few numbers; Ray would reserve a third of the memory.
 
 
@@ -88,6 +90,7 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
                     **quiet,
                 )
             else:
+                _check_reachable(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
@@ -100,6 +103,17 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise where nothing listens at ``HOST:PORT``; Ray itself would try for minutes and log all of it."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", or what Ray refuses in its own words.
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_S).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing answers there ({error})") from error
 
 
 def plan_slots(cluster: Cluster, resources: ResourcesConfig) -> Slots:

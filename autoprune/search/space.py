@@ -46,18 +46,36 @@ class Point:
         return ", ".join(f"{key}={value}" for key, value in told.items())
 
 
-def _distribution(values: Range) -> BaseDistribution:
-    """A continuous interval even where values lie on a grid: edits of the grid then keep the history valid."""
-    if values.values is not None:
+def _numbers(values: Range) -> tuple[float, float] | None:
+    """Both ends of a numeric range, or None where it is a list of names or truth values."""
+    if values.values is None:
+        assert values.low is not None
+        assert values.high is not None
+        return values.low, values.high
+    if any(isinstance(value, str | bool) for value in values.values):
+        return None
+    numbers = [float(value) for value in values.values]
+    return min(numbers), max(numbers)
+
+
+def _distribution(values: Range, *, holding: float | None = None) -> BaseDistribution:
+    """A continuous interval even where numbers lie on a grid: edits of the grid then keep the history valid.
+
+    Args:
+        values: The range.
+        holding: A number to widen the interval to.
+    """
+    ends = _numbers(values)
+    if ends is None:
+        assert values.values is not None
         return CategoricalDistribution(values.values)
-    assert values.low is not None
-    assert values.high is not None
-    return FloatDistribution(values.low, values.high, log=values.scale == "log")
+    low, high = ends if holding is None else (min(ends[0], holding), max(ends[1], holding))
+    return FloatDistribution(low, high, log=values.scale == "log")
 
 
-def _snap(value: Any, values: Range) -> Any:
+def _snap(value: float, values: Range) -> Any:
     grid = values.grid
-    if grid is None or values.values is not None:
+    if grid is None:
         return value
     if values.scale == "log":
         return min(grid, key=lambda g: abs(math.log(float(g)) - math.log(value)))
@@ -65,11 +83,11 @@ def _snap(value: Any, values: Range) -> Any:
 
 
 def _admits(values: Range, value: Any) -> bool:
-    if values.values is not None:
+    ends = _numbers(values)
+    if ends is None:
+        assert values.values is not None
         return value in values.values
-    assert values.low is not None
-    assert values.high is not None
-    return isinstance(value, int | float) and values.low <= value <= values.high
+    return isinstance(value, int | float) and ends[0] <= value <= ends[1]
 
 
 class Space:
@@ -102,11 +120,11 @@ class Space:
 
     @staticmethod
     def _draw(trial: optuna.trial.BaseTrial, name: str, values: Range) -> Any:
-        if values.values is not None:
+        ends = _numbers(values)
+        if ends is None:
+            assert values.values is not None
             return trial.suggest_categorical(name, values.values)
-        assert values.low is not None
-        assert values.high is not None
-        return _snap(trial.suggest_float(name, values.low, values.high, log=values.scale == "log"), values)
+        return _snap(trial.suggest_float(name, *ends, log=values.scale == "log"), values)
 
     def repair(self, point: Point) -> Point:
         """Raise a target that not even the minimum widths reach to the least one that they do."""
@@ -121,14 +139,10 @@ class Space:
         may lie outside of what is searched.
         """
         config = self.config
-        target = _distribution(config.macs_target)
-        if isinstance(target, FloatDistribution):
-            low, high = min(target.low, point.macs_target), max(target.high, point.macs_target)
-            target = FloatDistribution(low, high)
         return {
             "method": CategoricalDistribution(tuple(config.methods)),
             "width_rule": CategoricalDistribution(tuple(config.width_rules)),
-            "macs_target": target,
+            "macs_target": _distribution(config.macs_target, holding=point.macs_target),
             **{f"{point.method}.{key}": _distribution(values) for key, values in config.methods[point.method].items()},
         }
 
@@ -169,10 +183,9 @@ class Space:
             if grid is not None:
                 middle[key] = grid[len(grid) // 2]
             else:
-                assert values.low is not None
-                assert values.high is not None
-                log = values.scale == "log"
-                middle[key] = math.sqrt(values.low * values.high) if log else (values.low + values.high) / 2
+                ends = _numbers(values)
+                assert ends is not None
+                middle[key] = math.sqrt(ends[0] * ends[1]) if values.scale == "log" else sum(ends) / 2
         return middle
 
     def target_ladder(self, n: int) -> list[float]:
@@ -182,7 +195,10 @@ class Space:
             ordered = sorted((float(value) for value in grid), reverse=True)
             picks = sorted({round(i * (len(ordered) - 1) / max(1, n - 1)) for i in range(n)})
             return [ordered[i] for i in picks]
-        low, high = self.config.macs_target.low, self.config.macs_target.high
-        assert low is not None
-        assert high is not None
-        return [high - i * (high - low) / max(1, n - 1) for i in range(n)]
+        ends = _numbers(self.config.macs_target)
+        assert ends is not None
+        low, high = ends
+        shares = [i / max(1, n - 1) for i in range(n)]
+        if self.config.macs_target.scale == "log":
+            return [high * (low / high) ** share for share in shares]
+        return [high - share * (high - low) for share in shares]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from autoprune.config import ResourcesConfig
@@ -30,6 +32,17 @@ def test_a_trial_that_fits_nowhere_is_refused(resources):
         ConfigError, match=r"one trial must fit on the cluster, but it asks for .* where there are 2 and 0"
     ):
         plan_slots(Cluster(2, 0), resources)
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with (
+        pytest.raises(ConfigError, match=r"must lead to a running Ray cluster, but does not: nothing answers there"),
+        open_cluster(address),
+    ):
+        pass
 
 
 def test_a_client_address_is_refused_with_the_reason():

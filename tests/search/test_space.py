@@ -133,6 +133,23 @@ def test_the_ladder_spans_the_range_from_the_top():
     assert fakes.space().target_ladder(5) == [0.9, 0.7, 0.5, 0.3, 0.1]
     continuous = fakes.space(macs_target=Range(low=0.2, high=0.8))
     assert continuous.target_ladder(4) == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    logarithmic = fakes.space(macs_target=Range(low=0.1, high=0.9, scale="log"))
+    assert logarithmic.target_ladder(3) == pytest.approx([0.9, 0.3, 0.1])
+
+
+def test_a_list_of_numbers_is_an_interval_that_snaps_to_them():
+    space = fakes.space(macs_target=Range(values=(0.3, 0.5, 0.9)), methods={"m": {"kind": Range(values=("a", "b"))}})
+    params = {"method": "m", "width_rule": "global", "macs_target": 0.66, "m.kind": "b"}
+    point = suggest(space, params)
+    assert point == Point("m", "global", 0.5, {"kind": "b"})
+    # The dense network is proposed first, though 1 is not in the list.
+    assert space.distributions(Point("m", "uniform", 1.0, {"kind": "a"})) == {
+        "method": CategoricalDistribution(("m",)),
+        "width_rule": CategoricalDistribution(("uniform", "global")),
+        "macs_target": FloatDistribution(0.3, 1.0),
+        "m.kind": CategoricalDistribution(("a", "b")),
+    }
+    assert space.target_ladder(3) == [0.9, 0.5, 0.3]
 
 
 def test_default_hyper_parameters_are_the_middle_of_their_ranges():
