@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.cost import CostModel, LayerCost, LinearForm, allowed_widths, fit
-from autoprune.errors import InfeasibleError
+from autoprune.errors import ConfigError, InfeasibleError
+from autoprune.fields import read
+from autoprune.spec import NetworkSpec
 from autoprune.widths import RULES, global_ranking, keep_best, uniform
 
 
@@ -274,3 +276,10 @@ def test_few_evaluations_of_large_networks(monkeypatch):
     widths = global_ranking(cost, scores, macs=0.3 * cost.dense_macs, min_widths={})
     assert len(calls) <= 16
     assert 0.29 < cost.macs_ratio(widths) <= 0.3
+
+
+@pytest.mark.parametrize("multiple", [0, -8, 1.5, "8"])
+def test_a_multiple_is_a_whole_number_of_at_least_one(multiple):
+    with pytest.raises(ConfigError, match="`multiple` must be"):
+        read(NetworkSpec, {"architecture": "resnet20", "multiple": multiple}, where="[network]")
+    assert NetworkSpec(architecture="resnet20").multiple == 1
