@@ -111,8 +111,6 @@ def _sparsify(
 
 
 def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
-    if spec.width_rule not in RULES:
-        raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
     for name, score in scores.items():
         if not np.isfinite(score).all():
             raise TrialError(
@@ -176,6 +174,8 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
     clock, workbench = _Clock(), open_workbench(spec.setting)
     traced, cost, bench = workbench.traced, workbench.traced.cost, workbench.bench
     method = methods.build(spec.method, spec.hyper)
+    if spec.width_rule not in RULES:
+        raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
     with clock.phase("dense"):
         dense = workbench.dense(phases, _throttled(report, "dense"))
     with clock.phase("sparsify"):

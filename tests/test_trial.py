@@ -413,15 +413,20 @@ def test_weights_that_diverge_at_the_very_end(setting, monkeypatch):
         run(spec_of(setting, number=44))
 
 
-def test_unknown_names_and_targets_out_of_reach(setting):
+def test_unknown_names_are_told_before_anything_is_trained(setting, tmp_path):
+    setting = elsewhere(setting, tmp_path)
     with pytest.raises(ConfigError, match="no method 'slimmin'; did you mean 'slimming'"):
         run(dataclasses.replace(spec_of(setting), method="slimmin"))
     with pytest.raises(ConfigError, match="no width rule 'globel'; did you mean 'global'"):
         run(spec_of(setting, width_rule="globel"))
-    with pytest.raises(InfeasibleError, match="`macs_target` must be at least "):
-        run(spec_of(setting, macs_target=1e-6))
     with pytest.raises(ConfigError, match="no key 'strenght'"):
         run(spec_of(setting, hyper={"strenght": 1.0}))
+    assert not (tmp_path / "phases").exists()
+
+
+def test_a_target_out_of_reach(setting):
+    with pytest.raises(InfeasibleError, match="`macs_target` must be at least "):
+        run(spec_of(setting, macs_target=1e-6))
 
 
 def test_the_dense_network_is_not_changed_by_trials(setting):

@@ -66,6 +66,7 @@ class Hooks:
     """What a method does in each step of the sparsify phase; what it does not name does nothing.
 
     One step: forward, loss + ``extra_loss``, backward, ``transform_gradients``, optimizer, ``shrink``, ``after_step``.
+    Where the gradients overflowed in float16, the last three are left out.
 
     Args:
         extra_loss: A differentiable scalar added to the loss, or None.
