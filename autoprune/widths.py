@@ -69,8 +69,8 @@ def global_ranking(
 ) -> dict[str, int]:
     """Rank the channels of all groups together and remove the least important until the target is met.
 
-    The channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a
-    multiple, the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the
+    The last removal can save more than was needed; then the best of the removed channels that still fit come back. The
+    channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a multiple, the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the
     target.
 
     Args:
@@ -81,7 +81,7 @@ def global_ranking(
         multiple: Widths are multiples of it; see `cost.fit`.
 
     Returns:
-        Width by group. Where ``multiple`` is 1, no prefix of the removal order that is shorter meets the target.
+        Width by group. Where ``multiple`` is 1, no removed channel could stay without exceeding the target.
 
     Raises:
         InfeasibleError: Even the minimum widths cost more.
@@ -118,6 +118,15 @@ def global_ranking(
         else:
             low = middle + 1
     left = after(low)
+    closed: set[int] = set()  # A group that can't grow now never can, since the others only grow.
+    for group in groups[order[:low]][::-1].tolist():
+        if group not in closed:
+            left[group] += steps[group]
+            if cost.macs(left[None])[0] > macs:
+                left[group] -= steps[group]
+                closed.add(group)
+                if len(closed) == len(dense):
+                    break
     if multiple == 1:
         return cost.as_mapping(left)
     shape = dict(zip(cost.groups, (left / dense).tolist(), strict=True))

@@ -49,13 +49,13 @@ class Workbench:
 
     @property
     def dense_key(self) -> str:
-        """Hash of everything the dense weights depend on."""
+        """Hash of everything the dense weights and their score depend on."""
         network = {"architecture": self.setting.network.architecture, "factory": self.setting.network.factory}
+        scale = [list(self.bench.preprocess.mean), list(self.bench.preprocess.std)]
+        data = [self.splits.fingerprint, self.splits.indices_digest, scale, self.setting.precision]
         if self.weights_sha256 is not None:
-            return phase_key("dense", network, self.weights_sha256)
-        recipe = self.setting.dense.to_dict()
-        data = [self.splits.fingerprint, self.splits.indices_digest]
-        return phase_key("dense", network, data, recipe, self.setting.precision, self.setting.seed)
+            return phase_key("dense", network, data, self.weights_sha256)
+        return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
 
     @property
     def identity(self) -> dict[str, Any]:

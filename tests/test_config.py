@@ -90,12 +90,12 @@ def test_every_shipped_study_loads(path: Path) -> None:
 def test_the_shipped_digits_study() -> None:
     config = load_study(REPOSITORY / "studies/digits/study.toml", methods.ranges())
     assert (config.study.n_trials, config.study.seed, config.space.name) == (28, 0, "resnet_digits")
-    assert config.setting.data == DataSpec(source="digits", validation="random:0.25")
-    assert (config.setting.dense.epochs, config.setting.sparsify.epochs, config.setting.finetune.epochs) == (15, 5, 8)
+    assert config.setting.data == DataSpec(source="digits", validation="random:0.4")
+    assert (config.setting.dense.epochs, config.setting.sparsify.epochs, config.setting.finetune.epochs) == (15, 5, 6)
     assert config.space.methods["slimming"]["strength"].grid == (1e-4, 1e-3, 1e-2)
     assert config.space.macs_target.grid is not None
-    assert len(config.space.macs_target.grid) == 31
-    assert config.space.macs_target.grid[-1] == 0.93
+    assert len(config.space.macs_target.grid) == 13
+    assert config.space.macs_target.grid[-1] == 0.9
 
 
 def test_defaults(load: Load, tmp_path: Path) -> None:

@@ -125,7 +125,16 @@ def remove_one_by_one(cost, scores, macs, min_widths):
     for _, place in removal_order(cost, scores, min_widths):
         widths[cost.groups[place]] -= steps[cost.groups[place]]
         passed.append(dict(widths))
-    return next((widths for widths in passed if cost.macs(widths) <= macs), None)
+    met = next((i for i, widths in enumerate(passed) if cost.macs(widths) <= macs), None)
+    if met is None:
+        return None
+    widths = passed[met]
+    for _, place in reversed(removal_order(cost, scores, min_widths)[:met]):
+        name = cost.groups[place]
+        grown = {**widths, name: widths[name] + steps[name]}
+        if cost.macs(grown) <= macs:
+            widths = grown
+    return widths
 
 
 @st.composite
@@ -150,7 +159,7 @@ def problems(draw):
 
 @settings(max_examples=200)
 @given(problems())
-def test_global_ranking_is_the_shortest_removal_that_meets_the_target(problem):
+def test_global_ranking_is_the_shortest_removal_that_meets_the_target_with_the_rest_given_back(problem):
     cost, scores, macs, min_widths = problem
     expected = remove_one_by_one(cost, scores, macs, min_widths)
     if expected is None:
@@ -160,6 +169,8 @@ def test_global_ranking_is_the_shortest_removal_that_meets_the_target(problem):
     widths = global_ranking(cost, scores, macs=macs, min_widths=min_widths)
     assert widths == expected
     assert cost.macs(widths) <= macs
+    for name, dense, step in zip(cost.groups, cost.dense, cost.steps, strict=True):
+        assert widths[name] == dense or cost.macs({**widths, name: widths[name] + step}) > macs
     for name, step in zip(cost.groups, cost.steps, strict=True):
         assert widths[name] % step == 0
         assert widths[name] >= min_widths.get(name, step)
@@ -267,14 +278,14 @@ def test_a_network_without_groups_has_its_dense_cost(rule):
 
 
 def test_few_evaluations_of_large_networks(monkeypatch):
-    """Bisection: 20 groups of 500 channels cost about log2(10,000) evaluations."""
+    """Bisection costs about log2(10,000) evaluations, and giving the rest back about one for each of the 20 groups."""
     cost = chain([500] * 20)
     generator = np.random.default_rng(0)
     scores = {name: generator.random(500) for name in cost.groups}
     calls, macs = [], CostModel.macs
     monkeypatch.setattr(CostModel, "macs", lambda self, widths: calls.append(1) or macs(self, widths))
     widths = global_ranking(cost, scores, macs=0.3 * cost.dense_macs, min_widths={})
-    assert len(calls) <= 16
+    assert len(calls) <= 16 + 24
     assert 0.29 < cost.macs_ratio(widths) <= 0.3
 
 
