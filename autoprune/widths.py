@@ -70,8 +70,8 @@ def global_ranking(
     """Rank the channels of all groups together and remove the least important until the target is met.
 
     The last removal can save more than was needed; then the best of the removed channels that still fit come back. The
-    channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a multiple, the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the
-    target.
+    channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a multiple,
+    the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the target.
 
     Args:
         cost: The network's cost model.
