@@ -138,6 +138,7 @@ class _EngineTable:
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
     threads: int | None = option(None, low=1, high=4096)
+    latency_batch: int | None = option(None, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,6 +248,7 @@ class SettingSpec:
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
     threads: int | None = option(None, low=1, high=4096)
+    latency_batch: int | None = option(None, low=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -329,6 +330,8 @@ class TrialResult:
         weights: Path of the safetensors file, beside which the JSON record lies.
         sha256: Its hash.
         wall_s: Seconds by phase.
+        latency_ms: Median time of one batch at rung 0, milliseconds, where the setting asks for it.
+        latency_ratio: The same over the dense network's, measured in turn with it, so that it holds on a busy machine.
     """
 
     accuracy: float
@@ -342,7 +345,9 @@ class TrialResult:
     weights: str
     sha256: str
     wall_s: Mapping[str, float]
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-serialisable data."""
-        return dataclasses.asdict(self)
+        """The result as JSON-serialisable data, without what was not measured."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autoprune import methods
 from autoprune.cost import CONVENTION
 from autoprune.engine.contracts import Hooks, Method, Scores
+from autoprune.engine.latency import measure
 from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.training import accuracy, recalibrate, train
@@ -156,6 +157,14 @@ def _finetune(
     return reached
 
 
+def _latency(dense: nn.Module, pruned: nn.Module, workbench: Workbench, *, batch: int) -> dict[str, float]:
+    """Median time of one batch, and its ratio to the dense network's; short, since other trials wait for the cores."""
+    networks, shape = {"dense": dense, "pruned": pruned}, workbench.splits.train.shape
+    found = measure(networks, shape, batch=batch, device=workbench.bench.device, n_runs=20, time_limit_s=20.0)
+    ratio = found["pruned"].median_ms / found["dense"].median_ms
+    return {"latency_ms": found["pruned"].median_ms, "latency_ratio": ratio}
+
+
 def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResult:
     """Run one trial: dense → sparsify → rank → widths → surgery → BN recalibration → fine-tune → score → save.
 
@@ -195,6 +204,11 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         n_images = spec.setting.recalibration_images
         if not untouched:
             recalibrate(pruned, workbench.splits.train, bench=bench, n_images=n_images, seed=seed)
+    latency = {}
+    if spec.setting.latency_batch is not None:
+        with clock.phase("latency"):  # At rung 0: what is too slow shows before it costs a fine-tuning.
+            dense_model = workbench.with_weights(dense.tensors)
+            latency = _latency(dense_model, pruned, workbench, batch=spec.setting.latency_batch)
     with clock.phase("finetune"):
         rungs = (
             {"0": accuracy(pruned, workbench.splits.validation, bench=bench)}
@@ -218,6 +232,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         "convention": CONVENTION,
         "widths": widths,
         "rungs": rungs,
+        **latency,
     }
     provenance = {
         "study": spec.study,

@@ -247,6 +247,21 @@ def test_no_fine_tuning(setting):
     assert saved["bn1.num_batches_tracked"].item() == 4  # recalibrated on 256 images, 64 at once
 
 
+def test_latency_is_measured_at_rung_0_where_it_is_asked_for(setting):
+    told = []
+    measured = dataclasses.replace(setting, latency_batch=4)
+    result = run(spec_of(measured, method="magnitude", hyper={}, macs_target=0.2), told.append)
+    phases = list(result.wall_s)
+    assert phases.index("recalibrate") < phases.index("latency") < phases.index("finetune")
+    assert result.latency_ms > 0
+    assert result.latency_ratio > 0
+    record = json.loads(Path(result.weights).with_suffix(".json").read_text())
+    assert (record["latency_ms"], record["latency_ratio"]) == (result.latency_ms, result.latency_ratio)
+    plain = run(spec_of(setting, method="magnitude", hyper={}, macs_target=0.2))
+    assert plain.accuracy == result.accuracy
+    assert not {"latency_ms", "latency_ratio"} & set(plain.to_dict())
+
+
 def test_minimum_width_and_excluded_layers(setting):
     network = dataclasses.replace(setting.network, min_width=12, exclude=("layer3.0.conv1",))
     result = run(spec_of(dataclasses.replace(setting, network=network), number=13, method="magnitude", macs_target=0.5))
