@@ -139,7 +139,7 @@ def kill_and_restart(url: str, n_trials: int, n_kills: int, seed: int, grace_s: 
     drivers = [start(0), start(1)]
     kills = 0
     for i in range(n_kills):
-        time.sleep(rng.uniform(0.02, 0.5))
+        time.sleep(rng.uniform(0.02, 0.25))
         victim = rng.randrange(2)
         kills += drivers[victim].is_alive()
         drivers[victim].kill()

@@ -440,12 +440,13 @@ def test_processes_that_race_for_claims_get_each_trial_once(
     assert max(Counter(key for state, key, _ in ended.values() if state == COMPLETE.name).values()) == 1
 
 
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", [1])
 def test_drivers_killed_at_random_moments_leave_exactly_n_results(
     url: str, study: StudyRecord, forks: Callable[..., Any], seed: int
 ) -> None:
     del study
-    n_trials = 50
+    n_trials = 100
     found = forks("kill", url, n_trials, 20, seed, 0.3)
     assert found["exit"] == [0, 0]
     assert found["kills"] >= 10
@@ -455,7 +456,6 @@ def test_drivers_killed_at_random_moments_leave_exactly_n_results(
     assert counts[RUNNING.name] == counts[WAITING.name] == 0
     finished = [key for state, key, _ in ended.values() if state in (COMPLETE.name, PRUNED.name)]
     assert len(finished) == len(set(finished))
-    assert counts[FAIL.name] > 0
 
 
 def _ended(url: str) -> dict[int, tuple[str, str, int]]:

@@ -439,7 +439,7 @@ def births_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_claims_agree_with_the_model(template: Path) -> None:
-    run_state_machine_as_test(machine(template), settings=settings(COMMON, max_examples=15, stateful_step_count=30))
+    run_state_machine_as_test(machine(template), settings=settings(COMMON, max_examples=10, stateful_step_count=30))
 
 
 @pytest.mark.slow
