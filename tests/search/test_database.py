@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -385,6 +386,29 @@ def test_the_lock_dies_with_its_holder(url: str) -> None:
 def _take(db: Database, then: Callable[[], None]) -> None:
     with db.lock("x"):
         then()
+
+
+@pytest.mark.parametrize("kind", ["postgres"])
+def test_a_server_that_drops_its_connections_is_asked_again(url: str) -> None:
+    db, other = Database.open(url, create=False), Database.open(url, create=False)
+    assert db.storage.get_all_studies() == []
+    drop = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+                   " AND pid <> pg_backend_pid()")  # fmt: skip
+    with other.writing() as connection:
+        connection.execute(drop)
+    assert db.now() > 1e9
+    assert db.storage.get_all_studies() == []
+    # A lock that was lost on the way is said, not passed over: another process may have been inside.
+    taken = contextlib.ExitStack()
+    taken.enter_context(db.lock("x"))
+    with other.writing() as connection:
+        connection.execute(drop)
+    with pytest.raises(StorageError, match=r"must answer, but: .*terminat"):
+        taken.close()
+    with db.lock("x"):
+        pass
+    db.close()
+    other.close()
 
 
 def test_a_lock_that_never_comes_free(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
