@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 
 __all__ = ["tpe"]
+
+_FILTERS = threading.Lock()  # Warning filters belong to the process; two threads would restore each other's.
 
 
 def tpe(seed: int) -> BaseSampler:
@@ -19,6 +22,6 @@ def tpe(seed: int) -> BaseSampler:
     References:
         Bergstra et al. (2011), NeurIPS 24; Watanabe (2023), arXiv 2304.11127.
     """
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=10)
