@@ -85,7 +85,8 @@ def test_ctrl_c_and_stop_wind_down_and_resume_raises_n(sandbox):
 
 def test_a_time_limit_keeps_the_best_rung_of_running_trials(sandbox):
     sandbox.write(n_trials=30, epochs=200)
-    told = sandbox.run("launch", "study.toml", "--time-limit", "20s", code=1)
+    # Long enough for a slow machine to start Ray, train the dense network and reach the first rung.
+    told = sandbox.run("launch", "study.toml", "--time-limit", "50s", code=1)
     assert "the time limit is reached" in told
     states = sandbox.states()
     assert "RUNNING" not in states
