@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from os.path import commonprefix
+from itertools import takewhile
 
 __all__ = [
     "AutopruneError",
@@ -116,7 +116,8 @@ def _nearest(name: str, names: list[str]) -> str | None:
     def likeness(valid: str) -> tuple[float, int]:
         # Of equally similar names, people mean the one that begins as they did.
         letters = valid.lower()
-        return difflib.SequenceMatcher(None, wanted, letters).ratio(), len(commonprefix([wanted, letters]))
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, letters, strict=False)))
+        return difflib.SequenceMatcher(None, wanted, letters).ratio(), alike
 
     best = max(names, key=likeness, default=None)
     if best is not None and likeness(best)[0] >= 0.6:
