@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.cost import CostModel, fit
+from autoprune.cost import CostModel
 from autoprune.errors import InfeasibleError
+from autoprune.inverse import fit
 
 __all__ = ["RULES", "Kept", "Scores", "global_ranking", "keep_best", "uniform"]
 
@@ -53,7 +54,7 @@ def uniform(
         scores: Not looked at; every rule has the same arguments.
         macs: Upper bound of the pruned network's MACs.
         min_widths: Smallest width by group.
-        multiple: Widths are multiples of it; see `cost.fit`.
+        multiple: Widths are multiples of it; see `inverse.fit`.
 
     Returns:
         Width by group.
@@ -71,14 +72,14 @@ def global_ranking(
 
     The last removal can save more than was needed; then the best of the removed channels that still fit come back. The
     channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a multiple,
-    the widths that the ranking leaves are the shape of a `cost.fit`: rounding each alone could exceed the target.
+    the widths that the ranking leaves are the shape of a `inverse.fit`: rounding each alone could exceed the target.
 
     Args:
         cost: The network's cost model.
         scores: By group, shape (C,), comparable between groups; higher stays.
         macs: Upper bound of the pruned network's MACs.
         min_widths: Smallest width by group.
-        multiple: Widths are multiples of it; see `cost.fit`.
+        multiple: Widths are multiples of it; see `inverse.fit`.
 
     Returns:
         Width by group. Where ``multiple`` is 1, no removed channel could stay without exceeding the target.

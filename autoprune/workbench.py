@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import architectures
-from autoprune.cost import CONVENTION, allowed_widths
+from autoprune.cost import CONVENTION
 from autoprune.engine.data import Splits, load_splits
 from autoprune.engine.factory import call_factory
 from autoprune.engine.groups import Traced, trace
@@ -22,6 +22,7 @@ from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.training import Bench, accuracy, default_device, train
 from autoprune.engine.weights import load_into, read_tensors, sha256_of
 from autoprune.errors import ConfigError, DataError, NetworkError, WeightsError, unknown_name
+from autoprune.inverse import allowed_widths
 from autoprune.spec import NetworkSpec, SettingSpec, digest, seed_of
 
 __all__ = ["Workbench", "open_workbench"]

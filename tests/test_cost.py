@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.cost import CONVENTION, CostModel, LayerCost, LinearForm, fit
+from autoprune.cost import CONVENTION, CostModel, LayerCost, LinearForm
 from autoprune.errors import ConfigError, InfeasibleError
+from autoprune.inverse import fit
 
 
 def chain(dense=(8, 12, 6), *, inputs=3, classes=4, positions=16):

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import autoprune
-from autoprune.cost import allowed_widths
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy
 from autoprune.engine.weights import publish, read_tensors
 from autoprune.errors import ConfigError, WeightsError
+from autoprune.inverse import allowed_widths
 from autoprune.saved import load_model, read_record
 from autoprune.workbench import open_workbench
 from tests.real_trials import concat_depthwise, run_study

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.cost import CostModel, LayerCost, LinearForm, allowed_widths, fit
+from autoprune.cost import CostModel, LayerCost, LinearForm
 from autoprune.errors import ConfigError, InfeasibleError
 from autoprune.fields import read
+from autoprune.inverse import allowed_widths, fit
 from autoprune.spec import NetworkSpec
 from autoprune.widths import RULES, global_ranking, keep_best, uniform
 

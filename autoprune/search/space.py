@@ -12,7 +12,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from autoprune.config import SpaceConfig
-from autoprune.cost import CostModel, fit
+from autoprune.cost import CostModel
+from autoprune.inverse import fit
 from autoprune.spec import Range, digest
 
 __all__ = ["Point", "Space"]
@@ -97,7 +98,7 @@ class Space:
         config: Methods with their ranges, width rules and MACs targets.
         cost: The network's cost model.
         min_widths: Smallest width by group, which is an allowed one.
-        multiple: Widths are multiples of it; see `cost.fit`.
+        multiple: Widths are multiples of it; see `inverse.fit`.
     """
 
     def __init__(

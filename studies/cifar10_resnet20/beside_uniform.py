@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import autoprune
-from autoprune.cost import fit
 from autoprune.engine.phases import PhaseStore
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy, recalibrate
+from autoprune.inverse import fit
 from autoprune.methods import Magnitude
 from autoprune.widths import keep_best
 from autoprune.workbench import open_workbench

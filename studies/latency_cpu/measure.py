@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from autoprune.architectures import build
-from autoprune.cost import fit
 from autoprune.engine.groups import trace
 from autoprune.engine.latency import measure
 from autoprune.engine.surgery import cut
+from autoprune.inverse import fit
 
 NETWORKS = ("resnet20", "vgg16")
 RATIO = 0.5

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from autoprune.cost import CostModel, LayerCost, LinearForm, allowed_widths, fit
+from autoprune.cost import CostModel, LayerCost, LinearForm
+from autoprune.inverse import allowed_widths, fit
 from autoprune.search.space import Point, Space
 from autoprune.spec import Range
 from tests.search import fakes
