@@ -1,7 +1,5 @@
 """Cost models for tests: a chain by hand, and any at random."""
 
-"""Costs are exact, and `fit` inverts them: never above, maximal, within one step of proportional."""
-
 import itertools
 
 from hypothesis import strategies as st
