@@ -15,7 +15,7 @@ settings.register_profile("autoprune", deadline=None, max_examples=50)
 settings.load_profile("autoprune")
 
 _TABLES = {
-    "study": 'name = "digits"\nn_trials = 10\nlease_s = 1e6\nreference_point = { accuracy = 0.5, macs_ratio = 1.0 }',
+    "study": 'name = "digits"\nn_trials = 10\nlease_s = 600\nreference_point = { accuracy = 0.5, macs_ratio = 1.0 }',
     "space": 'methods = ["magnitude", "slimming"]\nmacs_target = { low = 0.1, high = 0.9, step = 0.1 }',
     "network": 'architecture = "resnet_digits"',
     "data": 'source = "digits"\nvalidation = "random:0.25"',
