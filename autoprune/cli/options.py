@@ -6,10 +6,11 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from autoprune.errors import unknown_name
 
-__all__ = ["add_run_options", "add_storage", "address", "duration", "one_of", "positive", "trial_number"]
+__all__ = ["add_run_options", "add_storage", "address", "duration", "one_of", "positive", "run_options", "trial_number"]
 
 
 def positive(text: str) -> int:
@@ -80,3 +81,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="a running Ray cluster, auto or HOST:PORT (default: one on this machine)",
     )
     add_storage(parser)
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_run_options` read, by the names that `api.launch` and `api.resume` know it by."""
+    return {
+        "storage": args.storage,
+        "n_trials": args.trials,
+        "time_limit_s": args.time_limit,
+        "concurrency": args.concurrency,
+        "address": args.address,
+    }

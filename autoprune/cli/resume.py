@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_run_options
+from autoprune.cli.options import add_run_options, run_options
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -34,13 +34,5 @@ def run(args: argparse.Namespace) -> int:
     from autoprune.cli.progress import finish, make_progress
 
     with make_progress() as progress:
-        outcome = api.resume(
-            args.name,
-            storage=args.storage,
-            n_trials=args.trials,
-            time_limit_s=args.time_limit,
-            concurrency=args.concurrency,
-            address=args.address,
-            progress=progress,
-        )
+        outcome = api.resume(args.name, progress=progress, **run_options(args))
     return finish(outcome, args.storage)

@@ -220,6 +220,7 @@ class Dispatcher:
                 it was stopped or said nothing.
             crashed: Its worker died.
         """
+        self.heard(handle, last or {})  # The report that a trial is stopped at comes only here.
         with self._mutex:
             live = self.live.pop(handle, None)
         if live is None or live.lost:
@@ -233,8 +234,6 @@ class Dispatcher:
 
     def _tell(self, live: Live, last: dict[str, Any], *, crashed: bool) -> None:
         trial_id, outcome = live.claim.trial_id, last.get("outcome")
-        if last and "phase" in last and outcome is None:
-            self.heard_last(live, last)
         if outcome == "complete":
             attrs = json.loads(last["result"])
             values = [attrs.get(objective) for objective in self._objectives]
@@ -243,10 +242,10 @@ class Dispatcher:
             self._claims.failed(trial_id, str(last["reason"]))
         elif crashed:
             reason = "the worker died: out of memory, killed, or its machine was lost"
-            if self.stopping is None:
+            if (stopping := self.stopping) is None:
                 self._claims.failed(trial_id, reason, retry=True)
             else:
-                self._claims.release(trial_id, f"{self._stopping.value if self._stopping else ''}; {reason}")
+                self._claims.release(trial_id, f"{stopping.value}; {reason}")
         elif self.stopping is None:
             self._claims.failed(trial_id, "the trial ended without reporting a result")
         elif self._stopping is Stopping.TIME and live.rungs:
@@ -256,14 +255,6 @@ class Dispatcher:
         else:
             assert self._stopping is not None
             self._claims.release(trial_id, self._stopping.value)
-
-    @staticmethod
-    def heard_last(live: Live, last: Mapping[str, Any]) -> None:
-        """Keep the rung of the very report that a trial was stopped at."""
-        if last.get("rung") is not None:
-            live.rungs[str(last["rung"])] = float(last["accuracy"])
-        if last.get("macs_ratio") is not None:
-            live.macs_ratio = float(last["macs_ratio"])
 
     def abandon(self) -> None:
         """Let every live trial go, so that it is retried at once rather than when its lease expires."""
