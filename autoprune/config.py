@@ -17,7 +17,9 @@ from autoprune.spec import WIDTH_RULES, DataSpec, NetworkSpec, Range, SettingSpe
 __all__ = [
     "OBJECTIVES",
     "SAMPLERS",
+    "ConstraintsConfig",
     "ResourcesConfig",
+    "RetentionConfig",
     "SearchConfig",
     "SpaceConfig",
     "StudyConfig",
@@ -26,13 +28,23 @@ __all__ = [
     "stock_spaces",
 ]
 
-OBJECTIVES: Mapping[str, str] = {"accuracy": "maximize", "macs_ratio": "minimize", "params_ratio": "minimize"}
-SAMPLERS = ("tpe", "random")
+OBJECTIVES: Mapping[str, str] = {
+    "accuracy": "maximize",
+    "macs_ratio": "minimize",
+    "params_ratio": "minimize",
+    "latency_ms": "minimize",
+}
+SAMPLERS = ("tpe", "nsga2", "gp", "quasi_random", "random")
+_MACS_TARGET = Range(low=0.2, high=0.9, step=0.05)
+_SHAPE = Range(low=0.5, high=1.5, step=0.125)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The ``[study]`` table: how long to search, by what, toward which objectives."""
+    """The ``[study]`` table: how long to search, by what, toward which objectives.
+
+    ``start_from`` names studies of the same identity in the same database, whose fronts are proposed first.
+    """
 
     name: str
     n_trials: int = option(30, low=1, high=1_000_000, advice="Give the number of trials that must finish.")
@@ -40,6 +52,7 @@ class SearchConfig:
     objectives: tuple[str, ...] = option(("accuracy", "macs_ratio"))
     reference_point: Mapping[str, float] = option({"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0})
     sampler: str = option("tpe", choices=SAMPLERS)
+    start_from: tuple[str, ...] = option(())
     max_retry: int = option(2, low=0, high=10)
     max_failures_in_a_row: int = option(3, low=1)
     max_failures: int = option(20, low=1)
@@ -91,6 +104,46 @@ class ResourcesConfig:
     concurrency: int | None = option(None, low=1)
     cpu: float = option(1.0, above=0)
     gpu: float = option(0.0, low=0, high=1, advice="One trial runs on one device, or on a share of it.")
+    memory_gb: float | None = option(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintsConfig:
+    """The ``[constraints]`` table: upper limits that every network must keep, several at once.
+
+    Args:
+        macs_ratio: Pruned / dense MACs, in (0, 1].
+        params: Number of parameters.
+        latency_ms: Median time of one batch of ``latency_batch`` images.
+    """
+
+    macs_ratio: float | None = option(None, above=0, high=1, advice="Give a share of the dense MACs.")
+    params: int | None = option(None, low=1)
+    latency_ms: float | None = option(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each constrained fact."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    """The ``[retention]`` table: which files stay on disk.
+
+    Args:
+        networks: ``"front"`` keeps the networks of the Pareto front, ``"all"`` those of every trial.
+        phase_cache_gb: Most that cached phases may take; the one longest unused goes first.
+    """
+
+    networks: str = option("front", choices=("front", "all"))
+    phase_cache_gb: float = option(20.0, above=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -98,12 +151,16 @@ class ResourcesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceConfig:
-    """A resolved search space: each method's hyper-parameters with their ranges, and the rules for widths."""
+    """A resolved search space: each method's hyper-parameters with their ranges, and the rules for widths.
+
+    ``shape`` is the range of each multiplier of the keep ratio that ``per_group`` and ``per_stage`` search.
+    """
 
     name: str
     methods: Mapping[str, Mapping[str, Range]]
     width_rules: tuple[str, ...] = option(WIDTH_RULES)
-    macs_target: Range = Range(low=0.2, high=0.9, step=0.05)
+    macs_target: Range = _MACS_TARGET
+    shape: Range = _SHAPE
 
     def __post_init__(self) -> None:
         check(self)
@@ -122,6 +179,9 @@ class SpaceConfig:
                 raise ConfigError(
                     f"`macs_target` must lie in (0, 1], but got {value!r}. Give a share of the dense MACs."
                 )
+        for value in (self.shape.low, self.shape.high, *(self.shape.values or ())):
+            if isinstance(value, str | bool) or (value is not None and not value > 0):
+                raise ConfigError(f"`shape` must hold multipliers > 0, but got {value!r}. 1 leaves a group as it is.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +206,8 @@ class _SpaceTable:
     name: str = "inline"
     methods: tuple[str, ...] = ("*",)
     width_rules: tuple[str, ...] = WIDTH_RULES
-    macs_target: Range = Range(low=0.2, high=0.9, step=0.05)
+    macs_target: Range = _MACS_TARGET
+    shape: Range = _SHAPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +218,16 @@ class StudyConfig:
     setting: SettingSpec
     space: SpaceConfig
     resources: ResourcesConfig
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    retention: RetentionConfig = RetentionConfig()
+
+    def __post_init__(self) -> None:
+        is_timed = "latency_ms" in self.study.objectives or self.constraints.latency_ms is not None
+        if is_timed and self.setting.latency_batch is None:
+            raise ConfigError(
+                "`latency_ms` as an objective or constraint needs `latency_batch` in [engine], the number of images "
+                "timed at once, but it is missing. Add for example latency_batch = 64."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-serialisable data."""
@@ -221,7 +292,7 @@ def _resolve_space(
             table = value if isinstance(value, Mapping) else {"values": value if isinstance(value, list) else [value]}
             ranges[key] = read(Range, table, where=f"{place[:-1]}.{key}]")
         methods[method] = ranges
-    table = {"name": file.name, "methods": methods, "width_rules": file.width_rules, "macs_target": file.macs_target}
+    table = {**vars(file), "methods": methods}
     return read(SpaceConfig, table, where=f"{where}: [space]")
 
 
@@ -282,7 +353,9 @@ def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> Stud
         ConfigError: Something in the file does not hold; file and key are named.
     """
     tables, where = _toml(path), str(path)
-    known = ("study", "network", "data", "train", "engine", "resources", "space", "method")
+    known = (
+        "study", "network", "data", "train", "engine", "resources", "constraints", "retention", "space", "method",
+    )  # fmt: skip
     for key, value in tables.items():
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
@@ -309,11 +382,17 @@ def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> Stud
     engine_table = with_paths("engine", tables.get("engine", {}), ("artifacts",))
     engine = read(_EngineTable, {"artifacts": str(Path.cwd() / "autoprune_artifacts"), **engine_table},
                   where=f"{where}: [engine]")  # fmt: skip
-    resources = read(ResourcesConfig, tables.get("resources", {}), where=f"{where}: [resources]")
+    limits = {
+        key: read(kind, tables.get(key, {}), where=f"{where}: [{key}]")
+        for key, kind in (
+            ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
+        )
+    }  # fmt: skip
     parts = {"network": network, "data": data, "seed": study.seed, **vars(train), **vars(engine)}
     # Its own fields are those of [engine]; all others have been read above.
     setting = read(SettingSpec, parts, where=f"{where}: [engine]")
-    return StudyConfig(study=study, setting=setting, space=space, resources=resources)
+    parts = {"study": study, "setting": setting, "space": space, **limits}
+    return read(StudyConfig, parts, where=where)
 
 
 def read_stored(data: Mapping[str, Any]) -> StudyConfig:

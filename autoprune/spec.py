@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-WIDTH_RULES = ("uniform", "global")
+WIDTH_RULES = ("uniform", "global", "per_group", "per_stage")
 _MOST_VALUES = 10_000  # A finer grid is a mistyped step, and it would be listed in memory.
 
 
@@ -268,9 +268,11 @@ class TrialSpec:
         number: The trial's number in the study; with the study's seed it seeds the fine-tune phase.
         method: Name of the method that sparsifies and ranks.
         hyper: The method's own hyper-parameters.
-        width_rule: How widths follow from the ranking: ``"uniform"`` or ``"global"``.
+        width_rule: How widths follow from target and ranking, one of `WIDTH_RULES`.
         macs_target: Upper bound of pruned / dense MACs, in (0, 1]; 1 keeps the dense network.
-        shape: Multiplier of the keep ratio by group, for rules that have one.
+        shape: Multiplier of the keep ratio by group, > 0, for the rules ``per_group`` and ``per_stage``.
+        params_limit: Most parameters that the pruned network may have, or None.
+        latency_limit_ms: Longest median time of one batch, or None; a slower network is not fine-tuned.
     """
 
     setting: SettingSpec
@@ -281,6 +283,8 @@ class TrialSpec:
     width_rule: str
     macs_target: float = option(above=0, high=1)
     shape: Mapping[str, float] = option({})
+    params_limit: int | None = option(None, low=1)
+    latency_limit_ms: float | None = option(None, above=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -305,6 +309,9 @@ class RungReport:
         rung: Index of the rung reached, or None between rungs; 0 is after BN recalibration.
         accuracy: Validation accuracy in [0, 1] at the rung.
         macs_ratio: Pruned / dense MACs, once the widths are known.
+        phase_file: Once the sparsify phase's result lies in the cache: its key, place, sha256 and size_bytes.
+        result_key: Once the channels are chosen: hash of all that fixes the result, so that an earlier one can be
+            taken over.
     """
 
     phase: str
@@ -312,6 +319,8 @@ class RungReport:
     rung: int | None = None
     accuracy: float | None = None
     macs_ratio: float | None = None
+    phase_file: Mapping[str, Any] | None = None
+    result_key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from autoprune.engine.training import accuracy, recalibrate, train
 from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, TrialError, unknown_name
 from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
-from autoprune.widths import RULES, Kept, keep_best
+from autoprune.widths import RULES, Kept, Limits, keep_best
 from autoprune.workbench import Workbench, open_workbench
 
 __all__ = ["Report", "run_trial"]
@@ -119,10 +119,13 @@ def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
                 f"{name!r}. The weights have diverged; lower the learning rate of [train.sparsify]."
             )
     cost = workbench.traced.cost
-    target = spec.macs_target * cost.dense_macs
-    least, multiple = workbench.min_widths(), spec.setting.network.multiple
-    widths = RULES[spec.width_rule](cost, scores, macs=target, min_widths=least, multiple=multiple)
-    return keep_best(cost, scores, widths)
+    limits = Limits(
+        macs=spec.macs_target * cost.dense_macs,
+        params=spec.params_limit,
+        min_widths=workbench.min_widths(),
+        multiple=spec.setting.network.multiple,
+    )
+    return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape))
 
 
 def _finetune(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,11 @@ from autoprune.cost import CostModel
 from autoprune.errors import InfeasibleError
 from autoprune.inverse import fit
 
-__all__ = ["RULES", "Kept", "Scores", "global_ranking", "keep_best", "uniform"]
+__all__ = ["RULES", "Kept", "Limits", "Rule", "Scores", "Shape", "global_ranking", "keep_best", "shaped", "uniform"]
 
 Scores = Mapping[str, NDArray[np.float64]]
 Kept = dict[str, NDArray[np.int64]]
+Shape = Mapping[str, float]
 
 
 def _ranks(scores: NDArray[np.float64], step: int) -> NDArray[np.int64]:
@@ -44,17 +46,31 @@ def keep_best(cost: CostModel, scores: Scores, widths: Mapping[str, int]) -> Kep
     return kept
 
 
-def uniform(
-    cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int], multiple: int = 1
-) -> dict[str, int]:
-    """One keep ratio for all groups, as large as the target allows.
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the widths of one trial must keep.
+
+    Args:
+        macs: Upper bound of the pruned network's MACs.
+        params: Upper bound of its parameters, or None.
+        min_widths: Smallest width by group.
+        multiple: Widths are multiples of it; see `inverse.fit`.
+    """
+
+    macs: float
+    params: int | None = None
+    min_widths: Mapping[str, int]
+    multiple: int = 1
+
+
+def uniform(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+    """One keep ratio for all groups, as large as the limits allow.
 
     Args:
         cost: The network's cost model.
         scores: Not looked at; every rule has the same arguments.
-        macs: Upper bound of the pruned network's MACs.
-        min_widths: Smallest width by group.
-        multiple: Widths are multiples of it; see `inverse.fit`.
+        limits: What the widths must keep.
+        shape: Not looked at.
 
     Returns:
         Width by group.
@@ -62,27 +78,49 @@ def uniform(
     Raises:
         InfeasibleError: Even the minimum widths cost more.
     """
-    return fit(cost, macs=macs, min_widths=min_widths, multiple=multiple)
+    return shaped(cost, scores, limits, {})
 
 
-def global_ranking(
-    cost: CostModel, scores: Scores, *, macs: float, min_widths: Mapping[str, int], multiple: int = 1
-) -> dict[str, int]:
-    """Rank the channels of all groups together and remove the least important until the target is met.
+def shaped(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+    """Keep ratios in the proportions of ``shape``, as large as the limits allow.
+
+    Args:
+        cost: The network's cost model.
+        scores: Not looked at.
+        limits: What the widths must keep.
+        shape: Multiplier of the keep ratio by group, > 0; an absent group has 1.
+
+    Returns:
+        Width by group.
+
+    Raises:
+        InfeasibleError: Even the minimum widths cost more.
+    """
+    return fit(
+        cost,
+        macs=limits.macs,
+        params=limits.params,
+        shape=shape,
+        min_widths=limits.min_widths,
+        multiple=limits.multiple,
+    )
+
+
+def global_ranking(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+    """Rank the channels of all groups together and remove the least important until the limits are met.
 
     The last removal can save more than was needed; then the best of the removed channels that still fit come back. The
     channels that `min_widths` protects are each group's best; order is total: (score, group, rank). With a multiple,
-    the widths that the ranking leaves are the shape of a `inverse.fit`: rounding each alone could exceed the target.
+    the widths that the ranking leaves are the shape of a `inverse.fit`: rounding each alone could exceed a limit.
 
     Args:
         cost: The network's cost model.
         scores: By group, shape (C,), comparable between groups; higher stays.
-        macs: Upper bound of the pruned network's MACs.
-        min_widths: Smallest width by group.
-        multiple: Widths are multiples of it; see `inverse.fit`.
+        limits: What the widths must keep.
+        shape: Not looked at.
 
     Returns:
-        Width by group. Where ``multiple`` is 1, no removed channel could stay without exceeding the target.
+        Width by group. Where ``multiple`` is 1, no removed channel could stay without exceeding a limit.
 
     Raises:
         InfeasibleError: Even the minimum widths cost more.
@@ -91,7 +129,7 @@ def global_ranking(
     for index, (name, width, step) in enumerate(zip(cost.groups, cost.dense, cost.steps, strict=True)):
         ranked = -np.sort(-scores[name].reshape(step, -1), axis=1)
         units = ranked.mean(0)  # One unit is the r-th best channel of every segment; they go together.
-        protected = -(-min_widths.get(name, step) // step)
+        protected = -(-limits.min_widths.get(name, step) // step)
         removable = units[protected:][::-1]
         unit_scores.append(removable)
         unit_groups.append(np.full(len(removable), index))
@@ -104,17 +142,18 @@ def global_ranking(
         removed = np.bincount(groups[order[:n_removed]], minlength=len(dense))
         return np.asarray(dense - removed * steps, dtype=np.int64)
 
-    low, high = 0, len(order)  # MACs fall with every removal, so the shortest prefix is found by bisection.
-    if cost.macs(after(high)[None])[0] > macs:
-        reachable = cost.macs(after(high)[None])[0] / cost.dense_macs
-        least = math.ceil(1e4 * reachable) / 1e4  # Rounded up: the number told must do.
-        raise InfeasibleError(
-            f"`macs_target` must be at least {least:.4f}, the minimum widths' share of the dense MACs, "
-            f"but got {macs / cost.dense_macs:.4f}. Raise it or lower `min_width`."
+    def meets(widths: NDArray[np.int64]) -> bool:
+        return bool(
+            cost.macs(widths[None])[0] <= limits.macs
+            and (limits.params is None or cost.params(widths[None])[0] <= limits.params)
         )
+
+    low, high = 0, len(order)  # Costs fall with every removal, so the shortest prefix is found by bisection.
+    if not meets(after(high)):
+        raise InfeasibleError(_infeasible(cost, after(high), limits))
     while low < high:
         middle = (low + high) // 2
-        if cost.macs(after(middle)[None])[0] <= macs:
+        if meets(after(middle)):
             high = middle
         else:
             low = middle + 1
@@ -123,15 +162,36 @@ def global_ranking(
     for group in groups[order[:low]][::-1].tolist():
         if group not in closed:
             left[group] += steps[group]
-            if cost.macs(left[None])[0] > macs:
+            if not meets(left):
                 left[group] -= steps[group]
                 closed.add(group)
                 if len(closed) == len(dense):
                     break
-    if multiple == 1:
+    if limits.multiple == 1:
         return cost.as_mapping(left)
-    shape = dict(zip(cost.groups, (left / dense).tolist(), strict=True))
-    return fit(cost, macs=macs, shape=shape, min_widths=min_widths, multiple=multiple)
+    return shaped(cost, scores, limits, dict(zip(cost.groups, (left / dense).tolist(), strict=True)))
 
 
-RULES: Mapping[str, Callable[..., dict[str, int]]] = {"uniform": uniform, "global": global_ranking}
+def _infeasible(cost: CostModel, least: NDArray[np.int64], limits: Limits) -> str:
+    macs, params = int(cost.macs(least[None])[0]), int(cost.params(least[None])[0])
+    if macs > limits.macs:
+        ratio = math.ceil(1e4 * macs / cost.dense_macs) / 1e4  # Rounded up: the number told must do.
+        return (
+            f"`macs_target` must be at least {ratio:.4f}, the minimum widths' share of the dense MACs, "
+            f"but got {limits.macs / cost.dense_macs:.4f}. Raise it or lower `min_width`."
+        )
+    return (
+        f"the limit of parameters must be at least {params}, those of the minimum widths, but is {limits.params}. "
+        "Raise it or lower `min_width`."
+    )
+
+
+Rule = Callable[[CostModel, Scores, Limits, Shape], dict[str, int]]
+
+RULES: Mapping[str, Rule] = {
+    "uniform": uniform,
+    "global": global_ranking,
+    "per_group": shaped,
+    "per_stage": shaped,
+}
+"""By name. Of two that share a function, the search knows the difference: what it samples a multiplier for."""

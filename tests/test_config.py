@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from autoprune import methods
 from autoprune.config import (
-    OBJECTIVES,
     ResourcesConfig,
     SearchConfig,
     SpaceConfig,
@@ -156,7 +155,7 @@ def test_the_space_may_stand_in_the_study_file(load: Load) -> None:
         ("study = 3\n", "study.toml: [study] must be a table, but got 3."),
         (
             HEAD + REST + "[trian]\n",
-            "study.toml: there is no table 'trian'; did you mean 'train'? Valid: data, engine, ",
+            "study.toml: there is no table 'trian'; did you mean 'train'? Valid: constraints, data, engine, ",
         ),
         (HEAD + "n_trails = 3\n" + REST, "study.toml: [study]: there is no key 'n_trails'; did you mean 'n_trials'?"),
         (
@@ -296,7 +295,7 @@ def test_a_name_must_be_given(load: Load) -> None:
     [
         (
             '["accuracy", "flops"]',
-            "`objectives`: there is no objective 'flops'. Valid: accuracy, macs_ratio, params_ratio.",
+            "`objectives`: there is no objective 'flops'. Valid: accuracy, latency_ms, macs_ratio, params_ratio.",
         ),
         ('["accuracy", "mac_ratio"]', "`objectives`: there is no objective 'mac_ratio'; did you mean 'macs_ratio'?"),
         ('["accuracy"]', "`objectives` must be accuracy and at least one cost, each once, but got ['accuracy']. Use "),
@@ -413,7 +412,7 @@ def test_reference_points_that_are_none(line: str, told: str, load: Load) -> Non
         ),
         (
             "[space]\nwidth_rules = []\n",
-            "[space]: `width_rules` must name at least one of uniform, global, each once, but ",
+            "[space]: `width_rules` must name at least one of uniform, global, per_group, per_stage, each once, but ",
         ),
         (
             '[space]\nwidth_rules = ["global", "global"]\n',
@@ -526,7 +525,9 @@ def _some_configs() -> st.SearchStrategy[StudyConfig]:
         name=st.text(alphabet="abcé 1", min_size=1).filter(lambda name: name == name.strip()),
         n_trials=st.integers(1, 10**6),
         seed=st.integers(0, 10**30),
-        objectives=st.sampled_from([("accuracy", "macs_ratio"), ("params_ratio", "accuracy"), tuple(OBJECTIVES)]),
+        objectives=st.sampled_from(
+            [("accuracy", "macs_ratio"), ("params_ratio", "accuracy"), ("accuracy", "macs_ratio", "params_ratio")]
+        ),
         lease_s=st.floats(0.1, 1e6),
     )
     trains = st.builds(TrainSpec, epochs=st.floats(0, 100), learning_rate=st.floats(1e-9, 100))

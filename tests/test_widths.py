@@ -10,7 +10,7 @@ from autoprune.errors import ConfigError, InfeasibleError
 from autoprune.fields import read
 from autoprune.inverse import allowed_widths, fit
 from autoprune.spec import NetworkSpec
-from autoprune.widths import RULES, global_ranking, keep_best, uniform
+from autoprune.widths import RULES, Limits, global_ranking, keep_best, uniform
 
 
 def chain(dense=(16, 32, 24), steps=None):
@@ -54,7 +54,7 @@ def test_rounded_widths_are_allowed_and_never_cost_more_than_the_target(rule, de
     least = least_of(model, multiple)
     floor = model.macs(least)
     macs = floor + share * (model.dense_macs - floor)
-    widths = RULES[rule](model, scores_of(model, seed), macs=macs, min_widths=least, multiple=multiple)
+    widths = RULES[rule](model, scores_of(model, seed), Limits(macs=macs, min_widths=least, multiple=multiple), {})
     assert model.macs(widths) <= macs
     for name, full in zip(model.groups, dense, strict=True):
         assert widths[name] in allowed_widths(full, 1, multiple, least[name])
@@ -69,7 +69,7 @@ def test_without_a_multiple_the_ranking_alone_decides():
     model = chain((4, 4))
     scores = {"a": np.array([0.9, 0.1, 0.8, 0.7]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
     macs = model.macs({"a": 3, "b": 3})
-    widths = global_ranking(model, scores, macs=macs, min_widths={"a": 1, "b": 1})
+    widths = global_ranking(model, scores, Limits(macs=macs, min_widths={"a": 1, "b": 1}), {})
     # The two least scores are a's 0.1 and b's 0.2.
     assert widths == {"a": 3, "b": 3}
     kept = keep_best(model, scores, widths)
@@ -81,8 +81,8 @@ def test_a_rounded_ranking_keeps_the_shape_of_the_ranking():
     # b's channels are all worse than a's, but for its best sixteen.
     scores = {"a": np.linspace(2, 3, 64), "b": np.concatenate([np.full(16, 4.0), np.linspace(0, 1, 48)])}
     macs = model.macs({"a": 64, "b": 19})
-    plain = global_ranking(model, scores, macs=macs, min_widths={"a": 1, "b": 1})
-    rounded = global_ranking(model, scores, macs=macs, min_widths={"a": 8, "b": 8}, multiple=8)
+    plain = global_ranking(model, scores, Limits(macs=macs, min_widths={"a": 1, "b": 1}), {})
+    rounded = global_ranking(model, scores, Limits(macs=macs, min_widths={"a": 8, "b": 8}, multiple=8), {})
     assert plain == {"a": 64, "b": 19}
     assert rounded == {"a": 64, "b": 16}  # 24 would cost more than the target
     assert rounded == fit(model, macs=macs, shape={"a": 1.0, "b": 19 / 64}, multiple=8)
@@ -91,7 +91,9 @@ def test_a_rounded_ranking_keeps_the_shape_of_the_ranking():
 def test_the_target_of_the_dense_network_keeps_widths_that_are_no_multiple():
     model = chain((20, 36))
     for rule in RULES.values():
-        widths = rule(model, scores_of(model, 0), macs=model.dense_macs, min_widths=least_of(model, 8), multiple=8)
+        widths = rule(
+            model, scores_of(model, 0), Limits(macs=model.dense_macs, min_widths=least_of(model, 8), multiple=8), {}
+        )
         assert widths == {"a": 20, "b": 36}
 
 
@@ -100,8 +102,8 @@ def test_a_target_below_the_rounded_minimum_is_refused(rule):
     model = chain((64, 64))
     least = least_of(model, 16)
     with pytest.raises(InfeasibleError, match="Raise"):
-        rule(model, scores_of(model, 0), macs=model.macs(least) - 1, min_widths=least, multiple=16)
-    assert rule(model, scores_of(model, 0), macs=model.macs(least), min_widths=least, multiple=16) == least
+        rule(model, scores_of(model, 0), Limits(macs=model.macs(least) - 1, min_widths=least, multiple=16), {})
+    assert rule(model, scores_of(model, 0), Limits(macs=model.macs(least), min_widths=least, multiple=16), {}) == least
 
 
 # -- against loops --------------------------------------------------------------------------------------------------
@@ -165,9 +167,9 @@ def test_global_ranking_is_the_shortest_removal_that_meets_the_target_with_the_r
     expected = remove_one_by_one(cost, scores, macs, min_widths)
     if expected is None:
         with pytest.raises(InfeasibleError, match="`macs_target` must be at least "):
-            global_ranking(cost, scores, macs=macs, min_widths=min_widths)
+            global_ranking(cost, scores, Limits(macs=macs, min_widths=min_widths), {})
         return
-    widths = global_ranking(cost, scores, macs=macs, min_widths=min_widths)
+    widths = global_ranking(cost, scores, Limits(macs=macs, min_widths=min_widths), {})
     assert widths == expected
     assert cost.macs(widths) <= macs
     for name, dense, step in zip(cost.groups, cost.dense, cost.steps, strict=True):
@@ -214,16 +216,16 @@ def test_ties_between_groups_fall_to_the_earlier_group():
     cost = chain([4, 4])
     scores = {"a": np.ones(4), "b": np.ones(4)}
     one_less = cost.macs({"a": 3})
-    assert global_ranking(cost, scores, macs=one_less, min_widths={}) == {"a": 3, "b": 4}
-    assert global_ranking(cost, scores, macs=one_less - 1, min_widths={}) == {"a": 2, "b": 4}
+    assert global_ranking(cost, scores, Limits(macs=one_less, min_widths={}), {}) == {"a": 3, "b": 4}
+    assert global_ranking(cost, scores, Limits(macs=one_less - 1, min_widths={}), {}) == {"a": 2, "b": 4}
 
 
 def test_nothing_is_removed_at_the_dense_target():
     cost = chain([8, 8])
     scores = {name: np.arange(8.0) for name in cost.groups}
     for rule in RULES.values():
-        assert rule(cost, scores, macs=cost.dense_macs, min_widths={}) == {"a": 8, "b": 8}
-        assert rule(cost, scores, macs=2.0 * cost.dense_macs, min_widths={}) == {"a": 8, "b": 8}
+        assert rule(cost, scores, Limits(macs=cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
+        assert rule(cost, scores, Limits(macs=2.0 * cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
 
 
 def test_min_widths_protect_the_best():
@@ -231,7 +233,7 @@ def test_min_widths_protect_the_best():
     scores = {"a": np.linspace(0, 0.1, 8), "b": np.linspace(1, 2, 8)}
     least = {"a": 5, "b": 2}
     macs = cost.macs({"a": 5, "b": 4})
-    widths = global_ranking(cost, scores, macs=macs, min_widths=least)
+    widths = global_ranking(cost, scores, Limits(macs=macs, min_widths=least), {})
     assert widths == {"a": 5, "b": 4}
     assert keep_best(cost, scores, widths)["a"].tolist() == [3, 4, 5, 6, 7]
 
@@ -239,7 +241,7 @@ def test_min_widths_protect_the_best():
 def test_a_minimum_that_is_no_multiple_of_the_step_is_rounded_up():
     cost = chain([9, 4], [3, 1])
     scores = {"a": np.zeros(9), "b": np.ones(4)}
-    widths = global_ranking(cost, scores, macs=cost.macs({"a": 6}), min_widths={"a": 4})
+    widths = global_ranking(cost, scores, Limits(macs=cost.macs({"a": 6}), min_widths={"a": 4}), {})
     assert widths == {"a": 6, "b": 4}
 
 
@@ -249,10 +251,10 @@ def test_infeasible_targets_name_the_reachable_minimum():
     share = cost.macs_ratio({"a": 2, "b": 3})
     told = f"`macs_target` must be at least {np.ceil(share * 1e4) / 1e4:.4f}, .* but got 0.0100. Raise it or lower"
     with pytest.raises(InfeasibleError, match=told):
-        global_ranking(cost, scores, macs=0.01 * cost.dense_macs, min_widths={"a": 2, "b": 3})
+        global_ranking(cost, scores, Limits(macs=0.01 * cost.dense_macs, min_widths={"a": 2, "b": 3}), {})
     # The number that is told can be reached.
     named = np.ceil(share * 1e4) / 1e4
-    widths = global_ranking(cost, scores, macs=named * cost.dense_macs, min_widths={"a": 2, "b": 3})
+    widths = global_ranking(cost, scores, Limits(macs=named * cost.dense_macs, min_widths={"a": 2, "b": 3}), {})
     assert widths == {"a": 2, "b": 3}
 
 
@@ -261,21 +263,21 @@ def test_uniform_is_the_inverse_of_the_cost():
     scores = {name: np.zeros(width) for name, width in zip(cost.groups, cost.dense, strict=True)}
     for share in (0.2, 0.35, 0.8):
         macs, least = share * cost.dense_macs, {"b": 9}
-        widths = uniform(cost, scores, macs=macs, min_widths=least)
+        widths = uniform(cost, scores, Limits(macs=macs, min_widths=least), {})
         assert widths == fit(cost, macs=macs, min_widths=least)
         assert cost.macs(widths) <= macs
         assert widths["b"] >= 9
     with pytest.raises(InfeasibleError, match="must cost at most"):
-        uniform(cost, scores, macs=1.0, min_widths={})
+        uniform(cost, scores, Limits(macs=1.0, min_widths={}), {})
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_network_without_groups_has_its_dense_cost(rule):
     cost = CostModel((), (), (), (LayerCost("fc", 1, 1, 0, LinearForm(3), LinearForm(4)),))
-    assert RULES[rule](cost, {}, macs=12, min_widths={}) == {}
+    assert RULES[rule](cost, {}, Limits(macs=12, min_widths={}), {}) == {}
     assert keep_best(cost, {}, {}) == {}
     with pytest.raises(InfeasibleError, match=r"12 \(100.0% of dense\)|at least 1.0000"):
-        RULES[rule](cost, {}, macs=11, min_widths={})
+        RULES[rule](cost, {}, Limits(macs=11, min_widths={}), {})
 
 
 def test_few_evaluations_of_large_networks(monkeypatch):
@@ -285,7 +287,7 @@ def test_few_evaluations_of_large_networks(monkeypatch):
     scores = {name: generator.random(500) for name in cost.groups}
     calls, macs = [], CostModel.macs
     monkeypatch.setattr(CostModel, "macs", lambda self, widths: calls.append(1) or macs(self, widths))
-    widths = global_ranking(cost, scores, macs=0.3 * cost.dense_macs, min_widths={})
+    widths = global_ranking(cost, scores, Limits(macs=0.3 * cost.dense_macs, min_widths={}), {})
     assert len(calls) <= 16 + 24
     assert 0.29 < cost.macs_ratio(widths) <= 0.3
 
