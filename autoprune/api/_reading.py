@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from autoprune.search.claims import Counts
     from autoprune.search.database import Database
+    from autoprune.search.evaluations import TestScore
     from autoprune.search.study import StudyRecord
 
 __all__ = ["DriverStatus", "Status", "Study", "list_names", "open_study", "status", "stop", "storage_url"]
@@ -50,8 +52,15 @@ class Study:
         Raises:
             StorageError: It was not written by this version of autoprune.
         """
+        return self._read(self._record.config)
+
+    def configs(self) -> dict[int, StudyConfig]:
+        """Every configuration that the study has had, by the number of its revision; a trial's is its ``revision``."""
+        return {number: self._read(stored) for number, stored in self._record.revisions().items()}
+
+    def _read(self, stored: Mapping[str, Any]) -> StudyConfig:
         try:
-            return read_stored(self._record.config["config"])
+            return read_stored(stored["config"])
         except (ConfigError, KeyError) as error:
             what = f"it lacks {error}." if isinstance(error, KeyError) else str(error)
             raise StorageError(
@@ -71,7 +80,13 @@ class Study:
         return trials_frame(self._db, self._record)
 
     def front(self, *, where: str | None = None, sort: str | None = None, spacing: float | None = None) -> pd.DataFrame:
-        """The Pareto front.
+        """The Pareto front of the trials that keep the constraints of the newest revision.
+
+        A trial for which a constrained value is missing does not keep it. Once members were scored on the test split
+        (`autoprune.evaluate`), four columns tell: ``test_accuracy`` and ``test_sd``, mean and sample standard deviation
+        over ``test_seeds`` fine-tunings, and ``like_next``, whether the member can't be told apart from the next
+        costlier one shown (``search.evaluations.alike``). To choose trials by them is to search on the test split, so
+        ``where`` and ``sort`` don't know them.
 
         Args:
             where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
@@ -83,11 +98,24 @@ class Study:
         """
         if spacing is not None and not 0 <= spacing <= 1:
             raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
+        from autoprune.search.evaluations import with_test_scores
         from autoprune.search.query import front, thinned
 
-        search = self.config.study
-        rows = front(self.trials(), search.objectives, search.directions, where=where, sort=sort)
-        return rows if spacing is None else thinned(rows, self.cost, "accuracy", gap=spacing)
+        search, limits = self.config.study, self.config.constraints.limits
+        rows = front(self.trials(), search.objectives, search.directions, limits=limits, where=where, sort=sort)
+        rows = rows if spacing is None else thinned(rows, self.cost, "accuracy", gap=spacing)
+        return with_test_scores(rows, self._test_scores(), cost=self.cost)
+
+    def evaluations(self) -> pd.DataFrame:
+        """Every score on the test split, one row for each trial and seed; see `autoprune.evaluate`."""
+        from autoprune.search.evaluations import scores_frame
+
+        return scores_frame(self._test_scores())
+
+    def _test_scores(self) -> list[TestScore]:
+        from autoprune.search.evaluations import EvaluationRows
+
+        return EvaluationRows(self._db, self._record.study_id).read()
 
     @property
     def cost(self) -> str:
@@ -117,7 +145,18 @@ class Study:
         facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
         times = {"started": found.datetime_start, "ended": found.datetime_complete}
         told = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
-        return {**facts, **told, **({"tried again as": retried} if retried else {})}
+        facts |= told | ({"tried again as": retried} if retried else {})
+        return facts | self._tested(int(found.user_attrs.get("taken_over_from", number)))
+
+    def _tested(self, number: int) -> dict[str, Any]:
+        from autoprune.search.evaluations import latest, summary
+
+        by_seed = latest(self._test_scores()).get(number)
+        if by_seed is None:
+            return {}
+        found = summary(by_seed.values())
+        told = {"test_accuracy": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
+        return {**told, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
 
     def hypervolume(self) -> float:
         """What the front dominates up to the reference point, as a share of the whole box."""

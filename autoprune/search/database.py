@@ -23,6 +23,7 @@ __all__ = ["Database"]
 
 BUSY_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10
+_VERSION = sa.select(sa.func.max(schema.schema.c.version))
 
 
 class Database:
@@ -54,7 +55,7 @@ class Database:
 
     @classmethod
     def open(cls, url: str, *, create: bool, clock: Callable[[], float] | None = None) -> Database:
-        """Open a database for reading and writing.
+        """Open a database for reading and writing; tables of an older version are brought to this one.
 
         Args:
             url: ``sqlite:///file`` or ``postgresql://user@host/name``.
@@ -189,7 +190,8 @@ class Database:
                             self._create()
                         elif self._is_ours() and not self._is_whole():
                             self._new_storage(create=True)
-                self._check()
+                if self._check() < schema.SCHEMA_VERSION and not self._readonly:
+                    self._migrate()
                 if self.is_sqlite and not self._readonly:
                     self._write_ahead()
         except BaseException:
@@ -229,14 +231,15 @@ class Database:
         finally:
             connection.close()
 
-    def _check(self) -> None:
+    def _check(self) -> int:
+        """Version of the tables, or an error where they are not ours, not whole or too new."""
         if not self._is_ours():
             raise StorageError(
                 f"the database must be autoprune's, but {self.url} has no autoprune tables. "
                 "Name another one with `--storage` or AUTOPRUNE_STORAGE."
             )
         with self.looking(), self._engine.begin() as connection:
-            version = connection.execute(sa.select(sa.func.max(schema.schema.c.version))).scalar_one()
+            version: int | None = connection.execute(_VERSION).scalar_one()
         if version is None or not self._is_whole():
             raise StorageError(f"the database {self.url} is half made. `autoprune launch` with it completes it.")
         if version > schema.SCHEMA_VERSION:
@@ -244,6 +247,14 @@ class Database:
                 f"the database {self.url} has schema version {version}, but this autoprune knows versions up to "
                 f"{schema.SCHEMA_VERSION}: install a newer autoprune."
             )
+        return version
+
+    def _migrate(self) -> None:
+        now = self.now()
+        with self.lock("schema"), self._engine.begin() as connection:
+            version: int = connection.execute(_VERSION).scalar_one()
+            if version < schema.SCHEMA_VERSION:  # else another process was quicker
+                schema.migrate(connection, version=version, now=now)
 
     def _new_storage(self, *, create: bool) -> RDBStorage:
         # Optuna formats the URL as a template, so braces of a path or password have to be doubled.

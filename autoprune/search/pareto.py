@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from autoprune.errors import ConfigError
 
-__all__ = ["crowding_distance", "front_mask", "hypervolume", "is_dominated", "non_domination_rank", "thin"]
+__all__ = ["crowding_distance", "front_mask", "hypervolume", "is_dominated", "non_domination_rank", "thin", "within"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+_ROUNDING = 1e-12  # A ratio that was asked for can come out one rounding above.
 
 
 def is_dominated(point: npt.ArrayLike, points: npt.ArrayLike) -> bool:
@@ -215,6 +217,25 @@ def thin(points: npt.ArrayLike, axis: int, gap: float) -> Ints:
     if kept[-1] != low and len(kept) > 1:
         kept[-1] = low
     return np.array(kept[::-1], dtype=np.int64)
+
+
+def within(values: npt.ArrayLike, limits: npt.ArrayLike) -> Bools:
+    """Which trials keep all upper limits.
+
+    Args:
+        values: Limited facts of T trials, shape (T, L), >= 0; NaN keeps no limit.
+        limits: Shape (L,), > 0.
+
+    Returns:
+        Shape (T,); all true where nothing is limited.
+
+    Example:
+        >>> within([[0.5, 900.0], [0.4, float("nan")], [0.4, 1000.0]], [0.45, 1000.0]).tolist()
+        [False, False, True]
+    """
+    highest = np.asarray(limits, dtype=np.float64) * (1 + _ROUNDING)
+    kept: Bools = (_points(values) <= highest).all(axis=1)
+    return kept
 
 
 def _points(points: npt.ArrayLike) -> Floats:

@@ -23,11 +23,12 @@ from autoprune.search.study import StudyRecord
 if TYPE_CHECKING:
     import pandas as pd  # half a second to load, so the functions import it
 
-__all__ = ["front", "hypervolume_of", "thinned", "trials_frame"]
+__all__ = ["feasible", "front", "hypervolume_of", "thinned", "trials_frame"]
 
 _TRIALS, _VALUES = schema.optuna_trials, schema.optuna_trial_values
 _PARAMS, _ATTRIBUTES = schema.optuna_trial_params, schema.optuna_trial_attributes
 _RENAMED = re.compile(r" #\d+$")  # how `propose` names a parameter whose list of choices has changed
+_NO_LIMITS: Mapping[str, float] = {}
 _WHOLE = "autoprune:whole"  # which float columns hold integers, some of them missing
 
 
@@ -90,21 +91,38 @@ def trials_frame(db: Database, study: StudyRecord) -> pd.DataFrame:
     return frame
 
 
+def feasible(frame: pd.DataFrame, limits: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """Which trials keep all limits; one that lacks a limited value, as each does before it is complete, does not.
+
+    Args:
+        frame: From ``trials_frame``.
+        limits: Largest value allowed, by column.
+
+    Returns:
+        Shape (T,).
+    """
+    facts = frame.reindex(columns=list(limits)).to_numpy(dtype=np.float64)
+    return pareto.within(facts, list(limits.values()))
+
+
 def front(
     frame: pd.DataFrame,
     objectives: Sequence[str],
     directions: Sequence[str],
     *,
+    limits: Mapping[str, float] = _NO_LIMITS,
     where: str | None = None,
     sort: str | None = None,
 ) -> pd.DataFrame:
-    """The Pareto front of the COMPLETE trials that satisfy a condition; equal trials all stay.
+    """The Pareto front of the COMPLETE trials that keep the limits and satisfy a condition; equal trials all stay.
 
     Args:
         frame: From ``trials_frame``.
         objectives: Columns to compare by.
         directions: ``"maximize"`` or ``"minimize"`` for each.
-        where: A condition on the columns (``rows_where``); it picks the trials before they are compared.
+        limits: What every trial must keep (``feasible``).
+        where: A condition on the columns (``rows_where``). It picks the trials before they are compared, as the limits
+            do.
         sort: A column, best first: a maximised objective descends, all else ascends. By default the first
             minimised objective.
 
@@ -117,7 +135,7 @@ def front(
     for name in (*objectives, sort):
         if name not in frame.columns:
             raise ConfigError(f"in `sort`, {unknown_name('column', name, frame.columns)}")
-    rows = frame["state"].to_numpy() == TrialState.COMPLETE.name
+    rows = (frame["state"].to_numpy() == TrialState.COMPLETE.name) & feasible(frame, limits)
     if where is not None:
         rows &= rows_where(frame, where)
     candidates = frame[rows]

@@ -2,7 +2,8 @@
 
 Ours lie beside Optuna's and start with ``autoprune_``. They carry no foreign keys to Optuna's tables: who deletes a
 study with Optuna's own tools must not be stopped by us, and each side may be made first. Times are seconds since 1970
-by the database's clock. To change a table is to migrate people's databases: raise ``SCHEMA_VERSION`` and say how.
+by the database's clock. To change a table is to migrate people's databases: raise ``SCHEMA_VERSION`` and say how in
+``migrate``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from optuna.trial import TrialState
 __all__ = [
     "SCHEMA_VERSION",
     "drivers",
+    "evaluations",
     "leases",
     "metadata",
+    "migrate",
     "optuna_trial_attributes",
     "optuna_trial_params",
     "optuna_trial_system_attributes",
@@ -26,7 +29,7 @@ __all__ = [
     "studies",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -93,6 +96,19 @@ drivers = sa.Table(
     sa.Column("left_at", sa.Double),
 )
 
+evaluations = sa.Table(
+    "autoprune_evaluations",
+    metadata,
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("trial_number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seed", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("fingerprint", sa.String(64), primary_key=True),  # of the test split
+    sa.Column("accuracy", sa.Double, nullable=False),
+    sa.Column("n_images", sa.Integer, nullable=False),
+    sa.Column("wall_s", sa.Double, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
 # Optuna's tables, only the columns that we read. They are written through Optuna's storage alone.
 optuna_trials = sa.table(
     "trials",
@@ -130,3 +146,18 @@ optuna_trial_system_attributes = sa.table(
     sa.column("key", sa.String),
     sa.column("value_json", sa.Text),
 )
+
+
+def migrate(connection: sa.Connection, *, version: int, now: float) -> None:
+    """Bring tables of an older version to ``SCHEMA_VERSION``, inside a transaction of the caller under the schema lock.
+
+    Version 2 added ``autoprune_evaluations``. A program of version 1 that has the database open goes on undisturbed.
+
+    Args:
+        connection: To write through.
+        version: What the tables are now.
+        now: By the database's clock; each version's row tells since when it holds.
+    """
+    if version < 2:
+        evaluations.create(connection)
+    connection.execute(schema.insert().values(version=SCHEMA_VERSION, created_at=now))

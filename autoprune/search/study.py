@@ -147,6 +147,13 @@ class StudyRecord:
         """All trials by number; those that have ended are read once and shared, so change nothing in them."""
         return self._history.read()
 
+    def revisions(self) -> dict[int, dict[str, Any]]:
+        """Every configuration that the study has had, by the number of its revision, oldest first."""
+        table = schema.revisions
+        query = sa.select(table.c.number, table.c.config).where(self._is_this(table)).order_by(table.c.number)
+        with self.db.reading() as connection:
+            return {number: json.loads(config) for number, config in connection.execute(query)}
+
     def request_stop(self) -> None:
         """Ask every driver of this study to stop; it is they who look."""
         now = self.db.now()

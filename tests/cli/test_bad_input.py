@@ -530,7 +530,7 @@ def test_databases_that_are_not_ours(
         "optuna.db": f"the database must be autoprune's, but sqlite:///{here}/optuna.db has no autoprune tables. Name ",
         str(
             finished.database
-        ): "has schema version 99, but this autoprune knows versions up to 1: install a newer autoprune.",
+        ): "has schema version 99, but this autoprune knows versions up to 2: install a newer autoprune.",
     }.items():
         refused(*command, "--storage", f"sqlite:///{name}", told=told)
 

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from typing import Any
 
 import alembic.command  # noqa: F401  (Optuna imports it late; here once for all children)
+import sqlalchemy as sa
 from optuna.distributions import IntDistribution
 from optuna.storages._rdb.storage import _VersionManager
 
 from autoprune.errors import LeaseLostError
-from autoprune.search import Claim, Claims, Database, Proposal, Refusal, Room, StudyRecord
+from autoprune.search import Claim, Claims, Database, Proposal, Refusal, Room, StudyRecord, schema
 
 fork = multiprocessing.get_context("fork")
 GOALS = ["maximize", "minimize"]
@@ -52,6 +53,16 @@ def at_once(n: int, work: Callable[[int], Any]) -> list[Any]:
     for process in processes:
         process.join()
     return found
+
+
+def upgrade_at_once(url: str, n: int) -> list[Any]:
+    def work(_: int) -> list[int]:
+        db = Database.open(url, create=False)
+        with db.reading() as connection:
+            query = sa.select(schema.schema.c.version).order_by(schema.schema.c.version)
+            return list(connection.execute(query).scalars())
+
+    return at_once(n, work)
 
 
 def open_at_once(url: str, n: int) -> list[Any]:
@@ -155,6 +166,7 @@ if __name__ == "__main__":
     task, url, *numbers = sys.argv[1:]
     tasks: dict[str, Callable[..., Any]] = {
         "open": open_at_once,
+        "upgrade": upgrade_at_once,
         "claim": claim_at_once,
         "kill": kill_and_restart,
     }

@@ -175,7 +175,7 @@ def test_a_newer_schema(url: str) -> None:
         connection.execute(schema.schema.insert().values(version=7, created_at=0.0))
     db.close()
     for open_it in (Database.open_readonly, lambda url: Database.open(url, create=True)):
-        with pytest.raises(StorageError, match=r"schema version 7, but .* up to 1: install a newer autoprune"):
+        with pytest.raises(StorageError, match=r"schema version 7, but .* up to 2: install a newer autoprune"):
             open_it(url)
 
 

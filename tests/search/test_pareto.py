@@ -21,6 +21,7 @@ from autoprune.search.pareto import (
     is_dominated,
     non_domination_rank,
     thin,
+    within,
 )
 
 # Few distinct values, so that ties and duplicates are the rule.
@@ -212,3 +213,22 @@ def test_it_imports_nothing_of_ours_but_errors() -> None:
     tree = ast.parse(Path(pareto.__file__).read_text())
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     assert {name for name in found if name.startswith("autoprune")} == {"autoprune.errors"}
+
+
+# Limits
+
+
+@given(tables(ROUGH, 2), st.tuples(COARSE, COARSE))
+def test_within_against_brute_force(points: np.ndarray, limits: tuple[float, float]) -> None:
+    expected = [all(value <= limit for value, limit in zip(row, limits, strict=True)) for row in points]
+    assert within(points, limits).tolist() == expected
+
+
+@pytest.mark.parametrize("target", [0.1, 0.3, 0.35, 0.7])
+def test_a_ratio_that_was_asked_for_is_within(target: float) -> None:
+    # The widths fit `target * dense` MACs; their own ratio can be rounded to just above the target.
+    dense = np.arange(10, 40_000, 10, dtype=np.float64)
+    ratios = np.round(target * dense) / dense
+    asked = ratios[np.round(target * dense) <= target * dense]
+    assert within(asked[:, None], [target]).all()
+    assert not within([[target + 1e-9]], [target]).any()

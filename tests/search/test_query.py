@@ -19,7 +19,7 @@ from autoprune.search import schema
 from autoprune.search._where import rows_where
 from autoprune.search.claims import Claim, Claims, Proposal
 from autoprune.search.database import Database
-from autoprune.search.query import front, hypervolume_of, thinned, trials_frame
+from autoprune.search.query import feasible, front, hypervolume_of, thinned, trials_frame
 from autoprune.search.study import StudyRecord
 
 OBJECTIVES, DIRECTIONS = ("accuracy", "macs_ratio"), ("maximize", "minimize")
@@ -194,6 +194,31 @@ def test_front_against_brute_force(seed: int) -> None:
     where = "macs_ratio <= 0.4 and (method == 'mcp' or macs > 1)"
     found = front(frame, OBJECTIVES, DIRECTIONS, where=where)
     assert sorted(found["number"]) == brute_front(frame.query(where))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_front_of_those_that_keep_the_limits_against_brute_force(seed: int) -> None:
+    frame = random_frame(seed, n=120)
+    frame["latency_ms"] = np.random.default_rng(seed).choice([1.0, 2.0, 3.0, math.nan], len(frame))
+    for limits in ({"macs_ratio": 0.3}, {"macs": 2, "latency_ms": 2.0}, {"accuracy": 0.2, "macs": 0}):
+        kept = np.array([all(row[name] <= limit for name, limit in limits.items()) for _, row in frame.iterrows()])
+        found = front(frame, OBJECTIVES, DIRECTIONS, limits=limits)
+        assert sorted(found["number"]) == brute_front(frame[kept])
+        found = front(frame, OBJECTIVES, DIRECTIONS, limits=limits, where="macs > 0")
+        assert sorted(found["number"]) == brute_front(frame[kept].query("macs > 0"))
+        point = {"accuracy": 0.0, "macs_ratio": 0.5}
+        kept_volume = hypervolume_of(frame[kept & (frame["state"] == "COMPLETE")], OBJECTIVES, DIRECTIONS, point)
+        found = front(frame, OBJECTIVES, DIRECTIONS, limits=limits)
+        assert hypervolume_of(found, OBJECTIVES, DIRECTIONS, point) == pytest.approx(kept_volume, abs=1e-12)
+
+
+def test_what_was_never_measured_keeps_no_limit() -> None:
+    frame = random_frame(0)
+    assert feasible(frame, {}).all()
+    assert not feasible(frame, {"latency_ms": 1e9}).any()
+    frame["latency_ms"] = np.full(len(frame), None, dtype=object)
+    assert not feasible(frame, {"latency_ms": 1e9}).any()
+    assert len(front(frame, OBJECTIVES, DIRECTIONS, limits={"latency_ms": 1e9})) == 0
 
 
 def test_the_front_is_sorted_best_first() -> None:
