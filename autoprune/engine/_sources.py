@@ -175,6 +175,8 @@ def _read_torchvision(spec: DataSpec, part: str) -> Arrays:
 
 def _read_factory(spec: DataSpec, part: str) -> Arrays:
     parts = call_factory(str(spec.factory), key="data.factory")
+    if isinstance(parts, Mapping) and part == "test" and part not in parts:
+        raise ConfigError(_untested(f"the factory {spec.factory!r} returns no 'test'"))
     if not isinstance(parts, Mapping) or part not in parts:
         raise DataError(
             f"the data factory {spec.factory!r} must return a mapping with {part!r}: (images, labels), "
@@ -187,17 +189,25 @@ def _read_factory(spec: DataSpec, part: str) -> Arrays:
     return _checked(images, labels, f"{spec.factory} {part!r}")
 
 
+def _untested(what: str) -> str:
+    return (
+        f"[data] must have a test split to be scored on, but {what}. Add it and launch the study under a new name: "
+        "a study's data can't change."
+    )
+
+
 def path_of(spec: DataSpec, part: str) -> Path | None:
     """The file or folder of one part, or None where the data lies in none.
 
     Raises:
-        DataError: It is not named, or there is nothing there.
+        ConfigError: It is the test set and not named.
+        DataError: There is nothing there.
     """
     if spec.source not in ("parquet", "image_folder"):
         return None
     value = {"train": spec.train, "test": spec.test, "validation": spec.validation}[part]
     if value is None:
-        raise DataError(f"[data] names no `{part}` set, but it is needed. Add `{part}` to the study file.")
+        raise ConfigError(_untested("it names no `test`"))
     path = Path(value)
     if not path.exists():
         raise DataError(f"[data] `{part}`: there is nothing at {path}. Check the path.")

@@ -242,11 +242,10 @@ def _statistics(images: ImageSet, spec: DataSpec) -> Preprocess:
     return Preprocess(tuple((mean / 255).tolist()), tuple(std.tolist()))
 
 
-def _check_alike(images: ImageSet, train: ImageSet, part: str) -> None:
-    n_classes = int(train.labels.max()) + 1
-    if images.shape != train.shape or int(images.labels.max()) >= n_classes:
+def _check_alike(images: ImageSet, part: str, *, shape: tuple[int, int, int], n_classes: int) -> None:
+    if images.shape != shape or int(images.labels.max()) >= n_classes:
         raise DataError(
-            f"[data] `{part}` must be like the training set, images of shape {train.shape} with labels below "
+            f"[data] `{part}` must be like the training set, images of shape {shape} with labels below "
             f"{n_classes}, but holds images of shape {images.shape} with labels up to {int(images.labels.max())}."
         )
 
@@ -264,6 +263,7 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
     """
     prints = {"train": fingerprint(spec, "train")}
     images = _open(spec, "train", prints["train"], folder=folder)
+    n_classes = int(images.labels.max()) + 1
     if spec.source == "digits" or spec.test is not None:
         prints["test"] = fingerprint(spec, "test")
         if prints["test"] == prints["train"]:
@@ -277,19 +277,35 @@ def load_splits(spec: DataSpec, *, folder: Path) -> Splits:
         if prints["validation"] in (prints["train"], prints.get("test")):
             raise DataError("[data] `validation` holds the same data as the training or the test set. Hold out a part.")
         train, validation = images, _open(spec, "validation", prints["validation"], folder=folder)
-        _check_alike(validation, images, "validation")
+        _check_alike(validation, "validation", shape=images.shape, n_classes=n_classes)
     else:
         raise ConfigError(
             f'[data] `validation` must look like "last:5000" or "random:0.1" here, but got {spec.validation!r}.'
         )
-    n_classes = int(images.labels.max()) + 1
     return Splits(train, validation, n_classes, _statistics(train, spec), digest(prints), indices_digest)
 
 
-def load_test(spec: DataSpec, *, folder: Path) -> ImageSet:
+def load_test(spec: DataSpec, splits: Splits, *, folder: Path) -> tuple[ImageSet, str]:
     """Open the test split, which no part of the search may see.
 
+    Args:
+        spec: Where the data is.
+        splits: What was trained and chosen on; the test split must be like it, and must not be it.
+        folder: Where decoded images are kept, to be shared between processes.
+
+    Returns:
+        The images, and the hash of their content.
+
     Raises:
-        DataError: Missing or unreadable data, images of different sizes.
+        ConfigError: The data has no test split.
+        DataError: Missing or unreadable data, images of another size, labels that were not trained on, or the very data
+            that was trained or chosen on.
     """
-    return _open(spec, "test", fingerprint(spec, "test"), folder=folder)
+    content = fingerprint(spec, "test")
+    held_out = not spec.validation.startswith(("last:", "random:"))
+    for part in ("train", *(["validation"] if held_out else [])):
+        if fingerprint(spec, part) == content:
+            raise DataError(f"[data] `{part}` and `test` hold the same data. A test split must be its own.")
+    images = _open(spec, "test", content, folder=folder)
+    _check_alike(images, "test", shape=splits.train.shape, n_classes=splits.n_classes)
+    return images, content

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from autoprune.engine import _sources, data
+from autoprune.engine._sources import fingerprint
 from autoprune.engine.data import Preprocess, augment, load_splits, load_test
 from autoprune.errors import ConfigError, DataError
 from autoprune.spec import DataSpec
@@ -150,18 +151,54 @@ def test_the_test_split_is_never_decoded(parquet, monkeypatch):
 def test_the_test_split_on_its_own(parquet):
     spec, _, folder = parquet
     images = write_parquet(folder.parent / "test.parquet", n=6, seed=1)
-    held = load_test(spec, folder=folder)
+    splits = load_splits(spec, folder=folder)
+    held, content = load_test(spec, splits, folder=folder)
     assert torch.equal(everything(held), images)
     assert held.labels.tolist() == [0, 1, 2, 3, 0, 1]
-    with pytest.raises(DataError, match=r"\[data\] names no `test` set"):
-        load_test(dataclasses.replace(spec, test=None), folder=folder)
+    assert content == fingerprint(spec, "test") != fingerprint(spec, "train")
+    with pytest.raises(ConfigError, match=r"must have a test split to be scored on, but it names no `test`\. Add it"):
+        load_test(dataclasses.replace(spec, test=None), splits, folder=folder)
 
 
 def test_digits_have_both_parts(tmp_path):
     spec = DataSpec(source="digits", validation="last:437")
     splits = load_splits(spec, folder=tmp_path)
-    assert (len(splits.train), len(splits.validation), len(load_test(spec, folder=tmp_path))) == (1000, 437, 360)
+    test, _ = load_test(spec, splits, folder=tmp_path)
+    assert (len(splits.train), len(splits.validation), len(test)) == (1000, 437, 360)
     assert (splits.n_classes, splits.train.shape) == (10, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"size": 5}, r"shape \(3, 4, 4\) with labels below 4, but holds images of shape \(3, 5, 5\)"),
+        ({"labels": [0, 1, 2, 4]}, r".*with labels below 4, but holds images of shape \(3, 4, 4\) with labels up to 4"),
+    ],
+)
+def test_a_test_split_of_another_kind(parquet, options, told):
+    spec, _, folder = parquet
+    write_parquet(folder.parent / "test.parquet", n=4, seed=7, **options)
+    with pytest.raises(DataError, match=rf"\[data\] `test` must be like the training set, images of {told}"):
+        load_test(spec, load_splits(spec, folder=folder), folder=folder)
+
+
+def test_fewer_labels_than_were_trained_on_are_fine(parquet):
+    spec, _, folder = parquet
+    write_parquet(folder.parent / "test.parquet", n=4, seed=7, labels=[2, 0, 0, 2])
+    assert load_test(spec, load_splits(spec, folder=folder), folder=folder)[0].labels.tolist() == [2, 0, 0, 2]
+
+
+def test_what_was_trained_or_chosen_on_is_no_test_split(parquet):
+    """Also where the files were changed after the study was launched."""
+    spec, _, folder = parquet
+    chosen = folder.parent / "validation.parquet"
+    write_parquet(chosen, n=5, seed=7)
+    spec = dataclasses.replace(spec, validation=str(chosen))
+    splits = load_splits(spec, folder=folder)
+    for part, path in (("train", folder.parent / "train.parquet"), ("validation", chosen)):
+        (folder.parent / "test.parquet").write_bytes(path.read_bytes())
+        with pytest.raises(DataError, match=rf"`{part}` and `test` hold the same data\. A test split must be its own"):
+            load_test(spec, splits, folder=folder)
 
 
 def test_a_validation_file(parquet, tmp_path):
@@ -320,7 +357,23 @@ def test_a_factory_is_called_once_for_the_hash_and_once_to_decode(tmp_path, monk
     assert len(calls) == 2
     load_splits(spec, folder=tmp_path)
     assert len(calls) == 3
-    assert everything(load_test(spec, folder=tmp_path))[0, 0, 0].tolist() == [1, 2, 3, 4]
+    assert everything(load_test(spec, splits, folder=tmp_path)[0])[0, 0, 0].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("parts", [["train"], ["train", "test"]])
+def test_a_factory_without_a_test_split_of_its_own(tmp_path, monkeypatch, parts):
+    arrays = np.arange(8 * 16, dtype=np.uint8).reshape(8, 1, 4, 4), np.arange(8) % 2
+    monkeypatch.setattr(_sources, "call_factory", lambda name, key: dict.fromkeys(parts, arrays))
+    spec = DataSpec(source="factory", factory="own.module:make", validation="last:2")
+    splits = load_splits(spec, folder=tmp_path)
+    if "test" in parts:
+        with pytest.raises(DataError, match="`train` and `test` hold the same data"):
+            load_test(spec, splits, folder=tmp_path)
+    else:
+        with pytest.raises(
+            ConfigError, match=r"but the factory 'own\.module:make' returns no 'test'\. Add it and launch"
+        ):
+            load_test(spec, splits, folder=tmp_path)
 
 
 # -- folders too large to hold --------------------------------------------------------------------------------------

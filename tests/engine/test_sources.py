@@ -182,7 +182,9 @@ def test_nothing_there(tmp_path, source):
     spec = DataSpec(source=source, train=str(tmp_path / "gone"), **size)
     with pytest.raises(DataError, match=r"^\[data\] `train`: there is nothing at .*gone\. Check the path\.$"):
         path_of(spec, "train")
-    with pytest.raises(DataError, match=r"^\[data\] names no `test` set, but it is needed\. Add `test`"):
+    with pytest.raises(
+        ConfigError, match=r"^\[data\] must have a test split to be scored on, but it names no `test`\."
+    ):
         fingerprint(spec, "test")
 
 
