@@ -167,6 +167,31 @@ class CostModel:
         """Names of the layers that have MACs (convolutions and linear layers), in module order."""
         return tuple(layer.name for layer in self.layers if layer.macs)
 
+    @cached_property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """Groups by stage of the network: those that are written at the same number of output positions.
+
+        Stages are named ``stage1``, ``stage2``, ... from the most positions to the fewest. A group belongs where the
+        first counted layer that writes it works; one that no counted layer writes belongs to the last stage.
+
+        Example:
+            >>> half = LayerCost("half", 9 * 16, 9, 0, LinearForm(0, ((0, 1),)), LinearForm(0, ((1, 1),)))
+            >>> conv = LayerCost("conv", 9 * 64, 9, 0, LinearForm(3), LinearForm(0, ((0, 1),)))
+            >>> CostModel(("conv", "half"), (16, 32), (1, 1), (conv, half)).stages
+            {'stage1': ('conv',), 'stage2': ('half',)}
+        """
+        positions: dict[int, int] = {}
+        for layer in self.layers:
+            if layer.macs:
+                for group, _ in layer.fan_out.terms:
+                    positions.setdefault(group, layer.macs // layer.weights)
+        least = min(positions.values(), default=0)
+        by_positions: dict[int, list[str]] = {}
+        for group, name in enumerate(self.groups):
+            by_positions.setdefault(positions.get(group, least), []).append(name)
+        ordered = sorted(by_positions.items(), reverse=True)
+        return {f"stage{number}": tuple(names) for number, (_, names) in enumerate(ordered, start=1)}
+
     def as_array(self, mapping: Mapping[str, int]) -> NDArray[np.int64]:
         """Widths by name as an array (G,) in the order of ``groups``; an absent group has its dense width.
 

@@ -25,6 +25,26 @@ def test_counts_equal_the_hand_written_formula(dense, data):
     assert model.macs_ratio(mapping) == chain_by_hand(widths)[0] / chain_by_hand(dense)[0]
 
 
+def test_stages_are_groups_of_equal_resolution_from_the_largest_on():
+    def conv(name, positions, group):
+        return LayerCost(name, 9 * positions, 9, 0, LinearForm(3), LinearForm(0, ((group, 1),)))
+
+    layers = (
+        LayerCost("bn", 0, 0, 2, LinearForm(1), LinearForm(0, ((2, 1),))),  # counts no MACs, so it says nothing
+        conv("a", 64, 0), conv("b", 16, 1), conv("c", 64, 2),
+        LayerCost("d", 1, 1, 1, LinearForm(4), LinearForm(0, ((3, 1),))),
+        conv("a again", 16, 0),  # the first that writes a group decides
+    )  # fmt: skip
+    model = CostModel(("a", "b", "c", "d"), (8, 8, 8, 8), (1, 1, 1, 1), layers)
+    assert model.stages == {"stage1": ("a", "c"), "stage2": ("b",), "stage3": ("d",)}
+
+
+@given(cost_models())
+def test_every_group_is_in_one_stage(model):
+    assert sorted(name for names in model.stages.values() for name in names) == sorted(model.groups)
+    assert CostModel.from_dict(json.loads(json.dumps(model.to_dict()))).stages == model.stages
+
+
 @given(cost_models(), st.integers(0, 2**32 - 1))
 def test_many_widths_at_once_equal_one_at_a_time(model, seed):
     generator = np.random.default_rng(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.config import ResourcesConfig, SearchConfig, StudyConfig, load_study
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.fields import read
+from autoprune.spec import Range
 
 if TYPE_CHECKING:
     from autoprune.search.space import Space
@@ -26,12 +28,20 @@ def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: i
     config = load_study(Path(path), methods.ranges())
     for method, ranges in config.space.methods.items():
         for key, values in ranges.items():
-            for value in values.values or (values.low, values.high):
+            for value in values.grid or _samples(values):
                 try:
                     methods.build(method, {key: value})
                 except ConfigError as error:
-                    raise ConfigError(f"{path}: space {config.space.name!r}: {error}") from None
+                    advice = " Give `step = 1`, or a list `values`." if "a whole number" in str(error) else ""
+                    raise ConfigError(f"{path}: space {config.space.name!r}: {error}{advice}") from None
     return overridden(config, n_trials=n_trials, concurrency=concurrency)
+
+
+def _samples(values: Range) -> tuple[float, ...]:
+    """Both ends of a continuous range, and a number between them that is as good as never whole."""
+    assert values.low is not None
+    assert values.high is not None
+    return values.low, values.high, values.low + (values.high - values.low) / math.pi
 
 
 @dataclass(frozen=True)
@@ -133,13 +143,19 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
 
     Raises:
         ConfigError: No MACs target of the space can be reached.
+        InfeasibleError: Not even the minimum widths keep the constraints.
         NetworkError: Nothing of the network can be pruned, or not by a method of the space.
     """
     from autoprune.search.space import Space
 
     _check_prunable(config, workbench)
-    multiple = config.setting.network.multiple
-    space = Space(config.space, workbench.traced.cost, min_widths=workbench.min_widths(), multiple=multiple)
+    space = Space(
+        config.space,
+        workbench.traced.cost,
+        min_widths=workbench.min_widths(),
+        multiple=config.setting.network.multiple,
+        constraints=config.constraints,
+    )
     highest = config.space.macs_target.high or max(float(v) for v in config.space.macs_target.values or (1.0,))
     if highest < space.least_macs_ratio:
         raise ConfigError(

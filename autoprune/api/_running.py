@@ -150,6 +150,7 @@ def _run(
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
     from autoprune.search.owners import bury_the_dead, new_owner
+    from autoprune.search.space import Point
     from autoprune.search.study import StudyRecord
     from autoprune.workbench import open_workbench
 
@@ -186,7 +187,8 @@ def _run(
         )
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **claim.attrs["point"])
+            fields = space.trial_fields(Point(**claim.attrs["point"]))
+            spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **fields)
             return {"spec": spec.to_dict()}
 
         record.enter(owner)

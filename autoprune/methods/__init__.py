@@ -1,6 +1,7 @@
 """Named recipes: what is penalised, by what, when, and how channels are ranked afterwards."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +20,20 @@ METHODS: dict[str, type[Method]] = {"magnitude": Magnitude, "slimming": Slimming
 def build(name: str, hyper: Mapping[str, Any]) -> Method:
     """Make the method ``name`` with its hyper-parameters.
 
+    Ranges hold floats, so a whole one does for a field that takes whole numbers.
+
     Raises:
         ConfigError: An unknown method or hyper-parameter, or one out of range.
     """
     if name not in METHODS:
         raise ConfigError(unknown_name("method", name, METHODS))
-    return read(METHODS[name], hyper, where=f"[method.{name}]")
+    kinds = typing.get_type_hints(METHODS[name])
+    whole = {key: int(value) for key, value in hyper.items() if kinds.get(key) is int and _is_whole(value)}
+    return read(METHODS[name], {**hyper, **whole}, where=f"[method.{name}]")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def ranges() -> dict[str, dict[str, Range]]:

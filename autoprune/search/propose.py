@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import SpaceExhaustedError
 from autoprune.search.claims import Proposal
+from autoprune.search.parameters import Choice, Parameter
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.space import Point, Space
 from autoprune.spec import seed_of
@@ -22,26 +23,31 @@ _SAMPLER_DRAWS, _RANDOM_DRAWS = 20, 500
 
 
 def opening(space: Space, n_trials: int) -> list[Point]:
-    """Points to start with: the dense network, then ladders of MACs targets by each width rule.
+    """Points to start with: the dense network, then ladders of MACs targets.
 
-    They take at most a third of ``n_trials`` (but always three), so that the sampler has the rest.
+    They take at most a third of ``n_trials`` (but always three), so that the sampler has the rest. A rule that samples
+    multipliers does as ``uniform`` does while they are alike, so it has a ladder only where ``uniform`` is not there.
 
     Args:
         space: The search space.
         n_trials: Length of the study.
     """
-    methods = list(space.config.methods)
-    plain = [method for method in methods if not space.config.methods[method]]
-    first = plain[0] if plain else methods[0]
-    rules = space.config.width_rules
+    methods, rules = list(space.config.methods), space.config.width_rules
+    plain = next((method for method in methods if not space.config.methods[method]), methods[0])
+    climbing = [rule for rule in rules if not space.shape(rule)]
+    if "uniform" not in climbing:
+        climbing += [rule for rule in rules if space.shape(rule)][:1]
+
+    def point(method: str, rule: str, target: float) -> Point:
+        return space.repair(Point(method, rule, target, space.default_hyper(method), space.neutral_shape(rule)))
+
     n = max(3, n_trials // 3)
-    rungs = max(2, -(-(n - 1) // len(rules)))
-    points = [Point(first, rules[0], 1.0, space.default_hyper(first))]
-    for rule in rules:
+    rungs = max(2, -(-(n - 1) // len(climbing)))
+    points = [point(plain, climbing[0], 1.0)]
+    for rule in climbing:
         # Each rule's ladder takes the methods in turn, so that none is unknown when the sampler starts.
         for i, target in enumerate(space.target_ladder(rungs)):
-            method = methods[i % len(methods)]
-            points.append(space.repair(Point(method, rule, target, space.default_hyper(method))))
+            points.append(point(methods[i % len(methods)], rule, target))
     return points[:n]
 
 
@@ -84,7 +90,7 @@ class Proposer:
             name = self._sampler if draw < _SAMPLER_DRAWS else "random"
             view.sampler = SAMPLERS[name](seed_of("proposal", self._seed, number, draw))
             asked = view.ask()
-            point = self._space.suggest(asked)
+            point = self._space.point(_drawn(self._space, asked))
             if self._space.key(point, self._context) not in tried:
                 return self._proposal(point, history)
             view.tell(asked, state=TrialState.FAIL)
@@ -126,6 +132,18 @@ class Proposer:
                 )
             )
         return study
+
+
+def _drawn(space: Space, trial: optuna.Trial) -> dict[str, Any]:
+    values = {name: _suggest(trial, name, parameter) for name, parameter in space.root.items()}
+    own = {**space.hyper(values["method"]), **space.shape(values["width_rule"])}
+    return {**values, **{name: _suggest(trial, name, parameter) for name, parameter in own.items()}}
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    if isinstance(parameter, Choice):
+        return trial.suggest_categorical(name, parameter.choices)
+    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.is_log)
 
 
 def _stored_name(name: str, distribution: BaseDistribution, history: Sequence[FrozenTrial]) -> str:

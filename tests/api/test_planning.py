@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoprune import api
+from autoprune import api, methods
 from autoprune.api import _planning
-from autoprune.errors import ConfigError, DataError
+from autoprune.errors import ConfigError, DataError, InfeasibleError
+from autoprune.fields import option
+from autoprune.methods import Magnitude
 
 Write = Callable[..., Path]
 
@@ -52,6 +55,35 @@ def test_a_range_that_the_method_does_not_take(write_study: Write, tmp_path: Pat
         _planning.load_config(path)
 
 
+@dataclass(frozen=True)
+class Rounds(Magnitude):
+    """A method with a hyper-parameter that is a whole number."""
+
+    rounds: int = option(2, low=1, high=9, search={"low": 1, "high": 4, "step": 1})
+
+
+def test_whole_numbers_are_searched_on_a_grid_of_them(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(methods.METHODS, "rounds", Rounds)
+    config = _planning.load_config(write_study(tmp_path, space='methods = ["rounds"]'))
+    assert config.space.methods["rounds"]["rounds"].grid == (1.0, 2.0, 3.0, 4.0)
+    path = write_study(tmp_path, space='methods = ["rounds"]\n[method.rounds]\nrounds = { low = 1, high = 4 }')
+    told = r"`rounds` must be a whole number, but got 1.95\d+ \(a number\). Give `step = 1`, or a list `values`."
+    with pytest.raises(ConfigError, match=told):
+        _planning.load_config(path)
+
+
+def test_constraints_that_no_widths_keep(write_study: Write, tmp_path: Path) -> None:
+    path = write_study(tmp_path, constraints="params = 100\nmacs_ratio = 0.5")
+    with pytest.raises(
+        InfeasibleError, match=r"\[constraints\] `params` must be at least \d+, .* but got 100. Raise it"
+    ):
+        api.plan(path)
+    path = write_study(tmp_path, constraints="params = 20_000\nmacs_ratio = 0.5")
+    assert max(point["macs_target"] for point in api.plan(path).opening) == 0.5
+
+
 def test_inspection(write_study: Write, tmp_path: Path) -> None:
     found = api.inspect(write_study(tmp_path))
     assert (found.network, found.image_shape, found.macs, found.params) == ("resnet_digits", (1, 8, 8), 763_520, 77_754)
@@ -77,7 +109,13 @@ def test_a_plan(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plan = api.plan(write_study(tmp_path), n_trials=15)
     assert plan.config.study.n_trials == 15
     assert len(plan.opening) == 5  # a third
-    assert plan.opening[0] == {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}}
+    assert plan.opening[0] == {
+        "method": "magnitude",
+        "width_rule": "uniform",
+        "macs_target": 1.0,
+        "hyper": {},
+        "shape": {},
+    }
     assert {point["method"] for point in plan.opening} == {"magnitude", "slimming"}
     assert {point["width_rule"] for point in plan.opening} == {"uniform", "global"}
     assert {path.name for path in tmp_path.iterdir()} == {"study.toml"}  # no database

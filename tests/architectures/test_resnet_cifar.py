@@ -31,6 +31,12 @@ def test_published_counts_and_groups(name, blocks, macs, params):
             expected.append(f"layer{stage}.0.conv2")
         expected += [f"layer{stage}.{block}.conv1" for block in range(1, blocks)]
     assert [group.name for group in traced.groups] == expected
+    # The stem works at the resolution of the first stage.
+    by_stage = {
+        f"stage{stage}": [name for name in expected if name.startswith(f"layer{stage}.")] for stage in (1, 2, 3)
+    }
+    by_stage["stage1"].insert(0, "conv1")
+    assert traced.cost.stages == {stage: tuple(names) for stage, names in by_stage.items()}
     assert traced.refused == ()
 
 

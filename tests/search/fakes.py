@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autoprune.config import SpaceConfig
+from autoprune.config import ConstraintsConfig, SpaceConfig
 from autoprune.cost import CostModel, LayerCost, LinearForm
+from autoprune.inverse import allowed_widths
 from autoprune.search.propose import Proposer
 from autoprune.search.space import Space
 from autoprune.spec import Range
@@ -24,15 +25,42 @@ def cost_model() -> CostModel:
     return CostModel(("a", "b"), (16, 32), (1, 1), layers)
 
 
-def space(**changes: Any) -> Space:
-    """A space over `cost_model` with two methods and both width rules."""
+def staged_model(n_stages: int = 3, depth: int = 2) -> CostModel:
+    """A chain of 3×3 convolutions: ``depth`` groups in each stage, which has a quarter of the positions before it."""
+    layers, names, dense, fan_in = [], [], [], LinearForm(3)
+    for stage in range(n_stages):
+        for _ in range(depth):
+            names.append(f"conv{len(names)}")
+            dense.append(8 * 2**stage)
+            fan_out = LinearForm(0, ((len(names) - 1, 1),))
+            layers.append(LayerCost(names[-1], 9 * 4 ** (n_stages + 2 - stage), 9, 0, fan_in, fan_out))
+            layers.append(LayerCost(f"bn{len(names) - 1}", 0, 0, 2, LinearForm(1), fan_out))
+            fan_in = fan_out
+    layers.append(LayerCost("fc", 1, 1, 1, fan_in, LinearForm(10)))
+    return CostModel(tuple(names), tuple(dense), (1,) * len(names), tuple(layers))
+
+
+def space(
+    *, cost: CostModel | None = None, constraints: ConstraintsConfig | None = None, multiple: int = 1, **changes: Any
+) -> Space:
+    """A space over `cost_model` with two methods and the width rules ``uniform`` and ``global``."""
+    model = cost or cost_model()
     config: dict[str, Any] = {
         "name": "fake",
         "methods": METHODS,
         "width_rules": ("uniform", "global"),
         "macs_target": Range(low=0.1, high=0.9, step=0.05),
     }
-    return Space(SpaceConfig(**{**config, **changes}), cost_model(), min_widths={"a": 1, "b": 1})
+    ladders = {
+        n: allowed_widths(d, s, multiple, 1) for n, d, s in zip(model.groups, model.dense, model.steps, strict=True)
+    }
+    return Space(
+        SpaceConfig(**{**config, **changes}),
+        model,
+        min_widths={name: int(ladder[0]) for name, ladder in ladders.items()},
+        multiple=multiple,
+        constraints=constraints,
+    )
 
 
 def proposer(of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe") -> Proposer:

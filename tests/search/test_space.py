@@ -1,27 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 
-import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from autoprune.config import ConstraintsConfig, SpaceConfig
 from autoprune.cost import CostModel, LayerCost, LinearForm
+from autoprune.errors import InfeasibleError
 from autoprune.inverse import allowed_widths, fit
 from autoprune.search.space import Point, Space
 from autoprune.spec import Range
+from autoprune.widths import RULES, Limits
+from tests.cost_models import cost_models
 from tests.search import fakes
 
 
-def suggest(space, params):
-    return space.suggest(optuna.trial.FixedTrial(params))
-
-
-def test_a_suggestion_is_snapped_to_the_grids():
+def test_a_drawn_point_is_snapped_to_the_grids():
     params = {"method": "strong", "width_rule": "global", "macs_target": 0.4321, "strong.strength": 4e-4}
-    point = suggest(fakes.space(), params)
+    point = fakes.space().point(params)
     # The grid of five points per two decades: 1e-4, 3.162e-4, 1e-3, ...; 0.4321 lies nearest to 0.45.
     assert point == Point("strong", "global", 0.45, {"strength": 0.000316228})
 
@@ -29,7 +30,7 @@ def test_a_suggestion_is_snapped_to_the_grids():
 @given(st.floats(1e-4, 1e-2))
 def test_snapping_on_a_log_scale_takes_the_nearest_in_the_logarithm(value):
     params = {"method": "strong", "width_rule": "global", "macs_target": 0.5, "strong.strength": value}
-    strength = suggest(fakes.space(), params).hyper["strength"]
+    strength = fakes.space().point(params).hyper["strength"]
     grid = [10 ** (-4 + 0.5 * i) for i in range(5)]
     nearest = min(grid, key=lambda g: abs(math.log10(g) - math.log10(value)))
     assert abs(math.log10(strength) - math.log10(value)) <= abs(math.log10(nearest) - math.log10(value)) + 1e-5
@@ -141,7 +142,7 @@ def test_the_ladder_spans_the_range_from_the_top():
 def test_a_list_of_numbers_is_an_interval_that_snaps_to_them():
     space = fakes.space(macs_target=Range(values=(0.3, 0.5, 0.9)), methods={"m": {"kind": Range(values=("a", "b"))}})
     params = {"method": "m", "width_rule": "global", "macs_target": 0.66, "m.kind": "b"}
-    point = suggest(space, params)
+    point = space.point(params)
     assert point == Point("m", "global", 0.5, {"kind": "b"})
     # The dense network is proposed first, though 1 is not in the list.
     assert space.distributions(Point("m", "uniform", 1.0, {"kind": "a"})) == {
@@ -157,3 +158,191 @@ def test_default_hyper_parameters_are_the_middle_of_their_ranges():
     assert fakes.space().default_hyper("strong") == {"strength": 0.001}
     free = fakes.space(methods={"m": {"a": Range(low=1, high=3), "b": Range(low=1e-4, high=1e-2, scale="log")}})
     assert free.default_hyper("m") == pytest.approx({"a": 2.0, "b": 1e-3})
+
+
+# -- shapes ----------------------------------------------------------------------------------------------------------
+
+STAGED = {"cost": fakes.staged_model(), "width_rules": ("uniform", "per_group", "per_stage"), "methods": {"plain": {}}}
+
+
+def shaped_space(**changes):
+    return fakes.space(**{**STAGED, **changes})
+
+
+def test_rules_with_multipliers_have_a_parameter_for_each_group_or_stage():
+    space = shaped_space()
+    assert list(space.shape("per_group")) == [f"per_group.conv{i}" for i in range(6)]
+    assert list(space.shape("per_stage")) == ["per_stage.stage1", "per_stage.stage2", "per_stage.stage3"]
+    assert space.shape("uniform") == {}
+    assert len(space.parameters) == 3 + 6 + 3
+    point = Point("plain", "per_stage", 0.5, shape={"stage1": 1.0, "stage2": 0.5, "stage3": 1.5})
+    assert point.params == {
+        "method": "plain", "width_rule": "per_stage", "macs_target": 0.5,
+        "per_stage.stage1": 1.0, "per_stage.stage2": 0.5, "per_stage.stage3": 1.5,
+    }  # fmt: skip
+    assert space.distributions(point)["per_stage.stage2"] == FloatDistribution(0.5, 1.5)
+    assert set(point.params) == set(space.distributions(point))
+
+
+def test_multipliers_are_snapped_to_their_grid():
+    drawn = {"method": "plain", "width_rule": "per_stage", "macs_target": 0.5}
+    drawn |= {"per_stage.stage1": 0.55, "per_stage.stage2": 1.07, "per_stage.stage3": 1.49}
+    point = shaped_space().point({**drawn, "per_group.conv0": 9.0})
+    assert point.shape == {"stage1": 0.5, "stage2": 1.125, "stage3": 1.5}
+
+
+def test_a_trial_is_told_the_multiplier_of_every_group():
+    space = shaped_space(constraints=ConstraintsConfig(params=2_000, latency_ms=3.5))
+    point = Point("plain", "per_stage", 0.5, shape={"stage1": 1.0, "stage2": 0.5, "stage3": 1.5})
+    assert space.trial_fields(point) == {
+        "method": "plain", "hyper": {}, "width_rule": "per_stage", "macs_target": 0.5,
+        "shape": {"conv0": 1.0, "conv1": 1.0, "conv2": 0.5, "conv3": 0.5, "conv4": 1.5, "conv5": 1.5},
+        "params_limit": 2_000, "latency_limit_ms": 3.5,
+    }  # fmt: skip
+    by_group = Point("plain", "per_group", 0.5, shape={f"conv{i}": 1.0 + i / 8 for i in range(6)})
+    assert space.trial_fields(by_group)["shape"] == by_group.shape
+    uniform = shaped_space().trial_fields(Point("plain", "uniform", 0.5))
+    assert (uniform["shape"], uniform["params_limit"], uniform["latency_limit_ms"]) == ({}, None, None)
+
+
+def test_the_widths_of_a_point_are_those_that_its_trial_will_find():
+    space, cost = shaped_space(constraints=ConstraintsConfig(params=15_000)), fakes.staged_model()
+    point = Point("plain", "per_stage", 0.7, shape={"stage1": 1.5, "stage2": 1.0, "stage3": 0.5})
+    spec = space.trial_fields(point)
+    limits = Limits(macs=spec["macs_target"] * cost.dense_macs, params=spec["params_limit"], min_widths={})
+    assert space.widths(point) == RULES["per_stage"](cost, {}, limits, spec["shape"])
+    assert space.widths(dataclasses.replace(point, width_rule="global")) is None
+
+
+def test_points_with_the_same_widths_are_the_same_trial_whatever_rule_chose_them():
+    space = shaped_space()
+    uniform = Point("plain", "uniform", 0.5)
+    alike = Point("plain", "per_stage", 0.5, shape={"stage1": 1.25, "stage2": 1.25, "stage3": 1.25})
+    each = Point("plain", "per_group", 0.5, shape=dict.fromkeys(fakes.staged_model().groups, 0.5))
+    other = dataclasses.replace(alike, shape={**alike.shape, "stage2": 0.5})
+    assert space.key(uniform) == space.key(alike) == space.key(each)
+    assert space.key(other) != space.key(alike)
+
+
+def test_a_stored_point_without_a_shape_still_reads():
+    stored = {"method": "plain", "width_rule": "uniform", "macs_target": 0.5, "hyper": {}}
+    assert Point(**stored) == Point("plain", "uniform", 0.5)
+    point = Point("plain", "per_stage", 0.5, {"strength": 1e-3}, {"stage1": 0.5})
+    assert Point(**json.loads(json.dumps(point.to_dict()))) == point
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ({"stage1": 1.0, "stage2": 0.5, "stage3": 1.5}, True),
+        ({"stage1": 1.0, "stage2": 0.51, "stage3": 1.5}, True),  # Grids may change; intervals count.
+        ({"stage1": 1.0, "stage2": 0.4, "stage3": 1.5}, False),
+        ({"stage1": 1.0, "stage2": 0.5}, False),
+        ({"stage1": 1.0, "stage2": 0.5, "stage3": 1.5, "stage4": 1.0}, False),
+        ({}, False),
+    ],
+)
+def test_a_point_is_admitted_with_exactly_the_multipliers_of_its_rule(shape, expected):
+    assert shaped_space().admits(Point("plain", "per_stage", 0.5, shape=shape)) is expected
+
+
+def test_neutral_multipliers_are_alike_and_near_to_one():
+    assert shaped_space().neutral_shape("per_stage") == {"stage1": 1.0, "stage2": 1.0, "stage3": 1.0}
+    high = shaped_space(shape=Range(low=1.25, high=2.0))
+    assert set(high.neutral_shape("per_group").values()) == {1.25}
+    assert shaped_space().neutral_shape("uniform") == {}
+
+
+# -- constraints -----------------------------------------------------------------------------------------------------
+
+
+def test_targets_above_the_limit_are_no_part_of_the_space():
+    space = fakes.space(constraints=ConstraintsConfig(macs_ratio=0.52))
+    assert space.root["macs_target"].distribution == FloatDistribution(0.1, 0.52)
+    assert space.target_ladder(3) == [0.52, 0.35, 0.1]
+    assert not space.admits(Point("plain", "uniform", 0.55))
+    drawn = {"method": "plain", "width_rule": "uniform"}
+    assert space.point({**drawn, "macs_target": 0.519}).macs_target == 0.52
+    assert space.point({**drawn, "macs_target": 0.509}).macs_target == 0.5
+    assert space.repair(Point("plain", "uniform", 1.0)).macs_target == 0.52
+
+
+def test_targets_that_no_widths_reach_are_no_part_of_the_space():
+    least = fakes.cost_model().macs_ratio({"a": 8, "b": 8})
+    space = fakes.space(multiple=8, macs_target=Range(low=0.1, high=0.9))
+    assert 0.15 < least < 0.16
+    assert space.root["macs_target"].distribution == FloatDistribution(least, 0.9)
+
+
+def test_a_range_that_lies_above_the_limit_is_the_limit():
+    space = fakes.space(constraints=ConstraintsConfig(macs_ratio=0.05))
+    assert space.root["macs_target"].distribution == FloatDistribution(0.05, 0.05)
+    assert space.target_ladder(4) == [0.05]
+
+
+@given(st.data())
+def test_what_parameters_fix_keeps_every_limit_exactly(data):
+    cost = data.draw(cost_models(max_groups=4))
+    names = cost.groups
+    least = dict(zip(names, cost.steps, strict=True))
+    low_macs, low_params = cost.macs(least), cost.params(least)
+    macs = data.draw(st.integers(low_macs, cost.dense_macs))
+    # Any number that a person could write: the ratio of a feasible count, or one between two of them.
+    ratio = min(1.0, data.draw(st.sampled_from([macs / cost.dense_macs, math.nextafter(macs / cost.dense_macs, 1)])))
+    params = data.draw(st.none() | st.integers(low_params, cost.dense_params))
+    config = SpaceConfig(
+        name="s",
+        methods={"m": {}},
+        width_rules=("uniform", "per_group", "per_stage"),
+        macs_target=Range(low=0.01, high=1),
+    )
+    space = Space(config, cost, min_widths=least, constraints=ConstraintsConfig(macs_ratio=ratio, params=params))
+    rule = data.draw(st.sampled_from(config.width_rules))
+    drawn = {name: p.at(data.draw(st.floats(0, 1, exclude_max=True))) for name, p in space.shape(rule).items()}
+    drawn |= {"method": "m", "width_rule": rule, "macs_target": data.draw(st.floats(0.001, 1))}
+    widths = space.widths(space.point(drawn))
+    assert cost.macs_ratio(widths) <= ratio
+    assert params is None or cost.params(widths) <= params
+
+
+def test_the_highest_target_allows_all_that_the_limit_allows():
+    cost = fakes.cost_model()
+    for macs in range(cost.macs({"a": 1, "b": 1}), cost.dense_macs, 997):
+        limit = macs / cost.dense_macs
+        space = fakes.space(constraints=ConstraintsConfig(macs_ratio=limit))
+        assert math.floor(space.most_macs_ratio * cost.dense_macs) == macs
+        assert abs(space.most_macs_ratio - limit) <= math.ulp(limit)
+
+
+def test_the_dense_network_is_no_trial_where_its_parameters_are_too_many():
+    cost = fakes.cost_model()
+    point = Point("plain", "uniform", 1.0)
+    allowed = fakes.space(constraints=ConstraintsConfig(params=cost.dense_params))
+    assert allowed.widths(point) == {"a": 16, "b": 32}
+    assert allowed.key(point) == fakes.space().key(point)
+    limited = fakes.space(constraints=ConstraintsConfig(params=cost.dense_params - 1))
+    assert cost.params(limited.widths(point)) < cost.dense_params
+    # Two rules then keep different channels, unless the network stays dense.
+    assert limited.key(point) != limited.key(dataclasses.replace(point, width_rule="global"))
+    assert allowed.key(point) == allowed.key(dataclasses.replace(point, width_rule="global"))
+
+
+def test_a_ranking_is_another_trial_under_another_limit_of_parameters():
+    point = Point("plain", "global", 0.5)
+    keys = {fakes.space(constraints=ConstraintsConfig(params=n)).key(point) for n in (None, 3_000, 4_000)}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("constraints", "told"),
+    [
+        # One channel in each layer: 2314 of 322880 MACs, which is 0.00716..., and 27 + 9 + 20 parameters.
+        ({"macs_ratio": 0.007}, "`macs_ratio` must be at least 0.0072, that of the min.* but got 0.007. Raise it"),
+        ({"params": 55}, "`params` must be at least 56, those of the min.* but got 55. Raise it, lower"),
+    ],
+)  # fmt: skip
+def test_constraints_that_no_widths_keep_are_refused_with_what_can_be_kept(constraints, told):
+    with pytest.raises(InfeasibleError, match=told):
+        fakes.space(constraints=ConstraintsConfig(**constraints))
+    at_least = {"macs_ratio": 0.0072} if "macs_ratio" in constraints else {"params": 56}
+    assert fakes.space(constraints=ConstraintsConfig(**at_least)).target_ladder(1)
