@@ -1,0 +1,95 @@
+"""Single tasks on a real cluster: all of them, in order, no more at once than there are slots."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune.distributed import Cluster, Slots, run_each
+from autoprune.errors import ConfigError
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]  # Ray warns of itself.
+
+TWO = Slots(concurrency=2, cpu=1, gpu=0, threads=1)
+
+
+class Heard:
+    """What `run_each` told, and how long it may go on."""
+
+    def __init__(self, *, until: int = 10**9) -> None:
+        self.until = until
+        self.done: dict[Any, dict[str, Any]] = {}
+        self.failed: dict[Any, Exception] = {}
+
+    def listen(self) -> dict[str, Any]:
+        return {
+            "go_on": lambda: len(self.done) < self.until,
+            "on_done": self.done.__setitem__,
+            "on_failed": self.failed.__setitem__,
+        }
+
+
+def test_each_job_is_worked_on_once_whatever_becomes_of_the_others(cluster: Cluster) -> None:
+    def work(job: int) -> dict[str, Any]:
+        if job == 1:
+            raise ConfigError("no such luck")
+        if job == 3:
+            os._exit(1)
+        return {"square": job * job}
+
+    heard = Heard()
+    run_each(range(5), work, slots=TWO, **heard.listen())
+    assert heard.done == {0: {"square": 0}, 2: {"square": 4}, 4: {"square": 16}}
+    assert set(heard.failed) == {1, 3}
+    assert isinstance(heard.failed[1], ConfigError)
+    assert str(heard.failed[1]) == "no such luck"
+    assert "worker died unexpectedly" in str(heard.failed[3])
+
+
+def test_no_jobs(cluster: Cluster) -> None:
+    heard = Heard()
+    run_each([], lambda job: {}, slots=TWO, **heard.listen())
+    assert (heard.done, heard.failed) == ({}, {})
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_no_more_at_once_than_there_are_slots(concurrency: int, cluster: Cluster, tmp_path: Path) -> None:
+    def work(job: int) -> dict[str, Any]:
+        mine = tmp_path / str(job)
+        mine.touch()
+        time.sleep(0.3)
+        others = len(list(tmp_path.iterdir()))
+        mine.unlink()
+        return {"at once": others}
+
+    heard = Heard()
+    run_each(range(4), work, slots=Slots(concurrency, cpu=0.5, gpu=0, threads=1), **heard.listen())
+    assert max(result["at once"] for result in heard.done.values()) == concurrency
+    assert list(heard.done) == [0, 1, 2, 3] or concurrency == 2
+
+
+def test_what_is_under_way_is_cancelled_at_the_end(cluster: Cluster, tmp_path: Path) -> None:
+    def work(job: int) -> dict[str, Any]:
+        if job:
+            time.sleep(2)
+            (tmp_path / "too late").touch()
+        return {}
+
+    heard = Heard(until=1)
+    run_each([0, 1, 2], work, slots=TWO, **heard.listen())
+    assert list(heard.done) == [0]
+    time.sleep(3)
+    assert not (tmp_path / "too late").exists()
+
+
+def test_an_error_of_the_listener_is_not_swallowed(cluster: Cluster) -> None:
+    def refuse(job: int, result: dict[str, Any]) -> None:
+        raise OSError("the disk is full")
+
+    listening = Heard().listen() | {"on_done": refuse}
+    with pytest.raises(OSError, match="the disk is full"):
+        run_each([0, 1], lambda job: {}, slots=TWO, **listening)
