@@ -20,7 +20,11 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 
 class Penalty(ABC):
-    """A scalar added to the loss that drives channels to zero; subclasses hold hyper-parameters only."""
+    """A scalar added to the loss that drives channels to zero.
+
+    Subclasses are frozen dataclasses of hyper-parameters alone, each with its search range. What ``x`` holds, BatchNorm
+    scales or norms of filters, is the method's affair; it comes in float32 or float64, and results have its type.
+    """
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
@@ -32,7 +36,13 @@ class Penalty(ABC):
 
     @abstractmethod
     def prox(self, x: Tensor, step: float) -> Tensor:
-        """Minimiser over z of ``(z - x)**2 / 2 + step * value(z)``, elementwise, shape (C,)."""
+        """Minimiser over z of ``(z - x)**2 / 2 + step * value(z)``, elementwise, shape (C,), with exact zeros.
+
+        A penalty that smooths value and gradient at zero gives the minimiser for its form without smoothing.
+
+        Raises:
+            ConfigError: The step is too long for a closed form.
+        """
 
 
 class Importance(ABC):

@@ -9,21 +9,22 @@ from torch import Tensor
 
 from autoprune.engine.contracts import Penalty
 from autoprune.fields import check, option
+from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["L1"]
 
 
 @dataclass(frozen=True)
 class L1(Penalty):
-    """Absolute value: the same pull on every scale, large or small.
+    """ℓ1: the same pull on every channel, large or small.
 
-    ``P(x) = lam * |x|``
+    ``P(x) = strength * |x|``
 
     Args:
-        lam: Strength, >= 0; the slope.
+        strength: λ, the slope, > 0.
 
     Raises:
-        ConfigError: ``lam < 0``.
+        ConfigError: A value out of range.
 
     Example:
         >>> L1(0.5).value(torch.tensor([-2.0, 1.0]))
@@ -33,19 +34,19 @@ class L1(Penalty):
         Liu et al. (2017), Learning efficient convolutional networks through network slimming, arXiv 1708.06519.
     """
 
-    lam: float = option(1e-4, low=0)
+    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
 
     def __post_init__(self) -> None:
         check(self)
 
     def value(self, x: Tensor) -> Tensor:
-        """Sum of ``lam * |x|``, a scalar."""
-        return self.lam * x.abs().sum()
+        """``strength * sum |x|``, a scalar."""
+        return self.strength * x.abs().sum()
 
     def gradient(self, x: Tensor) -> Tensor:
-        """``lam * sign(x)``, shape (C,)."""
-        return self.lam * torch.sign(x)
+        """``strength * sign(x)``, shape (C,)."""
+        return self.strength * torch.sign(x)
 
     def prox(self, x: Tensor, step: float) -> Tensor:
-        """Soft thresholding at ``step * lam``, shape (C,)."""
-        return torch.sign(x) * (x.abs() - step * self.lam).clamp_min(0)
+        """Soft thresholding at ``step * strength``, shape (C,)."""
+        return torch.sign(x) * (x.abs() - step * self.strength).clamp_min(0)
