@@ -99,7 +99,14 @@ class SearchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourcesConfig:
-    """The ``[resources]`` table: what one trial takes, and how many run at once."""
+    """The ``[resources]`` table: what one trial takes, and how many run at once.
+
+    Args:
+        concurrency: Trials at once, or None for as many as fit.
+        cpu: CPUs of one trial.
+        gpu: GPUs of one trial, in [0, 1].
+        memory_gb: Memory that one trial is counted with, in 10**9 bytes, or None.
+    """
 
     concurrency: int | None = option(None, low=1)
     cpu: float = option(1.0, above=0)
@@ -108,6 +115,11 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of one trial, 0 where it is not counted."""
+        return 0 if self.memory_gb is None else max(1, round(self.memory_gb * 1e9))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ def resume(
 def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
-    from autoprune.distributed import drive, obey_signals, open_cluster, plan_slots
+    from autoprune.distributed import drive, obey_signals, open_cluster, plan_alone, plan_slots
     from autoprune.search.claims import Claims
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
@@ -195,9 +195,8 @@ def _run(
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
-                    _prepare_dense(
-                        db, owner, workbench, dispatcher, cpus=cluster.cpus, gpu=slots.gpu, progress=progress
-                    )
+                    alone = plan_alone(cluster, config.resources)
+                    _prepare_dense(db, owner, workbench, dispatcher, slots=alone, progress=progress)
                     progress.note(_launch_note(search.name, search.n_trials, slots, ready.threads))
                 drive(
                     dispatcher,
@@ -246,8 +245,7 @@ def _prepare_dense(
     workbench: Workbench,
     dispatcher: Dispatcher,
     *,
-    cpus: float,
-    gpu: float,
+    slots: Slots,
     progress: Progress,
 ) -> None:
     """Have the dense network ready, trained once however many drivers start together."""
@@ -269,7 +267,7 @@ def _prepare_dense(
                 told = True
             time.sleep(1.0)
         else:
-            _make_dense(rows, key, owner, setting, dispatcher, cpus=cpus, gpu=gpu, progress=progress)
+            _make_dense(rows, key, owner, setting, dispatcher, slots=slots, progress=progress)
             return
 
 
@@ -280,15 +278,14 @@ def _make_dense(
     setting: SettingSpec,
     dispatcher: Dispatcher,
     *,
-    cpus: float,
-    gpu: float,
+    slots: Slots,
     progress: Progress,
 ) -> None:
     from autoprune.distributed import run_once
 
     what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
     progress.note(f"{what}, once for the study")
-    whole = dataclasses.replace(setting, threads=setting.threads or max(1, int(cpus)))
+    whole = dataclasses.replace(setting, threads=setting.threads or slots.threads)
     beaten_at = time.monotonic()
 
     def keep_lease() -> bool:
@@ -298,7 +295,7 @@ def _make_dense(
             rows.beat(key, owner, _PHASE_GRACE_S)
         return dispatcher.stopping is None
 
-    done = run_once(lambda: _train_dense(whole), cpu=cpus, gpu=1.0 if gpu else 0.0, go_on=keep_lease)
+    done = run_once(lambda: _train_dense(whole), slots=slots, go_on=keep_lease)
     if done is None:
         rows.forget(key)
         return

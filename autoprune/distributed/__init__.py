@@ -1,6 +1,19 @@
 """Trials on Ray: the only package that names it."""
 
-from autoprune.distributed.cluster import Cluster, Slots, open_cluster, plan_slots
+from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
 from autoprune.distributed.driver import Execute, drive, obey_signals, run_once
+from autoprune.distributed.tasks import run_each
 
-__all__ = ["Cluster", "Execute", "Slots", "drive", "obey_signals", "open_cluster", "plan_slots", "run_once"]
+__all__ = [
+    "Cluster",
+    "Execute",
+    "Node",
+    "Slots",
+    "drive",
+    "obey_signals",
+    "open_cluster",
+    "plan_alone",
+    "plan_slots",
+    "run_each",
+    "run_once",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from autoprune.config import ResourcesConfig
 from autoprune.errors import ConfigError
 
-__all__ = ["Cluster", "Slots", "open_cluster", "plan_slots"]
+__all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots"]
 
 # Read by Ray when it is first imported, so they are set before any import of it.
 _ENVIRONMENT = {
@@ -29,16 +31,44 @@ _OBJECT_STORE_BYTES = 100 * 2**20  # Trials exchange a few numbers; Ray would re
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """What the cluster has in all.
+class Node:
+    """One machine of the cluster, as Ray counts it.
 
     Args:
         cpus: Logical CPUs.
         gpus: Logical GPUs.
+        memory_bytes: Memory that tasks may ask for.
     """
 
     cpus: float
-    gpus: float
+    gpus: float = 0.0
+    memory_bytes: float = math.inf
+
+    def trials(self, resources: ResourcesConfig) -> int:
+        """How many trials fit on it at once."""
+        fits = self.cpus / resources.cpu
+        if resources.gpu > 0:
+            # A trial can't straddle two devices, so shares are counted per device.
+            fits = min(fits, self.gpus * int(1 / resources.gpu + 1e-9))
+        if resources.memory_bytes:
+            fits = min(fits, self.memory_bytes / resources.memory_bytes)
+        return int(fits + 1e-9)
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs and {self.memory_bytes / 1e9:.1f} GB"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines that trials can run on.
+
+    Args:
+        nodes: All of them.
+        is_idle: Whether nothing else ran there when it was opened.
+    """
+
+    nodes: tuple[Node, ...]
+    is_idle: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,12 +80,14 @@ class Slots:
         cpu: CPUs of one trial.
         gpu: GPUs of one trial, a share of one or none.
         threads: Torch threads of one trial: its share of the cores, since more than that is many times slower.
+        memory_bytes: Memory of one trial, or 0 where it is not counted.
     """
 
     concurrency: int
     cpu: float
     gpu: float
     threads: int
+    memory_bytes: int = 0
 
 
 @contextmanager
@@ -98,8 +130,7 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
                 "Start one with `ray start --head`, or leave the flag out."
             ) from error
     try:
-        total = ray.cluster_resources()
-        yield Cluster(float(total.get("CPU", 0)), float(total.get("GPU", 0)))
+        yield _survey()
     finally:
         if ours:
             ray.shutdown()
@@ -116,20 +147,44 @@ def _check_reachable(address: str) -> None:
         raise ConnectionError(f"nothing answers there ({error})") from error
 
 
+def _survey() -> Cluster:
+    import ray
+
+    tables = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(table.get("CPU", 0.0), table.get("GPU", 0.0), table.get("memory", 0.0)) for table in tables]
+    total, free = ray.cluster_resources(), ray.available_resources()
+    return Cluster(tuple(nodes), is_idle=all(free.get(kind, 0) >= total.get(kind, 0) for kind in ("CPU", "GPU")))
+
+
 def plan_slots(cluster: Cluster, resources: ResourcesConfig) -> Slots:
     """Decide how many trials run at once, and with how many threads each.
 
     Raises:
-        ConfigError: Not even one trial fits on the cluster.
+        ConfigError: Not even one trial fits on one of the machines.
     """
-    fits = cluster.cpus / resources.cpu
-    if resources.gpu > 0:
-        # A trial can't straddle two devices, so shares are counted per device.
-        fits = min(fits, cluster.gpus * int(1 / resources.gpu + 1e-9))
-    if fits < 1:
+    fits = [(node, node.trials(resources)) for node in cluster.nodes]
+    n_fitting = sum(n for _, n in fits)
+    if n_fitting < 1:
+        memory = f" and {resources.memory_gb:g} GB" if resources.memory_gb else ""
+        there = "; ".join(dict.fromkeys(map(str, cluster.nodes)))
         raise ConfigError(
-            f"one trial must fit on the cluster, but it asks for {resources.cpu:g} CPUs and {resources.gpu:g} GPUs "
-            f"where there are {cluster.cpus:g} and {cluster.gpus:g}. Lower `cpu` or `gpu` in [resources]."
+            f"one trial must fit on one machine of the cluster, but it asks for {resources.cpu:g} CPUs, "
+            f"{resources.gpu:g} GPUs{memory} where there are {there}. "
+            f"Lower `cpu`, `gpu` or `memory_gb` in [resources]."
         )
-    concurrency = min(int(fits + 1e-9), resources.concurrency or int(fits + 1e-9))
-    return Slots(concurrency, resources.cpu, resources.gpu, threads=max(1, int(cluster.cpus // concurrency)))
+    concurrency = min(n_fitting, resources.concurrency or n_fitting)
+    # Ray may put as many trials on one machine as fit there, however few run in all.
+    threads = min(int(node.cpus // min(n, concurrency)) for node, n in fits if n)
+    return Slots(concurrency, resources.cpu, resources.gpu, max(1, threads), resources.memory_bytes)
+
+
+def plan_alone(cluster: Cluster, resources: ResourcesConfig) -> Slots:
+    """What a task takes that runs while no trial of the study does: the largest machine that would take a trial.
+
+    On a cluster that others use, too, a whole machine may never be free: there it takes what a trial takes.
+    """
+    slots = plan_slots(cluster, resources)
+    if not cluster.is_idle:
+        return dataclasses.replace(slots, concurrency=1)
+    cpus = max(node.cpus for node in cluster.nodes if node.trials(resources))
+    return Slots(1, cpus, 1.0 if slots.gpu else 0.0, max(1, int(cpus)), slots.memory_bytes)

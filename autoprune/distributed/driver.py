@@ -103,7 +103,8 @@ def drive(
 
     scratch.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
-    resources = {"CPU": slots.cpu, **({"GPU": slots.gpu} if slots.gpu else {})}
+    shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
+    resources = {kind: share for kind, share in shares.items() if share}
     try:
         tuner = tune.Tuner(
             tune.with_resources(_trainable(execute), resources),
@@ -130,15 +131,12 @@ def drive(
     dispatcher.raise_if_failed()
 
 
-def run_once(
-    work: Callable[[], dict[str, Any]], *, cpu: float, gpu: float, go_on: Callable[[], bool]
-) -> dict[str, Any] | None:
+def run_once(work: Callable[[], dict[str, Any]], *, slots: Slots, go_on: Callable[[], bool]) -> dict[str, Any] | None:
     """Run ``work`` as a single Ray task.
 
     Args:
         work: Picklable; returns plain data.
-        cpu: CPUs that it takes.
-        gpu: GPUs that it takes.
+        slots: The resources that it takes, those of one trial.
         go_on: Asked about once a second; False cancels the task.
 
     Returns:
@@ -146,7 +144,8 @@ def run_once(
     """
     import ray
 
-    reference = ray.remote(num_cpus=cpu, num_gpus=gpu, max_retries=1)(work).remote()
+    task = ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu, memory=slots.memory_bytes or None, max_retries=1)(work)
+    reference = task.remote()
     try:
         while not ray.wait([reference], timeout=_TELL_EVERY_S)[0]:
             if not go_on():

@@ -20,7 +20,7 @@ def cluster() -> Iterator[Cluster]:
     import ray
 
     ray.init(
-        num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False,
+        num_cpus=2, num_gpus=1, _memory=4 * 10**9, include_dashboard=False, log_to_driver=False,
         object_store_memory=100 * 2**20, _node_ip_address="127.0.0.1",
     )  # fmt: skip
     with open_cluster() as found:

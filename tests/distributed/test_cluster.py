@@ -5,33 +5,58 @@ import socket
 import pytest
 
 from autoprune.config import ResourcesConfig
-from autoprune.distributed import Cluster, Slots, open_cluster, plan_slots
+from autoprune.distributed import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
 from autoprune.errors import ConfigError
+
+
+def of(*nodes: Node, is_idle: bool = True) -> Cluster:
+    return Cluster(nodes, is_idle)
 
 
 @pytest.mark.parametrize(
     ("cluster", "resources", "slots"),
     [
-        (Cluster(2, 0), ResourcesConfig(), Slots(2, 1, 0, 1)),
-        (Cluster(16, 0), ResourcesConfig(cpu=4), Slots(4, 4, 0, 4)),
-        (Cluster(16, 0), ResourcesConfig(concurrency=2), Slots(2, 1, 0, 8)),
-        (Cluster(16, 2), ResourcesConfig(gpu=0.5), Slots(4, 1, 0.5, 4)),
+        (of(Node(2)), ResourcesConfig(), Slots(2, 1, 0, 1)),
+        (of(Node(16)), ResourcesConfig(cpu=4), Slots(4, 4, 0, 4)),
+        (of(Node(16)), ResourcesConfig(concurrency=2), Slots(2, 1, 0, 8)),
+        (of(Node(16, 2)), ResourcesConfig(gpu=0.5), Slots(4, 1, 0.5, 4)),
         # Three shares of 0.4 would fit on one device by their sum, but not two of them on each without a rest.
-        (Cluster(16, 2), ResourcesConfig(gpu=0.4), Slots(4, 1, 0.4, 4)),
-        (Cluster(2, 8), ResourcesConfig(gpu=1), Slots(2, 1, 1, 1)),
-        (Cluster(1, 0), ResourcesConfig(cpu=0.5, concurrency=9), Slots(2, 0.5, 0, 1)),
+        (of(Node(16, 2)), ResourcesConfig(gpu=0.4), Slots(4, 1, 0.4, 4)),
+        (of(Node(2, 8)), ResourcesConfig(gpu=1), Slots(2, 1, 1, 1)),
+        (of(Node(1)), ResourcesConfig(cpu=0.5, concurrency=9), Slots(2, 0.5, 0, 1)),
+        (of(Node(16, 0, 10**10)), ResourcesConfig(memory_gb=3), Slots(3, 1, 0, 5, 3 * 10**9)),
+        # By their sums, six trials of two CPUs would fit on these three, but the last has only half of one to spare.
+        (of(Node(8), Node(3), Node(1)), ResourcesConfig(cpu=2), Slots(5, 2, 0, 2)),
+        # GPUs, CPUs and memory must be on the same machine.
+        (
+            of(Node(64), Node(4, 1, 8e9), Node(4, 1, 1e9)),
+            ResourcesConfig(gpu=0.5, memory_gb=2),
+            Slots(2, 1, 0.5, 2, 2 * 10**9),
+        ),
+        # Ray may place both on the smaller machine.
+        (of(Node(16), Node(4)), ResourcesConfig(concurrency=2), Slots(2, 1, 0, 2)),
     ],
-)
+)  # fmt: skip
 def test_trials_share_the_cluster(cluster, resources, slots):
     assert plan_slots(cluster, resources) == slots
 
 
-@pytest.mark.parametrize("resources", [ResourcesConfig(cpu=4), ResourcesConfig(gpu=0.5)])
+@pytest.mark.parametrize("resources", [ResourcesConfig(cpu=4), ResourcesConfig(gpu=0.5), ResourcesConfig(memory_gb=5)])
 def test_a_trial_that_fits_nowhere_is_refused(resources):
+    asked = rf"{resources.cpu:g} CPUs, {resources.gpu:g} GPUs{' and 5 GB' if resources.memory_gb else ''}"
+    there = r"2 CPUs, 0 GPUs and 4.0 GB; 3 CPUs, 0 GPUs and 4.0 GB\. Lower `cpu`, `gpu` or `memory_gb` in \[resources\]"
     with pytest.raises(
-        ConfigError, match=r"one trial must fit on the cluster, but it asks for .* where there are 2 and 0"
+        ConfigError, match=rf"one trial must fit on one machine .*, but it asks for {asked} where there are {there}"
     ):
-        plan_slots(Cluster(2, 0), resources)
+        plan_slots(of(Node(2, 0, 4e9), Node(2, 0, 4e9), Node(3, 0, 4e9)), resources)
+
+
+def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
+    two = of(Node(64), Node(8, 2), Node(4, 2))
+    assert plan_alone(two, ResourcesConfig(gpu=0.5, memory_gb=1)) == Slots(1, 8, 1, 8, 10**9)
+    assert plan_alone(two, ResourcesConfig()) == Slots(1, 64, 0, 64)
+    # A cluster where others work may never have a whole machine free.
+    assert plan_alone(of(Node(8), is_idle=False), ResourcesConfig(cpu=2)) == Slots(1, 2, 0, 2)
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once():

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
 from autoprune.config import ResourcesConfig
-from autoprune.distributed import drive, plan_slots, run_once
+from autoprune.distributed import Slots, drive, plan_slots, run_once
 from autoprune.errors import StudyFailedError
 from autoprune.search.claims import Claims
 from autoprune.search.database import Database
@@ -37,10 +37,16 @@ def execute(config, report):
             time.sleep(0.1)
             report({"phase": "finetune", "progress": step / 600})
     result = fakes.run_trial(config["point"])
-    if config.get("gpus"):
+    if how.startswith("meet"):
         import ray
 
-        result["gpu_ids"] = [str(gpu) for gpu in ray.get_gpu_ids()]
+        _, n, folder = how.split(" ")
+        started = time.time()
+        Path(folder, str(config["number"])).touch()
+        while len(list(Path(folder).iterdir())) < int(n) and time.time() < started + 30:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        result |= {"from": started, "to": time.time(), "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()]}
     return result
 
 
@@ -53,19 +59,17 @@ def study(tmp_path):
     db.close()
 
 
-def run(study, cluster, tmp_path, *, behaviour=None, n_trials=5, gpu=0.0, **more):
+def run(study, cluster, tmp_path, *, behaviour=None, n_trials=5, concurrency=2, resources=None, **more):
     claims = Claims(study, owner="me", n_trials=n_trials)
     dispatcher = Dispatcher(
-        study, claims, fakes.proposer(fakes.space(), n_trials=n_trials), concurrency=2,
+        study, claims, fakes.proposer(fakes.space(), n_trials=n_trials), concurrency=concurrency,
         caps=FailureCaps(3, 20), objectives=OBJECTIVES, lease_s=60.0, **more,
     )  # fmt: skip
 
     def make_config(claim):
-        return {
-            "number": claim.number, "point": claim.attrs["point"], "behaviour": behaviour or {}, "gpus": bool(gpu)
-        }  # fmt: skip
+        return {"number": claim.number, "point": claim.attrs["point"], "behaviour": behaviour or {}}
 
-    slots = plan_slots(cluster, ResourcesConfig(gpu=gpu))
+    slots = plan_slots(cluster, resources or ResourcesConfig())
     with dispatcher:
         drive(dispatcher, execute=execute, make_config=make_config, slots=slots, scratch=tmp_path / "ray")
     return dispatcher
@@ -110,18 +114,44 @@ def test_a_time_limit_stops_running_trials_with_their_best_rung(study, cluster, 
     assert study.trials()[2].user_attrs["partial_accuracy"] == 0.5
 
 
-def test_half_a_gpu_a_trial_puts_two_trials_on_one_device(study, cluster, tmp_path):
-    run(study, cluster, tmp_path, n_trials=4, gpu=0.5)
-    assert [trial.user_attrs["gpu_ids"] for trial in study.trials()] == [["0"]] * 4
+@pytest.mark.parametrize(
+    ("resources", "most"),
+    [
+        (ResourcesConfig(cpu=0.25, gpu=0.5), 2),
+        (ResourcesConfig(cpu=0.25, gpu=0.3), 3),
+        (ResourcesConfig(cpu=0.25, memory_gb=3), 1),
+    ],
+)
+def test_no_more_trials_at_once_than_fit_on_the_device_and_in_memory(study, cluster, tmp_path, resources, most):
+    assert plan_slots(cluster, resources).concurrency == most
+    # The driver itself would run five, as two drivers that share the cluster do.
+    (meeting := tmp_path / "meeting").mkdir()
+    behaviour = {str(number): f"meet {most} {meeting}" for number in range(6)}
+    run(study, cluster, tmp_path, behaviour=behaviour, n_trials=6, concurrency=5, resources=resources)
+    facts = [trial.user_attrs for trial in study.trials()]
+    at_once = [sum(other["from"] <= one["from"] < other["to"] for other in facts) for one in facts]
+    assert max(at_once) == most
+    assert [one["gpu_ids"] for one in facts] == [["0"] if resources.gpu else []] * 6
 
 
 def test_a_single_task_returns_raises_and_is_cancelled(cluster):
-    assert run_once(lambda: {"x": 1}, cpu=1, gpu=0, go_on=lambda: True) == {"x": 1}
+    slots = Slots(1, 1, 0, 1)
+    assert run_once(lambda: {"x": 1}, slots=slots, go_on=lambda: True) == {"x": 1}
 
     def bad():
         raise KeyError("inside")
 
     with pytest.raises(KeyError, match="inside"):
-        run_once(bad, cpu=1, gpu=0, go_on=lambda: True)
-    assert run_once(lambda: time.sleep(60) or {}, cpu=1, gpu=0, go_on=lambda: False) is None
-    assert json.dumps(run_once(lambda: {"y": [1, 2]}, cpu=1, gpu=0, go_on=lambda: True)) == '{"y": [1, 2]}'
+        run_once(bad, slots=slots, go_on=lambda: True)
+    assert run_once(lambda: time.sleep(60) or {}, slots=slots, go_on=lambda: False) is None
+    assert run_once(lambda: {"y": [1, 2]}, slots=slots, go_on=lambda: True) == {"y": [1, 2]}
+
+
+def test_a_single_task_takes_what_it_is_given(cluster):
+    def taken():
+        import ray
+
+        return ray.get_runtime_context().get_assigned_resources()
+
+    got = run_once(taken, slots=Slots(1, 2, 0.5, 2, 10**8), go_on=lambda: True)
+    assert got == {"CPU": 2, "GPU": 0.5, "memory": 10**8}
