@@ -78,7 +78,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--address",
         type=address,
         metavar="ADDR",
-        help="a running Ray cluster, auto or HOST:PORT (default: one on this machine)",
+        help="a running Ray cluster, auto or HOST:PORT (default: $RAY_ADDRESS, else one made here)",
     )
     add_storage(parser)
 

@@ -95,14 +95,17 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
     """Use the Ray cluster at hand, the one at ``address``, or start one on this machine for as long as needed.
 
     Args:
-        address: ``"auto"`` or ``"HOST:PORT"``; None starts a local one, unless this process has one already.
+        address: ``"auto"`` or ``"HOST:PORT"``; None takes ``RAY_ADDRESS``, or starts a local one where that is not set,
+            unless this process has one already.
 
     Raises:
         ConfigError: There is no cluster at ``address``, or it is a client address.
     """
+    source = "`--address`" if address is not None else "`RAY_ADDRESS`"
+    address = address if address is not None else os.environ.get("RAY_ADDRESS") or None
     if address is not None and address.startswith("ray://"):
         raise ConfigError(
-            f"`--address` must be auto or HOST:PORT, but got {address!r}. A ray:// client dies with its connection "
+            f"{source} must be auto or HOST:PORT, but got {address!r}. A ray:// client dies with its connection "
             "and its trials with it; start autoprune on a machine of the cluster."
         )
     os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
@@ -112,28 +115,40 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # A failed trial is told by us, once, without a traceback.
     ours = not ray.is_initialized()
     if ours:
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
-        try:
-            if address is None:
-                ray.init(
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    _node_ip_address="127.0.0.1",
-                    configure_logging=True,
-                    **quiet,
-                )
-            else:
-                _check_reachable(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"`--address` {address!r} must lead to a running Ray cluster, but does not: {error}. "
-                "Start one with `ray start --head`, or leave the flag out."
-            ) from error
+        _connect(address, source)
     try:
         yield _survey()
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(address: str | None, source: str) -> None:
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        if address is None:
+            ray.init(
+                address="local",  # Without it, Ray would join any cluster that somebody has started on this machine.
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                configure_logging=True,
+                include_dashboard=False,
+                **quiet,
+            )
+        else:
+            _check_reachable(address)
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        told = str(error).split(". ")[0].rstrip(".")
+        if address is None:
+            raise ConfigError(f"Ray must be able to start on this machine, but could not: {told}.") from error
+        raise ConfigError(
+            f"{source} {address!r} must lead to a running Ray cluster that this machine belongs to, but does not: "
+            f"{told}. Start one with `ray start --head`, or leave the address out. One that asks for a token takes it "
+            "from RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token."
+        ) from error
 
 
 def _check_reachable(address: str) -> None:

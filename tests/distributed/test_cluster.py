@@ -64,8 +64,17 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with (
-        pytest.raises(ConfigError, match=r"must lead to a running Ray cluster, but does not: nothing answers there"),
+        pytest.raises(ConfigError, match=r"must lead to a running Ray cluster .*, but does not: nothing answers there"),
         open_cluster(address),
+    ):
+        pass
+
+
+def test_the_environment_names_the_cluster_where_no_flag_does(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with (
+        pytest.raises(ConfigError, match=r"^`RAY_ADDRESS` must be auto or HOST:PORT, but got 'ray://head:10001'"),
+        open_cluster(),
     ):
         pass
 
