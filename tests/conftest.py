@@ -1,14 +1,16 @@
-"""What several folders of tests share: study files, and a database with finished trials."""
+"""What several folders of tests share: study files, a database with finished trials, a PostgreSQL server."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.postgres import Postgres, postgres_server
 
 # Several suites run on few cores: an example may take long without anything being wrong.
 settings.register_profile("autoprune", deadline=None, max_examples=50)
@@ -41,6 +43,13 @@ class FinishedStudy:
 
 VALUES = ((0.98, 1.0), (0.97, 0.5), (0.9, 0.2), (0.88, 0.3))
 """Accuracy and cost of the complete trials."""
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; a test that asks for it is skipped where there is none."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
