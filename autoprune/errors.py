@@ -13,14 +13,16 @@
     ├── LeaseLostError(RuntimeError)   another driver took this trial over; its late result is dropped
     ├── SpaceExhaustedError(LookupError)  every proposal of the space has been tried
     ├── TrialError(RuntimeError)       a trial broke a promise (attach is the identity, a finite score, ...)
+    ├── TrialStoppedError(RuntimeError)  a trial ended itself early, its network can't keep a limit
     └── StudyFailedError(RuntimeError) the study ended early: too many trials failed
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
+from typing import Any
 
 __all__ = [
     "AutopruneError",
@@ -34,6 +36,7 @@ __all__ = [
     "StorageError",
     "StudyFailedError",
     "TrialError",
+    "TrialStoppedError",
     "WeightsError",
     "unknown_name",
 ]
@@ -81,6 +84,19 @@ class SpaceExhaustedError(AutopruneError, LookupError):
 
 class TrialError(AutopruneError, RuntimeError):
     """A trial broke a promise that the engine makes."""
+
+
+class TrialStoppedError(AutopruneError, RuntimeError):
+    """A trial ended itself early, because its network can't keep a limit.
+
+    Args:
+        reason: Why, for people.
+        found: What it had found beyond its rungs, JSON-serialisable.
+    """
+
+    def __init__(self, reason: str, found: Mapping[str, Any]) -> None:
+        super().__init__(reason)
+        self.found = dict(found)
 
 
 class StudyFailedError(AutopruneError, RuntimeError):

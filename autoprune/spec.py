@@ -265,7 +265,9 @@ class TrialSpec:
     Args:
         setting: What all trials of the study share.
         study: Name of the study.
-        number: The trial's number in the study; with the study's seed it seeds the fine-tune phase.
+        number: The trial's number in the study.
+        seed_number: The number that with the study's seed seeds the fine-tune phase: that of the first try of a trial
+            that is tried again. None: ``number``.
         method: Name of the method that sparsifies and ranks.
         hyper: The method's own hyper-parameters.
         width_rule: How widths follow from target and ranking, one of `WIDTH_RULES`.
@@ -278,6 +280,7 @@ class TrialSpec:
     setting: SettingSpec
     study: str
     number: int = option(low=0)
+    seed_number: int | None = option(None, low=0)
     method: str
     hyper: Mapping[str, Any] = option({})
     width_rule: str

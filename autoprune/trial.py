@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from autoprune.engine.phases import Phase, PhaseStore, phase_key
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.training import accuracy, recalibrate, train
 from autoprune.engine.weights import load_into, publish, read_tensors
-from autoprune.errors import ConfigError, TrialError, unknown_name
+from autoprune.errors import ConfigError, TrialError, TrialStoppedError, unknown_name
 from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
 from autoprune.widths import RULES, Kept, Limits, keep_best
 from autoprune.workbench import Workbench, open_workbench
@@ -82,12 +81,11 @@ def _example(workbench: Workbench) -> Tensor:
 
 def _sparsify(
     spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Report
-) -> dict[str, Tensor]:
-    """Weights after the method's sparsify phase; the dense ones where it has none."""
-    setting = spec.setting
-    if not method.trains:
-        return dense.tensors
-    recipe, seed = setting.sparsify, seed_of("sparsify", setting.seed)
+) -> Phase:
+    """The method's sparsify phase; the dense one where it has none."""
+    key = workbench.sparsify_key(spec.method, spec.hyper)
+    if key is None:
+        return dense
 
     def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
         model = workbench.with_weights(dense.tensors)
@@ -96,19 +94,14 @@ def _sparsify(
         hooks: Hooks = method.attach(model, workbench.traced)
         _assert_same(before, _logits(model, inputs), 1e-6, f"attaching {spec.method}")
         train(
-            model, workbench.splits.train, recipe,
-            bench=workbench.bench, seed=seed, hooks=hooks, on_step=_throttled(report, "sparsify"),
+            model, workbench.splits.train, spec.setting.sparsify,
+            bench=workbench.bench, seed=workbench.sparsify_seed, hooks=hooks, on_step=_throttled(report, "sparsify"),
         )  # fmt: skip
         return dict(model.state_dict()), {"method": spec.method, "hyper": dict(spec.hyper)}
 
-    excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
-    hyper = dataclasses.asdict(method)  # type: ignore[call-overload]  # a default that changes is another phase
-    splits, preprocess = workbench.splits, workbench.bench.preprocess  # Given dense weights say nothing about the data.
-    data = [splits.fingerprint, splits.indices_digest, preprocess.mean, preprocess.std]
-    key = phase_key(
-        "sparsify", dense.key, data, spec.method, hyper, recipe.to_dict(), setting.precision, seed, excluded
-    )
-    return phases.get("sparsify", key, compute).tensors
+    phase = phases.get("sparsify", key, compute)
+    report(RungReport(phase="sparsify", progress=1.0, phase_file=phase.file))
+    return phase
 
 
 def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
@@ -126,6 +119,15 @@ def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
         multiple=spec.setting.network.multiple,
     )
     return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape))
+
+
+def _result_key(spec: TrialSpec, parent: Phase, kept: Kept, *, workbench: Workbench, untouched: bool) -> str:
+    """Hash of all that fixes the result but the seed of the fine-tuning: two trials that share it differ by chance."""
+    setting = spec.setting
+    recipe = [setting.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed]
+    channels = {name: indices.tolist() for name, indices in kept.items()}
+    measured = [setting.precision, setting.latency_batch]
+    return phase_key("finetune", parent.sha256, channels, workbench.data, measured, "none" if untouched else recipe)
 
 
 def _finetune(
@@ -154,7 +156,8 @@ def _finetune(
             tell(share)
 
     score(0.0)
-    seed = seed_of("finetune", spec.setting.seed, spec.number)
+    number = spec.number if spec.seed_number is None else spec.seed_number
+    seed = seed_of("finetune", spec.setting.seed, number)
     train(model, splits.train, spec.setting.finetune, bench=bench, seed=seed, on_step=on_step)
     reached[str(len(reached))] = accuracy(model, splits.validation, bench=bench)
     return reached
@@ -180,6 +183,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         Score, cost and files of the pruned network.
 
     Raises:
+        TrialStoppedError: The network is slower than the limit, so it is not fine-tuned.
         TrialError: An assertion of the engine does not hold, or a score is not finite.
         AutopruneError: The setting is wrong; see `open_workbench`.
     """
@@ -188,20 +192,25 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
     method = methods.build(spec.method, spec.hyper)
     if spec.width_rule not in RULES:
         raise ConfigError(unknown_name("width rule", spec.width_rule, RULES))
+    if spec.latency_limit_ms is not None and spec.setting.latency_batch is None:
+        raise ConfigError("`latency_limit_ms` needs `latency_batch`, the number of images timed at once. Add it.")
     with clock.phase("dense"):
         dense = workbench.dense(phases, _throttled(report, "dense"))
     with clock.phase("sparsify"):
-        tensors = _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
+        parent = _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
-        model = workbench.with_weights(tensors)
+        model = workbench.with_weights(parent.tensors)
         kept = _choose(spec, method.rank(model, traced), workbench)
         widths = {name: len(indices) for name, indices in kept.items()}
         macs, params = int(cost.macs(widths)), int(cost.params(widths))
+        macs_ratio = macs / cost.dense_macs
+        # The dense network itself has nothing to recover from: more training would only move it off its optimum.
+        untouched = not method.trains and macs == cost.dense_macs
+        result_key = _result_key(spec, parent, kept, workbench=workbench, untouched=untouched)
+        report(RungReport(phase="surgery", progress=0.0, macs_ratio=macs_ratio, result_key=result_key))
         pruned = cut(model, traced.groups, kept)
         inputs = _example(workbench)
         _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")
-    # The dense network itself has nothing to recover from: more training would only move it off its optimum.
-    untouched = not method.trains and macs == cost.dense_macs
     with clock.phase("recalibrate"):
         seed = seed_of("recalibrate", spec.setting.seed)
         n_images = spec.setting.recalibration_images
@@ -212,11 +221,18 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         with clock.phase("latency"):  # At rung 0: what is too slow shows before it costs a fine-tuning.
             dense_model = workbench.with_weights(dense.tensors)
             latency = _latency(dense_model, pruned, workbench, batch=spec.setting.latency_batch)
+        if spec.latency_limit_ms is not None and latency["latency_ms"] > spec.latency_limit_ms:
+            score = accuracy(pruned, workbench.splits.validation, bench=bench)
+            report(RungReport(phase="latency", progress=1.0, rung=0, accuracy=score, macs_ratio=macs_ratio))
+            raise TrialStoppedError(
+                f"`latency_ms` must be at most {spec.latency_limit_ms:g}, but is {latency['latency_ms']:.4g}",
+                {**latency, "wall_s": clock.wall_s},
+            )
     with clock.phase("finetune"):
         rungs = (
             {"0": accuracy(pruned, workbench.splits.validation, bench=bench)}
             if untouched
-            else _finetune(spec, pruned, macs / cost.dense_macs, workbench=workbench, report=report)
+            else _finetune(spec, pruned, macs_ratio, workbench=workbench, report=report)
         )
     final = rungs[str(len(rungs) - 1)]
     after = _logits(pruned, inputs)
@@ -230,7 +246,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         "accuracy": final,
         "macs": macs,
         "params": params,
-        "macs_ratio": macs / cost.dense_macs,
+        "macs_ratio": macs_ratio,
         "params_ratio": params / cost.dense_params,
         "convention": CONVENTION,
         "widths": widths,

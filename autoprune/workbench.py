@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune import architectures
+from autoprune import architectures, methods
 from autoprune.cost import CONVENTION
 from autoprune.engine.data import Splits, load_splits
 from autoprune.engine.factory import call_factory
@@ -57,6 +58,36 @@ class Workbench:
         if self.weights_sha256 is not None:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
+
+    def sparsify_key(self, method: str, hyper: Mapping[str, Any]) -> str | None:
+        """Hash of everything that the weights after a method's sparsify phase depend on, or None where it has none.
+
+        Args:
+            method: Name of the method.
+            hyper: Its hyper-parameters; those left out have their defaults.
+
+        Raises:
+            ConfigError: There is no such method, or it does not take these hyper-parameters.
+        """
+        recipe = methods.build(method, hyper)
+        if not recipe.trains:
+            return None
+        setting = self.setting
+        every = dataclasses.asdict(recipe)  # type: ignore[call-overload]  # a default that changes is another phase
+        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
+        excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
+        return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded)
+
+    @property
+    def data(self) -> list[Any]:
+        """What tells the data and how they are seen, JSON-serialisable; weights that were given say nothing of it."""
+        preprocess = self.bench.preprocess
+        return [self.splits.fingerprint, self.splits.indices_digest, preprocess.mean, preprocess.std]
+
+    @property
+    def sparsify_seed(self) -> int:
+        """Seed of every sparsify phase of the study."""
+        return seed_of("sparsify", self.setting.seed)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ LEAVES = {
     "StorageError": RuntimeError,
     "StudyFailedError": RuntimeError,
     "TrialError": RuntimeError,
+    "TrialStoppedError": RuntimeError,
     "WeightsError": ValueError,
 }
 

@@ -21,7 +21,7 @@ from autoprune.engine.phases import PhaseStore
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy
 from autoprune.engine.weights import load_into, publish, read_tensors
-from autoprune.errors import ConfigError, InfeasibleError, TrialError
+from autoprune.errors import ConfigError, InfeasibleError, TrialError, TrialStoppedError
 from autoprune.methods import Slimming
 from autoprune.spec import DataSpec, NetworkSpec, SettingSpec, TrainSpec, TrialSpec
 from autoprune.trial import run_trial
@@ -131,8 +131,9 @@ def test_rungs_are_reported_in_order(first):
     assert {report.macs_ratio for report in rungs} == {result.macs_ratio}
     assert {str(report.rung): report.accuracy for report in rungs} | {"3": result.accuracy} == result.rungs
     phases = list(dict.fromkeys(report.phase for report in told))
-    assert phases == ["dense", "sparsify", "finetune"]
-    assert all(report.accuracy is None and report.macs_ratio is None for report in told if report.rung is None)
+    assert phases == ["dense", "sparsify", "surgery", "finetune"]
+    assert all(report.accuracy is None for report in told if report.rung is None)
+    assert all(report.macs_ratio is None for report in told if report.phase in ("dense", "sparsify"))
 
 
 # -- repeating ------------------------------------------------------------------------------------------------------
@@ -147,7 +148,9 @@ def test_the_same_spec_gives_the_same_bits_with_and_without_cache(first, setting
     told = []
     again = run(spec_of(setting), told.append)
     assert bits(again) == bits(result)
-    assert {report.phase for report in told} == {"finetune"}  # dense and sparsify were found
+    # Dense and sparsify were found.
+    assert [(report.phase, report.progress) for report in told][:2] == [("sparsify", 1.0), ("surgery", 0.0)]
+    assert {report.phase for report in told[2:]} == {"finetune"}
     fresh = run(spec_of(elsewhere(setting, tmp_path)))
     assert bits(fresh) == bits(result)
 
@@ -212,6 +215,92 @@ def test_what_the_sparsify_phase_depends_on(setting, tmp_path):
     assert trained.macs_ratio <= 0.4
 
 
+def test_the_key_is_known_without_a_trial(setting):
+    bench = open_workbench(setting)
+    told = []
+    run(spec_of(setting, number=3), told.append)
+    (file,) = [report.phase_file for report in told if report.phase_file is not None]
+    assert file["key"] == bench.sparsify_key("slimming", STRONG)
+    path = store(setting).path("sparsify", file["key"])
+    assert file == {
+        "key": file["key"], "place": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "size_bytes": path.stat().st_size,
+    }  # fmt: skip
+    assert bench.sparsify_key("magnitude", {}) is None
+    told.clear()
+    run(spec_of(setting, number=4, method="magnitude"), told.append)
+    assert all(report.phase_file is None for report in told)
+
+
+# -- what fixes a result --------------------------------------------------------------------------------------------
+
+
+def result_key(spec):
+    """Told before anything is trained on."""
+
+    class ToldError(Exception):
+        pass
+
+    def report(rung_report):
+        if rung_report.result_key is not None:
+            assert rung_report.macs_ratio is not None
+            raise ToldError(rung_report.result_key)
+
+    with pytest.raises(ToldError, match=r"^[0-9a-f]{16}$") as found:
+        run(spec, report)
+    return str(found.value)
+
+
+def test_two_ways_to_the_same_channels_have_one_result_key(setting):
+    base = spec_of(setting)
+    key = result_key(base)
+    assert result_key(dataclasses.replace(base, number=5)) == key
+    # MACs are whole numbers, so a target a little higher buys no other channel.
+    assert result_key(dataclasses.replace(base, macs_target=0.4 + 1e-9)) == key
+    dense = [
+        result_key(spec_of(setting, method="magnitude", macs_target=1.0, width_rule=rule))
+        for rule in ("uniform", "global")
+    ]
+    assert dense[0] == dense[1] != key
+    # No fine-tuning follows, so its recipe does not matter.
+    other = dataclasses.replace(setting, finetune=dataclasses.replace(SHORT, epochs=7.0))
+    assert result_key(spec_of(other, method="magnitude", macs_target=1.0)) == dense[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"finetune": dataclasses.replace(SHORT, epochs=1.0)},
+        {"recalibration_images": 128},
+        {"precision": "bfloat16"},
+        {"rungs": (0.5,)},
+        {"latency_batch": 4},
+        {"seed": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_result_depends_on(setting, change):
+    assert result_key(spec_of(dataclasses.replace(setting, **change))) != result_key(spec_of(setting))
+
+
+def test_other_channels_and_other_weights_are_another_result(setting):
+    keys = [
+        result_key(spec_of(setting)),
+        result_key(spec_of(setting, macs_target=0.5)),
+        result_key(spec_of(setting, width_rule="uniform")),
+        result_key(spec_of(setting, hyper={"strength": 0.02})),
+        result_key(spec_of(setting, method="magnitude")),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_retry_repeats_the_trial_that_it_retries(first, setting):
+    result, _ = first
+    again = run(spec_of(setting, number=70, seed_number=0))
+    assert bits(again) == bits(result)
+    assert Path(again.weights).name == "00070.safetensors"
+
+
 # -- methods, rules and networks ------------------------------------------------------------------------------------
 
 
@@ -260,6 +349,24 @@ def test_latency_is_measured_at_rung_0_where_it_is_asked_for(setting):
     plain = run(spec_of(setting, method="magnitude", hyper={}, macs_target=0.2))
     assert plain.accuracy == result.accuracy
     assert not {"latency_ms", "latency_ratio"} & set(plain.to_dict())
+
+
+def test_a_network_that_is_too_slow_is_not_fine_tuned(setting):
+    timed = dataclasses.replace(setting, latency_batch=4)
+    slow = spec_of(timed, number=60, method="magnitude", macs_target=0.2, latency_limit_ms=1e-6)
+    told = []
+    with pytest.raises(TrialStoppedError, match=r"^`latency_ms` must be at most 1e-06, but is \d") as stop:
+        run(slow, told.append)
+    assert told[-1].rung == 0
+    assert not any(report.phase == "finetune" for report in told)
+    assert stop.value.found["latency_ms"] > 1e-6
+    assert "finetune" not in stop.value.found["wall_s"]
+    assert not (Path(setting.artifacts) / "trials" / "tests" / "00060.safetensors").exists()
+    quick = run(dataclasses.replace(slow, latency_limit_ms=1e6))
+    assert quick.latency_ms < 1e6
+    assert quick.rungs["0"] == told[-1].accuracy
+    with pytest.raises(ConfigError, match="`latency_limit_ms` needs `latency_batch`"):
+        run(spec_of(setting, latency_limit_ms=1.0))
 
 
 def test_minimum_width_and_excluded_layers(setting):
@@ -353,7 +460,7 @@ def test_a_stop_is_noticed_between_rungs(setting, monkeypatch):
     monkeypatch.setattr(trial_module, "_TOLD_EVERY_S", 0.0)
     run(spec_of(setting, number=31), told.append)
     shares = [report.progress for report in told if report.phase == "finetune" and report.rung is None]
-    assert len(told) == 10  # nine steps, two of them rungs, and rung 0
+    assert len(told) == 12  # nine steps, two of them rungs, and rung 0; before them the phase and the channels
     assert [round(share * 9) for share in shares] == [1, 2, 4, 5, 7, 8, 9]
 
 

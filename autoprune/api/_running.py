@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any
 from autoprune.api._planning import identity_of, load_config, overridden, space_of
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import StudyConfig
+from autoprune.errors import ConfigError
 from autoprune.spec import RungReport, SettingSpec, TrialSpec
 
 if TYPE_CHECKING:
     from autoprune.distributed import Slots
     from autoprune.search.claims import Claim
-    from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher
-    from autoprune.search.phase_rows import PhaseRows
     from autoprune.search.propose import Proposer
     from autoprune.search.space import Space
     from autoprune.workbench import Workbench
 
 __all__ = ["Outcome", "Progress", "launch", "resume"]
 
-_PHASE_GRACE_S = 60.0
+_DENSE = "dense"
 
 
 class Progress:
@@ -77,8 +76,12 @@ def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     def tell(rung_report: RungReport) -> None:
         report(dataclasses.asdict(rung_report))
 
-    result = run_trial(spec, tell, PhaseStore(Path(spec.setting.artifacts) / "phases"))
+    result = run_trial(spec, tell, PhaseStore(_phase_folder(spec.setting)))
     return result.to_dict()
+
+
+def _phase_folder(setting: SettingSpec) -> Path:
+    return Path(setting.artifacts) / "phases"
 
 
 def _train_dense(setting: SettingSpec) -> dict[str, Any]:
@@ -89,8 +92,8 @@ def _train_dense(setting: SettingSpec) -> dict[str, Any]:
 
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
-    phase = open_workbench(setting).dense(PhaseStore(Path(setting.artifacts) / "phases"))
-    return {**phase.record, "place": str(phase.path), "size_bytes": phase.path.stat().st_size}
+    phase = open_workbench(setting).dense(PhaseStore(_phase_folder(setting)))
+    return {"accuracy": phase.record["accuracy"], "macs": phase.record["macs"], "file": phase.file}
 
 
 def launch(
@@ -150,6 +153,8 @@ def _run(
     from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
     from autoprune.search.owners import bury_the_dead, new_owner
+    from autoprune.search.phase_cache import PhaseCache
+    from autoprune.search.phase_rows import PhaseRows
     from autoprune.search.space import Point
     from autoprune.search.study import StudyRecord
     from autoprune.workbench import open_workbench
@@ -175,6 +180,9 @@ def _run(
         claims = Claims(
             record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
         )
+        limit_bytes = config.retention.phase_cache_gb * 1e9
+        cache = PhaseCache(PhaseRows(db), folder=_phase_folder(setting), limit_bytes=limit_bytes)
+        cache.shrink()  # The limit may have been lowered.
         dispatcher = Dispatcher(
             record,
             claims,
@@ -184,11 +192,15 @@ def _run(
             objectives=search.objectives,
             lease_s=search.lease_s,
             time_limit_s=time_limit_s,
+            limits=config.constraints.limits,
+            phase_of=lambda point: _phase_of(workbench, point),
+            on_published=cache.shrink,
         )
 
         def make_config(claim: Claim) -> dict[str, Any]:
             fields = space.trial_fields(Point(**claim.attrs["point"]))
-            spec = TrialSpec(setting=ready, study=search.name, number=claim.number, **fields)
+            fields |= {"number": claim.number, "seed_number": claim.seed_number}
+            spec = TrialSpec(setting=ready, study=search.name, **fields)
             return {"spec": spec.to_dict()}
 
         record.enter(owner)
@@ -196,7 +208,7 @@ def _run(
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     alone = plan_alone(cluster, config.resources)
-                    _prepare_dense(db, owner, workbench, dispatcher, slots=alone, progress=progress)
+                    _prepare_dense(workbench, dispatcher, slots=alone, progress=progress)
                     progress.note(_launch_note(search.name, search.n_trials, slots, ready.threads))
                 drive(
                     dispatcher,
@@ -229,7 +241,7 @@ def _proposer(config: StudyConfig, space: Space) -> Proposer:
         n_trials=search.n_trials,
         sampler=search.sampler,
         seed=search.seed,
-        directions=search.directions,
+        objectives=search.objectives,
         context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images],
     )
 
@@ -239,65 +251,46 @@ def _launch_note(name: str, n_trials: int, slots: Slots, threads: int | None) ->
     return f"study {name!r}: {n_trials} trials, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
 
 
-def _prepare_dense(
-    db: Database,
-    owner: str,
-    workbench: Workbench,
-    dispatcher: Dispatcher,
-    *,
-    slots: Slots,
-    progress: Progress,
-) -> None:
+def _phase_of(workbench: Workbench, point: Mapping[str, Any]) -> str | None:
+    try:
+        return workbench.sparsify_key(point["method"], point["hyper"])
+    except ConfigError:
+        return None  # A retry of what this version does not know: it fails in its worker, with this reason.
+
+
+def _prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
     """Have the dense network ready, trained once however many drivers start together."""
     from autoprune.engine.phases import PhaseStore
-    from autoprune.search.phase_rows import PhaseRows
 
     setting, key = workbench.setting, workbench.dense_key
-    rows, store = PhaseRows(db), PhaseStore(Path(setting.artifacts) / "phases")
+    phases, store = dispatcher.phases, PhaseStore(_phase_folder(setting))
     told = False
     while dispatcher.stopping is None:
-        state = rows.claim(key, "dense", owner, _PHASE_GRACE_S)
+        state = phases.take(key, "dense", holder=_DENSE)
         if state == "ready":
             if store.find("dense", key) is not None:
                 return
-            rows.forget(key)  # The database says that it is there, but the file is gone or damaged.
+            phases.forget(key)  # The database says that it is there, but the file is gone or damaged.
         elif state == "busy":
             if not told:
                 progress.note("the dense network is being made ready by another driver; waiting for it")
                 told = True
             time.sleep(1.0)
         else:
-            _make_dense(rows, key, owner, setting, dispatcher, slots=slots, progress=progress)
+            _make_dense(setting, dispatcher, slots=slots, progress=progress)
             return
 
 
-def _make_dense(
-    rows: PhaseRows,
-    key: str,
-    owner: str,
-    setting: SettingSpec,
-    dispatcher: Dispatcher,
-    *,
-    slots: Slots,
-    progress: Progress,
-) -> None:
+def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
     from autoprune.distributed import run_once
 
     what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
     progress.note(f"{what}, once for the study")
     whole = dataclasses.replace(setting, threads=setting.threads or slots.threads)
-    beaten_at = time.monotonic()
-
-    def keep_lease() -> bool:
-        nonlocal beaten_at
-        if time.monotonic() - beaten_at > _PHASE_GRACE_S / 5:
-            beaten_at = time.monotonic()
-            rows.beat(key, owner, _PHASE_GRACE_S)
-        return dispatcher.stopping is None
-
-    done = run_once(lambda: _train_dense(whole), slots=slots, go_on=keep_lease)
-    if done is None:
-        rows.forget(key)
-        return
-    rows.publish(key, place=done["place"], sha256=done["sha256"], size_bytes=done["size_bytes"])
-    progress.note(f"dense network: validation accuracy {done['accuracy']:.4f}, {done['macs']:,} MACs")
+    try:
+        done = run_once(lambda: _train_dense(whole), slots=slots, go_on=lambda: dispatcher.stopping is None)
+        if done is not None:
+            dispatcher.phases.publish("dense", holder=_DENSE, file=done["file"])
+            progress.note(f"dense network: validation accuracy {done['accuracy']:.4f}, {done['macs']:,} MACs")
+    finally:
+        dispatcher.phases.give_up(_DENSE)

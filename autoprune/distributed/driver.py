@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from autoprune.distributed.cluster import Slots
-from autoprune.errors import AutopruneError
+from autoprune.distributed.reports import pack
+from autoprune.errors import AutopruneError, TrialStoppedError
 from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher
 
@@ -24,31 +25,50 @@ __all__ = ["Execute", "drive", "obey_signals", "run_once"]
 Execute = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration, report) -> result, all as plain data."""
 
+OWNER_FILE = "owner"
 _TELL_EVERY_S = 1.0
 _PATIENCE_S = 30.0
 
 
 def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
+        import ray
         from ray import tune
 
+        place = {"host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id()}
+
+        def report(facts: Mapping[str, Any]) -> None:
+            tune.report(pack({**facts, **place}))
+
         try:
-            result = execute(config, tune.report)
+            result = execute(config, report)
+        except TrialStoppedError as stop:
+            report({"outcome": "stopped", "reason": str(stop), "found": dict(stop.found)})
         except Exception as error:  # Any error of a trial is its outcome: recorded, and the study goes on.
             told = str(error) if isinstance(error, AutopruneError) else f"{type(error).__name__}: {error}"
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = "" if isinstance(error, AutopruneError) else f" (at {Path(place.filename).name}:{place.lineno})"
-            tune.report({"outcome": "failed", "reason": told + where, "traceback": traceback.format_exc(limit=20)})
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            where = "" if isinstance(error, AutopruneError) else f" (at {Path(line.filename).name}:{line.lineno})"
+            report({"outcome": "failed", "reason": told + where, "traceback": traceback.format_exc(limit=20)})
         else:
             if result is not None:
-                # As text, because Tune flattens nested tables and with them the names in them.
-                tune.report({"outcome": "complete", "result": json.dumps(result)})
+                report({"outcome": "complete", "result": result})
 
     return run
 
 
+class Interruptible(Protocol):
+    """What winds down when it is told to; ``stopping`` says why it does, or None while it does not."""
+
+    @property
+    def stopping(self) -> object:
+        """Why it winds down."""
+
+    def interrupt(self) -> None:
+        """Wind down."""
+
+
 @contextlib.contextmanager
-def obey_signals(dispatcher: Dispatcher, on_interrupt: Callable[[], None]) -> Iterator[None]:
+def obey_signals(dispatcher: Interruptible, on_interrupt: Callable[[], None]) -> Iterator[None]:
     """First Ctrl-C or SIGTERM: wind down. Second: out at once; the leases then expire by themselves.
 
     Args:
@@ -103,6 +123,7 @@ def drive(
 
     scratch.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
+    (Path(folder) / OWNER_FILE).write_text(dispatcher.owner)  # So that what a killed driver leaves can be told.
     shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
     resources = {kind: share for kind, share in shares.items() if share}
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler
 
+from autoprune.distributed.reports import unpack
 from autoprune.search.dispatch import Dispatcher
 
 __all__ = ["ObedientScheduler", "PatienceStopper", "ProgressCallback"]
@@ -25,9 +26,15 @@ class ObedientScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
-        if result.get("outcome") is not None:
+        report = unpack(result)
+        if report.get("outcome") is not None:
             return str(self.CONTINUE)  # It has ended by itself; its result counts.
-        return str(self.STOP if self._dispatcher.should_stop(trial.trial_id) else self.CONTINUE)
+        try:
+            stop = self._dispatcher.should_stop(trial.trial_id, report)
+        except Exception as error:  # Such as a database that is gone; Tune would end with an error of its own.
+            self._dispatcher.broke(error)
+            stop = True
+        return str(self.STOP if stop else self.CONTINUE)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ray.tune.search import Searcher
 
+from autoprune.distributed.reports import unpack
 from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher, Nothing
 
@@ -36,11 +37,11 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of a running trial."""
-        self._safely(self._dispatcher.heard, trial_id, result)
+        self._safely(self._dispatcher.heard, trial_id, unpack(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial, of whatever kind."""
-        self._safely(lambda: self._dispatcher.ended(trial_id, result, crashed=error))
+        self._safely(lambda: self._dispatcher.ended(trial_id, unpack(result), crashed=error))
 
     def _safely(self, call: Callable[..., T], *args: Any) -> T | None:
         # Tune takes an error raised in here for one of the trial, logs it and goes on claiming.

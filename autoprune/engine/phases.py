@@ -17,7 +17,7 @@ from autoprune.spec import digest
 
 __all__ = ["PHASE_VERSIONS", "Phase", "PhaseStore", "phase_key"]
 
-PHASE_VERSIONS = {"dense": 1, "sparsify": 1}
+PHASE_VERSIONS = {"dense": 1, "sparsify": 1, "finetune": 1}
 """Raised by one whenever the code of a phase changes what it computes."""
 
 
@@ -30,12 +30,24 @@ class Phase:
         tensors: The network's weights, and what the method trained beside them.
         record: Facts about it, JSON-serialisable.
         path: The file it lies in.
+        size_bytes: Its size.
     """
 
     key: str
     tensors: dict[str, Tensor]
     record: dict[str, Any]
     path: Path
+    size_bytes: int
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return str(self.record["sha256"])
+
+    @property
+    def file(self) -> dict[str, Any]:
+        """What the ledger of phases keeps of it, JSON-serialisable."""
+        return {"key": self.key, "place": str(self.path), "sha256": self.sha256, "size_bytes": self.size_bytes}
 
 
 def phase_key(kind: str, *depends_on: Any) -> str:
@@ -60,7 +72,7 @@ class PhaseStore:
             record = json.loads(path.with_suffix(".json").read_text())
             if record["sha256"] != sha256_of(path):
                 return None
-            return Phase(key, read_tensors(path), record, path)
+            return Phase(key, read_tensors(path), record, path, path.stat().st_size)
         except (OSError, ValueError, KeyError, TypeError, WeightsError):
             return None
 

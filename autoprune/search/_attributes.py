@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["RESERVED_ATTRS", "cut", "plain", "wrong_attrs", "wrong_values"]
+__all__ = ["RESERVED_ATTRS", "cut", "plain", "wrong_attrs", "wrong_numbers", "wrong_values"]
 
-RESERVED_ATTRS = frozenset({"key", "revision", "owner", "claimed_at", "attempt", "retry_of", "reason"})
+RESERVED_ATTRS = frozenset({"key", "revision", "owner", "claimed_at", "attempt", "retry_of", "seed_number", "reason"})
 _REASON_LENGTH = 10_000
 
 
@@ -46,7 +46,12 @@ def wrong_values(values: Sequence[float | None] | None, objectives: Sequence[str
     if values is None or len(values) != len(objectives):
         n = 0 if values is None else len(values)
         return f"a result must give one value for each of {', '.join(objectives)}, but it gave {n}"
-    for name, value in zip(objectives, values, strict=True):
+    return wrong_numbers(dict(zip(objectives, values, strict=True)))
+
+
+def wrong_numbers(values: Mapping[str, float | None]) -> str:
+    """Which of these values is not a finite number; empty if all are."""
+    for name, value in values.items():
         try:
             finite = value is not None and math.isfinite(value)
         except (TypeError, ValueError):

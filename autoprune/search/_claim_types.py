@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-__all__ = ["Claim", "Counts", "Failures", "Proposal", "Refusal", "Room"]
+__all__ = ["Claim", "Counts", "Failures", "Proposal", "Refusal", "Result", "Room"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Claim:
         params: Hyper-parameters by name.
         attrs: The attributes that came with the proposal.
         attempt: How many earlier tries of the same proposal ended without a result.
+        seed_number: Number of the first of these tries: it seeds all of them, so that a retry repeats what was lost.
     """
 
     trial_id: int
@@ -45,6 +46,20 @@ class Claim:
     params: dict[str, Any]
     attrs: dict[str, Any]
     attempt: int
+    seed_number: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a COMPLETE trial found.
+
+    Args:
+        number: Number of the trial that computed it.
+        attrs: Its attributes but for those of the proposal and of the claim.
+    """
+
+    number: int
+    attrs: dict[str, Any]
 
 
 class Refusal(enum.Enum):

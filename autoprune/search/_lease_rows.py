@@ -19,6 +19,7 @@ __all__ = [
     "Ended",
     "StaleTrial",
     "beat",
+    "complete_with",
     "count",
     "drop",
     "failed_for_good",
@@ -114,6 +115,13 @@ def key_is_taken(connection: sa.Connection, study_id: int, key: str, *, besides:
 def is_requeued(connection: sa.Connection, study_id: int, number: int) -> bool:
     """Whether the trial with this number has been given another try."""
     return connection.execute(_having(study_id, "retry_of", number).limit(1)).first() is not None
+
+
+def complete_with(connection: sa.Connection, study_id: int, result_key: str) -> int | None:
+    """The first COMPLETE trial of this study that has this result."""
+    query = _having(study_id, "result_key", result_key).where(_TRIALS.c.state == TrialState.COMPLETE)
+    found: int | None = connection.execute(query.order_by(_TRIALS.c.trial_id).limit(1)).scalar_one_or_none()
+    return found
 
 
 def failed_for_good(connection: sa.Connection, study_id: int, *, since_trial_id: int) -> list[Ended]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -24,16 +25,19 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.errors import ConfigError, LeaseLostError
 from autoprune.search import _lease_rows, schema
-from autoprune.search._attributes import RESERVED_ATTRS, cut, plain, wrong_attrs, wrong_values
-from autoprune.search._claim_types import Claim, Counts, Failures, Proposal, Refusal, Room
+from autoprune.search._attributes import RESERVED_ATTRS, cut, plain, wrong_attrs, wrong_numbers, wrong_values
+from autoprune.search._claim_types import Claim, Counts, Failures, Proposal, Refusal, Result, Room
 from autoprune.search.study import StudyRecord
 
-__all__ = ["RESERVED_ATTRS", "Claim", "Claims", "Counts", "Failures", "Proposal", "Refusal", "Room"]
+__all__ = ["RESERVED_ATTRS", "Claim", "Claims", "Counts", "Failures", "Proposal", "Refusal", "Result", "Room"]
 
 _log = logging.getLogger(__name__)
 
 # System attribute: which user attributes came with the proposal, and so belong to a second try as well.
 _GIVEN = "autoprune:given"
+# System attribute of Optuna's, one for each constraint: where `Trial.set_constraint` writes.
+_CONSTRAINT = "constraints:"
+_UNCONSTRAINED: Mapping[str, float] = MappingProxyType({})
 
 
 class Claims:
@@ -97,6 +101,17 @@ class Claims:
             first_reason=failed[0].reason if failed else None,
         )
 
+    def result_of(self, result_key: str) -> Result | None:
+        """The result of a COMPLETE trial whose attribute ``result_key`` is this, if there is one."""
+        with self._db.reading() as connection:
+            trial_id = _lease_rows.complete_with(connection, self.study.study_id, result_key)
+        if trial_id is None:
+            return None
+        trial = self._read(trial_id)
+        before = RESERVED_ATTRS | _given(trial).keys()
+        attrs = {name: value for name, value in trial.user_attrs.items() if name not in before}
+        return Result(number=attrs.pop("taken_over_from", trial.number), attrs=attrs)
+
     # What a driver takes
 
     def claim(self, proposal: Proposal) -> Claim | Refusal:
@@ -127,7 +142,8 @@ class Claims:
                 number = connection.execute(
                     sa.select(trials.c.number).where(trials.c.trial_id == trial_id)
                 ).scalar_one()
-        return Claim(trial_id=trial_id, number=number, params=dict(proposal.params), attrs=attrs, attempt=0)
+        params = dict(proposal.params)
+        return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=number)
 
     def claim_waiting(self) -> Claim | None:
         """Take the oldest trial that waits for another try, if there is one and the study still wants it."""
@@ -154,6 +170,7 @@ class Claims:
             params=trial.params,
             attrs=_given(trial),
             attempt=trial.user_attrs["attempt"],
+            seed_number=_seed_number(trial),
         )
 
     def reap(self) -> list[int]:
@@ -184,8 +201,21 @@ class Claims:
             connection.execute(sa.update(drivers).where(drivers.c.owner == self.owner).values(seen_at=now))
         return set(trial_ids) - kept
 
-    def complete(self, trial_id: int, values: Sequence[float | None], attrs: Mapping[str, Any]) -> TrialState:
+    def complete(
+        self,
+        trial_id: int,
+        values: Sequence[float | None],
+        attrs: Mapping[str, Any],
+        *,
+        constraints: Mapping[str, float] = _UNCONSTRAINED,
+    ) -> TrialState:
         """Store a result: the attributes first, then the values and the state.
+
+        Args:
+            trial_id: One of our trials.
+            values: One for each objective.
+            attrs: What else was found, JSON.
+            constraints: Value minus limit by constraint: a trial is feasible where all are <= 0.
 
         Returns:
             COMPLETE, or FAIL where a value is missing or not finite or an attribute can't be stored: the trial's
@@ -194,15 +224,23 @@ class Claims:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        wrong = wrong_values(values, self.study.objectives) or wrong_attrs(attrs)
+        wrong = wrong_values(values, self.study.objectives) or wrong_numbers(constraints) or wrong_attrs(attrs)
         if wrong:
             self.failed(trial_id, wrong)
             return TrialState.FAIL
-        self._tell(trial_id, TrialState.COMPLETE, attrs, [float(value) for value in values if value is not None])
+        numbers = [float(value) for value in values if value is not None]
+        self._tell(trial_id, TrialState.COMPLETE, attrs, constraints, numbers)
         return TrialState.COMPLETE
 
-    def stopped(self, trial_id: int, attrs: Mapping[str, Any]) -> TrialState:
+    def stopped(
+        self, trial_id: int, attrs: Mapping[str, Any], *, constraints: Mapping[str, float] = _UNCONSTRAINED
+    ) -> TrialState:
         """Store a trial that was stopped early, its partial values among the attributes, as PRUNED.
+
+        Args:
+            trial_id: One of our trials.
+            attrs: What was found, JSON.
+            constraints: As for `complete`, as far as they are known.
 
         Returns:
             PRUNED, or FAIL where an attribute can't be stored.
@@ -210,11 +248,11 @@ class Claims:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        wrong = wrong_attrs(attrs)
+        wrong = wrong_numbers(constraints) or wrong_attrs(attrs)
         if wrong:
             self.failed(trial_id, wrong)
             return TrialState.FAIL
-        self._tell(trial_id, TrialState.PRUNED, attrs, None)
+        self._tell(trial_id, TrialState.PRUNED, attrs, constraints, None)
         return TrialState.PRUNED
 
     def failed(self, trial_id: int, reason: str, *, retry: bool = False) -> None:
@@ -310,11 +348,20 @@ class Claims:
             "Nothing has to be done; beat more often than `grace_s` if it happens again."
         )
 
-    def _tell(self, trial_id: int, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None) -> None:
+    def _tell(
+        self,
+        trial_id: int,
+        state: TrialState,
+        attrs: Mapping[str, Any],
+        constraints: Mapping[str, float],
+        values: Sequence[float] | None,
+    ) -> None:
         self._hold(trial_id)
         with self._dropped_if_finished(trial_id), self._db.speaking():
             for name, value in plain(attrs).items():
                 self._db.storage.set_trial_user_attr(trial_id, name, value)
+            for name, excess in constraints.items():
+                self._db.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}{name}", float(excess))
         with self._lock():
             self._hold(trial_id)
             with self._dropped_if_finished(trial_id), self._db.speaking():
@@ -372,12 +419,18 @@ class Claims:
             )
         if wanted:
             booked = {"key": key, "attempt": next_attempt, "retry_of": trial.number}
+            booked["seed_number"] = _seed_number(trial)
             booked["revision"] = trial.user_attrs.get("revision", self.study.revision)
             self._create(TrialState.WAITING, trial.params, trial.distributions, _given(trial), booked)
         with self._db.speaking():
             self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         with self._db.writing() as connection:
             _lease_rows.drop(connection, trial_id)
+
+
+def _seed_number(trial: FrozenTrial) -> int:
+    number: int = trial.user_attrs.get("seed_number", trial.number)
+    return number
 
 
 def _given(trial: FrozenTrial) -> dict[str, Any]:

@@ -54,9 +54,12 @@ def is_gone(owner: str) -> bool:
 def bury_the_dead(study: StudyRecord) -> list[str]:
     """End the leases of drivers that were killed on this machine, so that a resume need not wait for them to run out.
 
+    Shared phases know no study, so those that a dead driver of any study was computing are free again as well.
+
     Returns:
-        The owners found dead.
+        The owners found dead among the drivers of this study.
     """
+    _free_phases(study)
     dead = [row.owner for row in study.drivers() if row.left_at is None and is_gone(row.owner)]
     if dead:
         leases, drivers = schema.leases, schema.drivers
@@ -65,3 +68,14 @@ def bury_the_dead(study: StudyRecord) -> list[str]:
             connection.execute(sa.update(leases).where(leases.c.owner.in_(dead)).values(expires_at=now))
             connection.execute(sa.update(drivers).where(drivers.c.owner.in_(dead)).values(left_at=now))
     return dead
+
+
+def _free_phases(study: StudyRecord) -> None:
+    phases = schema.phases
+    with study.db.reading() as connection:
+        query = sa.select(phases.c.owner).where(phases.c.place.is_(None)).distinct()
+        # A holder's name is its driver's with something behind, which `is_gone` does not look at.
+        dead = [owner for owner in connection.execute(query).scalars() if is_gone(owner)]
+    if dead:
+        with study.db.writing() as connection:
+            connection.execute(sa.delete(phases).where(phases.c.owner.in_(dead), phases.c.place.is_(None)))

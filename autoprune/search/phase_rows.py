@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autoprune.errors import LeaseLostError
 from autoprune.search import schema
 from autoprune.search.database import Database
 
-__all__ = ["PhasePlace", "PhaseRows"]
+__all__ = ["PHASE_ATTR", "PhasePlace", "PhaseRows"]
 
+# Attribute of a trial: the key of the shared phase that it starts from.
+PHASE_ATTR = "phase"
 _TABLE = schema.phases
 
 
@@ -33,7 +36,7 @@ class PhaseRows:
     """Rows of results that several trials share, such as dense training.
 
     Each method is one transaction. Two workers that compute the same result by mistake waste work, no more: the
-    files are immutable, and the first one published stays.
+    files are immutable, and of two that are published at one place the first one stays.
     """
 
     def __init__(self, db: Database) -> None:
@@ -72,28 +75,31 @@ class PhaseRows:
         with self._db.writing() as connection:
             return connection.execute(sa.update(_TABLE).where(mine).values(expires_at=expires_at)).rowcount == 1
 
-    def publish(self, key: str, *, place: str, sha256: str, size_bytes: int) -> str:
-        """Say where a computed result lies, whole and unchanging.
+    def publish(self, key: str, *, kind: str, owner: str, place: str, sha256: str, size_bytes: int) -> bool:
+        """Say where a result lies, whole and unchanging.
+
+        Whoever says so has just read the file, so the last word counts: a damaged result is computed anew under the
+        same key, and one that nobody had claimed is entered all the same.
 
         Returns:
-            The place that counts: another one when somebody was quicker, and then ours may be deleted.
-
-        Raises:
-            LeaseLostError: The row is gone: somebody forgot it meanwhile.
+            Whether this is news: the ledger knew no such result.
         """
         now = self._db.now()
-        values = {"place": place, "sha256": sha256, "size_bytes": size_bytes, "created_at": now, "used_at": now}
+        result = {"place": place, "sha256": sha256, "size_bytes": size_bytes}
+        row = {"kind": kind, "owner": owner, "expires_at": now, "used_at": now, **result}
         with self._db.writing() as connection:
-            unpublished = sa.update(_TABLE).where(_TABLE.c.key == key, _TABLE.c.place.is_(None))
-            connection.execute(unpublished.values(**values))
-            published: str | None = connection.execute(
-                sa.select(_TABLE.c.place).where(_TABLE.c.key == key)
-            ).scalar_one_or_none()
-        if published is None:
-            raise LeaseLostError(
-                f"a phase must be claimed before it is published, but the ledger has no row of {key!r}. Claim it again."
-            )
-        return published
+            if self._insert(connection, {"key": key, "created_at": now, **row}):
+                return True
+            columns = [_TABLE.c[name] for name in result]
+            known = connection.execute(sa.select(*columns).where(_TABLE.c.key == key)).mappings().one()
+            connection.execute(sa.update(_TABLE).where(_TABLE.c.key == key).values(**row))
+        return dict(known) != result
+
+    def give_up(self, key: str, owner: str) -> None:
+        """Let another one compute what ``owner`` has not published; nothing happens where it holds no lease."""
+        mine = sa.and_(_TABLE.c.key == key, _TABLE.c.owner == owner, _TABLE.c.place.is_(None))
+        with self._db.writing() as connection:
+            connection.execute(sa.delete(_TABLE).where(mine))
 
     def place_of(self, key: str) -> PhasePlace | None:
         """Where a result lies, None while it is not ready; counts as a use of it."""
@@ -109,6 +115,17 @@ class PhaseRows:
         with self._db.writing() as connection:
             connection.execute(sa.delete(_TABLE).where(_TABLE.c.key == key))
 
+    def in_use(self) -> set[str]:
+        """Keys of the results that trials which run or wait, of any study of this database, start from."""
+        trials, attributes = schema.optuna_trials, schema.optuna_trial_attributes
+        query = (
+            sa.select(attributes.c.value_json)
+            .join(trials, attributes.c.trial_id == trials.c.trial_id)
+            .where(attributes.c.key == PHASE_ATTR, trials.c.state.in_([TrialState.RUNNING, TrialState.WAITING]))
+        )
+        with self._db.reading() as connection:
+            return {json.loads(text) for text in connection.execute(query.distinct()).scalars()}
+
     def by_last_use(self) -> list[PhasePlace]:
         """Every finished result, the one longest unused first."""
         with self._db.reading() as connection:
@@ -117,9 +134,9 @@ class PhaseRows:
 
     def _insert(self, connection: sa.Connection, row: dict[str, Any]) -> bool:
         """Insert unless the key is there; False if it is."""
-        if self._db.is_sqlite:
-            return connection.execute(sqlite.insert(_TABLE).values(**row).on_conflict_do_nothing()).rowcount == 1
-        return connection.execute(postgresql.insert(_TABLE).values(**row).on_conflict_do_nothing()).rowcount == 1
+        make = sqlite.insert if self._db.is_sqlite else postgresql.insert
+        query = make(_TABLE).values(**row).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        return connection.execute(query).rowcount == 1
 
 
 def _place(row: Any) -> PhasePlace:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import ConfigError, LeaseLostError
 from autoprune.search import schema
-from autoprune.search.claims import Claim, Claims, Counts, Failures, Proposal, Refusal, Room
+from autoprune.search.claims import Claim, Claims, Counts, Failures, Proposal, Refusal, Result, Room
 from autoprune.search.study import StudyRecord
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
@@ -68,8 +69,9 @@ def test_a_claim_is_a_running_trial_with_everything_in_it(study: StudyRecord, mi
     claimed = take(mine, 7, seed=3)
     (trial,) = trials(study)
     assert claimed == Claim(
-        trial_id=trial._trial_id, number=0, params=proposal(7).params, attrs={"point": {"x": 7}, "seed": 3}, attempt=0
-    )
+        trial_id=trial._trial_id, number=0, params=proposal(7).params, attrs={"point": {"x": 7}, "seed": 3}, attempt=0,
+        seed_number=0,
+    )  # fmt: skip
     assert trial.state is RUNNING
     assert trial.params == {"x": 7, "method": "mcp", "lam": 0.5}
     assert trial.distributions == proposal().distributions
@@ -150,6 +152,55 @@ def test_a_reason_is_cut_and_cleaned(study: StudyRecord, mine: Claims) -> None:
     mine.failed(take(mine).trial_id, "a\0b" + "x" * 20_000)
     (trial,) = trials(study)
     assert trial.user_attrs["reason"] == "ab" + "x" * 9_998 + " ..."
+
+
+# Constraints
+
+
+def test_infeasible_trials_are_not_among_the_best_of_optuna(study: StudyRecord, mine: Claims) -> None:
+    feasible, infeasible, stopped = (take(mine, x) for x in range(3))
+    mine.complete(feasible.trial_id, [0.5, 0.5], {}, constraints={"params": -10, "latency_ms": np.float64(0.0)})
+    mine.complete(infeasible.trial_id, [0.9, 0.1], {}, constraints={"params": -10, "latency_ms": 0.25})
+    mine.stopped(stopped.trial_id, {}, constraints={"latency_ms": 3})
+    found = [trial.constraints for trial in trials(study)]
+    assert found == [{"params": -10.0, "latency_ms": 0.0}, {"params": -10.0, "latency_ms": 0.25}, {"latency_ms": 3.0}]
+    assert [trial.constraints for trial in study.trials()] == found
+    opened = optuna.load_study(study_name=study.name, storage=study.db.storage)
+    assert [trial.number for trial in opened.best_trials] == [0]
+
+
+@pytest.mark.parametrize("excess", [math.nan, math.inf])
+def test_a_constraint_that_is_no_number_fails_the_trial(study: StudyRecord, mine: Claims, excess: float) -> None:
+    assert mine.complete(take(mine, 0).trial_id, [0.5, 0.5], {}, constraints={"params": excess}) is FAIL
+    assert mine.stopped(take(mine, 1).trial_id, {}, constraints={"params": excess}) is FAIL
+    reasons = {trial.user_attrs["reason"] for trial in trials(study)}
+    assert reasons == {f"`params` must be a finite number, but the trial gave {excess}"}
+    assert [trial.constraints for trial in trials(study)] == [{}, {}]
+
+
+# Results that are taken over
+
+
+def test_a_result_is_found_by_its_key_without_what_belongs_to_the_claim(mine: Claims, theirs: Claims) -> None:
+    first, second, third = take(mine, 0), take(theirs, 1), take(mine, 2)
+    assert mine.result_of("r") is None
+    theirs.complete(second.trial_id, [0.5, 0.5], {"macs": 7, "result_key": "r"})
+    found = mine.result_of("r")
+    assert found == Result(number=1, attrs={"macs": 7, "result_key": "r"})
+    assert mine.result_of("s") is None
+    # An earlier trial took it over: the one that computed it is still the source.
+    mine.complete(first.trial_id, [0.5, 0.5], {**found.attrs, "taken_over_from": found.number})
+    assert theirs.result_of("r") == found
+    mine.stopped(third.trial_id, {"result_key": "t"})
+    assert mine.result_of("t") is None
+
+
+def test_results_of_another_study_are_left_alone(study: StudyRecord, mine: Claims) -> None:
+    mine.complete(take(mine).trial_id, [0.5, 0.5], {"result_key": "r"})
+    other = StudyRecord.create_or_join(
+        study.db, name="other", identity={}, config={}, directions=["maximize", "minimize"]
+    )
+    assert Claims(other, owner="mine", n_trials=1).result_of("r") is None
 
 
 def test_the_study_is_full_at_n_trials_and_finished_when_all_have_a_result(mine: Claims) -> None:
@@ -257,14 +308,15 @@ def test_an_expired_lease_becomes_one_clone(
     assert f"trial 0 has lost its driver: {said}" in caplog.text
     assert (clone.state, clone.params, clone.distributions) == (WAITING, original.params, original.distributions)
     assert clone.user_attrs == {
-        "point": {"x": 5}, "seed": 3, "key": "key 5", "revision": 1, "attempt": 1, "retry_of": 0,
+        "point": {"x": 5}, "seed": 3, "key": "key 5", "revision": 1, "attempt": 1, "retry_of": 0, "seed_number": 0,
     }  # fmt: skip
     assert leases(study) == {}
     assert theirs.claim(proposal(5)) is Refusal.DUPLICATE
     again = theirs.claim_waiting()
     assert again == Claim(
-        trial_id=clone._trial_id, number=1, params=lost.params, attrs={"point": {"x": 5}, "seed": 3}, attempt=1
-    )
+        trial_id=clone._trial_id, number=1, params=lost.params, attrs={"point": {"x": 5}, "seed": 3}, attempt=1,
+        seed_number=0,
+    )  # fmt: skip
     clone = trials(study)[1]
     assert (clone.state, clone.user_attrs["owner"], clone.user_attrs["claimed_at"]) == (RUNNING, "theirs", clock.now)
     assert leases(study) == {clone._trial_id: ("theirs", clock.now + 60)}
@@ -350,6 +402,7 @@ def test_failed_with_retry_counts_and_release_does_not(study: StudyRecord) -> No
     assert mine.claim_waiting() is None
     assert attempts == [0, 0, 0]
     assert claimed.attempt == 1
+    assert (claimed.number, claimed.seed_number) == (4, 0)  # All tries share the seed of the first.
     assert [trial.user_attrs["reason"] for trial in trials(study)] == ["interrupted"] * 3 + ["worker lost"] * 2
 
 

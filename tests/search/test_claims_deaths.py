@@ -49,7 +49,8 @@ def dying(db: Database, after: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         storage: Any = db.storage
-        for name in ("create_new_trial", "set_trial_user_attr", "set_trial_state_values"):
+        writes = ("create_new_trial", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values")
+        for name in writes:
             patch.setattr(storage, name, guarded(getattr(storage, name)))
         patch.setattr(db, "writing", guarded(db.writing))
         yield
@@ -63,7 +64,9 @@ BY_ANOTHER: dict[str, Act] = {
     "claim_waiting": lambda victim, owner, trial_id: victim.claim_waiting(),
 }
 BY_ITS_OWNER: dict[str, Act] = {
-    "complete": lambda victim, owner, trial_id: owner.complete(trial_id, [0.5, 0.5], {"macs": 1, "params": 2}),
+    "complete": lambda victim, owner, trial_id: owner.complete(
+        trial_id, [0.5, 0.5], {"macs": 1, "params": 2}, constraints={"params": -1.0}
+    ),
     "nan": lambda victim, owner, trial_id: owner.complete(trial_id, [0.5, float("nan")], {"macs": 1}),
     "stopped": lambda victim, owner, trial_id: owner.stopped(trial_id, {"rungs": [1]}),
     "failed": lambda victim, owner, trial_id: owner.failed(trial_id, "broken"),

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-import json
+import math
 import threading
 import time
 
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from autoprune.errors import SpaceExhaustedError, StudyFailedError
+from autoprune.search import schema
 from autoprune.search.claims import Claim, Claims
 from autoprune.search.database import Database
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Nothing, Stopping
+from autoprune.search.phase_leases import PhaseLeases
+from autoprune.search.phase_rows import PhaseRows
 from autoprune.search.study import StudyRecord
 from autoprune.spec import Range
 from tests.search import fakes
@@ -38,7 +42,7 @@ def make(record, *, n_trials=6, concurrency=2, owner="me", lease_s=60.0, space=N
 
 def complete(dispatcher, handle, claim, **changes):
     result = {**fakes.run_trial(claim.attrs["point"]), **changes}
-    dispatcher.ended(handle, {"outcome": "complete", "result": json.dumps(result)})
+    dispatcher.ended(handle, {"outcome": "complete", "result": result})
 
 
 def states(record):
@@ -72,8 +76,8 @@ def test_no_more_than_the_concurrency_at_once(record):
         ({"outcome": "failed", "reason": "ValueError: no"}, False, "ValueError: no"),
         ({}, False, "ended without reporting a result"),
         (None, False, "ended without reporting a result"),
-        ({"outcome": "complete", "result": '{"accuracy": NaN, "macs_ratio": 0.5}'}, False, "accuracy"),
-        ({"outcome": "complete", "result": '{"macs_ratio": 0.5}'}, False, "accuracy"),
+        ({"outcome": "complete", "result": {"accuracy": math.nan, "macs_ratio": 0.5}}, False, "accuracy"),
+        ({"outcome": "complete", "result": {"macs_ratio": 0.5}}, False, "accuracy"),
     ],
 )
 def test_a_failed_trial_is_recorded_with_its_reason_and_frees_its_place(record, last, crashed, reason):
@@ -234,3 +238,314 @@ def test_two_drivers_share_a_study_and_finish_exactly_n(tmp_path):
     record = StudyRecord.open(Database.open(url, create=False), "s")
     assert states(record) == [TrialState.COMPLETE] * 14
     assert len({trial.user_attrs["key"] for trial in record.trials()}) == 14
+
+
+# Phases that several trials share
+
+
+def phase_file(key="p", sha256="s"):
+    return {"key": key, "place": f"/cache/{key}", "sha256": sha256, "size_bytes": 3}
+
+
+def publish(dispatcher, handle, **file):
+    dispatcher.heard(handle, {"phase": "sparsify", "progress": 1.0, "phase_file": phase_file(**file)})
+
+
+def of_method(point):
+    """The strong method starts from one shared phase, the plain one from none."""
+    return "p" if point["method"] == "strong" else None
+
+
+def phase_rows(record):
+    with record.db.reading() as connection:
+        return {row.key: row.place for row in connection.execute(sa.select(schema.phases))}
+
+
+def test_a_trial_whose_phase_is_being_computed_is_parked_and_another_one_runs(record):
+    dispatcher = make(record, n_trials=20, concurrency=6, phase_of=of_method)
+    handed = [dispatcher.next(str(i)) for i in range(6)]
+    parked = list(dispatcher.parked.values())
+    methods = [claim.attrs["point"]["method"] for claim in handed]
+    assert methods.count("strong") == 1
+    assert [claim.attrs["point"]["method"] for claim in parked] == ["strong"] * len(parked)
+    # Those handed out in place of the parked ones were claimed after them.
+    assert 1 <= len(parked) <= 6
+    assert handed[-1].number > parked[0].number
+    # To everybody else the parked ones run.
+    assert states(record) == [TrialState.RUNNING] * (6 + len(parked))
+    attrs = [trial.user_attrs for trial in record.trials()]
+    assert [a.get("phase") for a in attrs] == [of_method(a["point"]) for a in attrs]
+    publish(dispatcher, str(methods.index("strong")))
+    assert phase_rows(record) == {"p": "/cache/p"}
+    complete(dispatcher, "0", handed[0])
+    assert dispatcher.next("again") == parked[0]
+    assert list(dispatcher.parked.values()) == parked[1:]
+
+
+def all_alike(point):
+    return "p"
+
+
+def test_a_worker_waits_only_when_as_many_are_parked_as_may_run(record):
+    dispatcher = make(record, n_trials=9, concurrency=2, phase_of=all_alike)
+    first = dispatcher.next("a")
+    assert dispatcher.next("b") is Nothing.NOW
+    assert [claim.number for claim in dispatcher.parked.values()] == [1, 2]
+    assert dispatcher.next("b") is Nothing.NOW
+    assert len(record.trials()) == 3
+    publish(dispatcher, "a")
+    assert dispatcher.next("b").number == 1
+    complete(dispatcher, "a", first)
+    assert dispatcher.next("a").number == 2
+    assert dispatcher.parked == {}
+
+
+ENDS = {
+    "failed": lambda dispatcher: dispatcher.ended("a", {"outcome": "failed", "reason": "no"}),
+    "crashed": lambda dispatcher: dispatcher.ended("a", None, crashed=True),
+    "silent": lambda dispatcher: dispatcher.ended("a", {}),
+    "complete, though it never said so": lambda dispatcher: complete(dispatcher, "a", dispatcher.live["a"].claim),
+    "abandoned": lambda dispatcher: dispatcher.abandon(),
+}
+
+
+@pytest.mark.parametrize("end", sorted(ENDS))
+def test_who_ends_without_publishing_is_replaced_at_once(record, end):
+    dispatcher = make(record, n_trials=9, phase_of=all_alike, lease_s=1000.0)
+    dispatcher.next("a")
+    other = make(record, n_trials=9, owner="other", phase_of=all_alike, concurrency=1)
+    assert other.next("x") is Nothing.NOW
+    (parked,) = other.parked.values()
+    ENDS[end](dispatcher)
+    assert phase_rows(record) == {}
+    time.sleep(0.6)  # Another driver looks again after half a second.
+    assert other.next("x") == parked
+    assert other.phases.take("p", "sparsify", holder="somebody else") == "busy"
+
+
+def test_a_trial_that_is_lost_gives_its_phase_up(record):
+    dispatcher = make(record, n_trials=9, phase_of=all_alike, lease_s=1000.0)
+    dispatcher.next("a")
+    dispatcher.live["a"].lost = True
+    assert dispatcher.next("b") is Nothing.NOW
+    dispatcher.ended("a", {})
+    assert dispatcher.next("b").number == 1
+
+
+def test_parked_trials_are_given_back_at_a_stop(record):
+    dispatcher = make(record, n_trials=9, phase_of=all_alike)
+    dispatcher.next("a")
+    assert dispatcher.next("b") is Nothing.NOW
+    dispatcher.interrupt()
+    assert dispatcher.next("b") is Nothing.EVER
+    assert dispatcher.parked == {}
+    assert states(record)[:3] == [TrialState.RUNNING, TrialState.FAIL, TrialState.FAIL]
+    assert record.trials()[1].user_attrs["reason"] == "interrupted"
+    dispatcher.abandon()
+    assert [state.name for state in states(record)] == ["FAIL"] * 3 + ["WAITING"] * 3
+    assert phase_rows(record) == {}
+
+
+def test_leases_of_parked_trials_and_of_phases_are_kept_alive(record):
+    dispatcher = make(record, n_trials=3, phase_of=all_alike, lease_s=0.5)
+    other = make(record, n_trials=3, owner="other", lease_s=0.5, phase_of=all_alike)
+    with dispatcher:
+        dispatcher.next("a")
+        assert dispatcher.next("b") is Nothing.NOW
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert other.next("x") is Nothing.NOW
+            assert other.phases.take("p", "sparsify", holder="x") == "busy"
+            time.sleep(0.05)
+        assert len(dispatcher.parked) == 2
+    # As if the driver had been killed: its trials and its phase are free after the grace period.
+    time.sleep(0.6)
+    taken = other.next("x")
+    while taken is Nothing.NOW:
+        time.sleep(0.05)
+        taken = other.next("x")
+    assert taken.attrs["point"] == record.trials()[0].user_attrs["point"]
+    assert taken.seed_number == 0
+
+
+def test_a_parked_trial_that_another_driver_took_is_let_go(record):
+    dispatcher = make(record, n_trials=3, phase_of=all_alike, lease_s=0.5)
+    with dispatcher:
+        dispatcher.next("a")
+        assert dispatcher.next("b") is Nothing.NOW
+        parked = next(iter(dispatcher.parked))
+        with record.db.writing() as connection:
+            connection.execute(
+                sa.update(schema.leases).where(schema.leases.c.trial_id == parked).values(owner="another")
+            )
+        deadline = time.monotonic() + 10
+        while parked in dispatcher.parked and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert parked not in dispatcher.parked
+
+
+def test_a_published_phase_is_told_once_and_renewed_when_it_was_computed_again(record):
+    told = []
+    dispatcher = make(record, phase_of=all_alike, on_published=lambda: told.append(phase_rows(record)))
+    dispatcher.next("a")
+    publish(dispatcher, "a")
+    dispatcher.next("b")
+    publish(dispatcher, "b")  # Found in the cache.
+    assert told == [{"p": "/cache/p"}]
+    publish(dispatcher, "b", sha256="computed anew")
+    assert len(told) == 2
+    with record.db.reading() as connection:
+        assert connection.execute(sa.select(schema.phases.c.sha256)).scalar_one() == "computed anew"
+
+
+def test_a_damaged_phase_row_of_a_dead_driver_does_not_stop_the_study(record):
+    PhaseLeases(PhaseRows(record.db), owner="dead", grace_s=0.3).take("p", "sparsify", holder=1)
+    dispatcher = make(record, n_trials=1, phase_of=all_alike)
+    assert dispatcher.next("a") is Nothing.NOW
+    claim = dispatcher.next("a")
+    while claim is Nothing.NOW:
+        time.sleep(0.05)
+        claim = dispatcher.next("a")
+    complete(dispatcher, "a", claim)
+    assert dispatcher.next("b") is Nothing.EVER
+    assert dispatcher.finished
+
+
+# Results that are found twice
+
+
+def ranked(dispatcher, handle, result_key, **more):
+    """A worker says which channels it has chosen; whether it must stop is asked before anything else."""
+    report = {"phase": "surgery", "progress": 0.0, "macs_ratio": 0.5, "result_key": result_key, "host": "h", **more}
+    stop = dispatcher.should_stop(handle, report)
+    if not stop:
+        dispatcher.heard(handle, report)
+    return report if stop else None
+
+
+def test_a_result_that_is_there_is_taken_over_without_another_computation(record):
+    dispatcher = make(record, n_trials=3)
+    first = dispatcher.next("a")
+    assert ranked(dispatcher, "a", "r") is None
+    facts = {"accuracy": 0.9, "macs_ratio": 0.5, "macs": 7, "weights": "/w", "wall_s": {"finetune": 100}, "node": "n"}
+    dispatcher.ended("a", {"outcome": "complete", "result": facts})
+    dispatcher.next("b")
+    last = ranked(dispatcher, "b", "r", node="m")
+    dispatcher.ended("b", last)
+    original, twin = record.trials()
+    assert twin.state is TrialState.COMPLETE
+    assert twin.values == original.values == [0.9, 0.5]
+    shared = ("accuracy", "macs_ratio", "macs", "weights", "result_key")
+    assert {name: twin.user_attrs[name] for name in shared} == {name: original.user_attrs[name] for name in shared}
+    assert twin.user_attrs["result_key"] == "r"
+    assert twin.user_attrs["taken_over_from"] == first.number
+    assert twin.user_attrs["node"] == "m"
+    assert "wall_s" not in twin.user_attrs
+    assert "taken_over_from" not in original.user_attrs
+    third = dispatcher.next("c")
+    assert ranked(dispatcher, "c", "another") is None
+    complete(dispatcher, "c", third)
+    assert record.trials()[2].user_attrs["result_key"] == "another"
+
+
+def test_a_result_that_is_still_being_computed_is_not_waited_for(record):
+    dispatcher = make(record, n_trials=3)
+    claims = [dispatcher.next("a"), dispatcher.next("b")]
+    assert ranked(dispatcher, "a", "r") is None
+    assert ranked(dispatcher, "b", "r") is None
+    complete(dispatcher, "b", claims[1])
+    complete(dispatcher, "a", claims[0])
+    assert all("taken_over_from" not in trial.user_attrs for trial in record.trials())
+
+
+# Constraints
+
+
+def excess(record):
+    return [trial.constraints for trial in record.trials()]
+
+
+def test_limits_become_constraints(record):
+    dispatcher = make(record, n_trials=3, limits={"macs_ratio": 0.5, "params": 100})
+    for handle, params in (("a", 150), ("b", 100)):
+        complete(dispatcher, handle, dispatcher.next(handle), macs_ratio=0.4, params=params)
+    assert excess(record) == [{"macs_ratio": pytest.approx(-0.1), "params": n} for n in (50, 0)]
+    complete(dispatcher, "c", dispatcher.next("c"), macs_ratio=0.4)
+    assert record.trials()[2].user_attrs["reason"] == "`params` must be a finite number, but the trial gave nan"
+
+
+def test_a_trial_that_ends_early_by_itself_keeps_what_it_found(record):
+    dispatcher = make(record, n_trials=1, limits={"macs_ratio": 0.6, "latency_ms": 2.0, "params": 9})
+    dispatcher.next("a")
+    report = {"phase": "latency", "progress": 1.0, "rung": 0, "accuracy": 0.4, "macs_ratio": 0.5, "node": "n"}
+    assert not dispatcher.should_stop("a", report)
+    dispatcher.heard("a", report)
+    found = {"latency_ms": 3.5, "latency_ratio": 0.9}
+    dispatcher.ended("a", {"outcome": "stopped", "reason": "too slow", "found": found})
+    (trial,) = record.trials()
+    assert trial.state is TrialState.PRUNED
+    told = {"rungs": {"0": 0.4}, "partial_accuracy": 0.4, "partial_macs_ratio": 0.5, "stop_reason": "too slow"}
+    assert {name: trial.user_attrs[name] for name in (*told, *found, "node")} == {**told, **found, "node": "n"}
+    assert trial.constraints == {"macs_ratio": pytest.approx(-0.1), "latency_ms": 1.5}
+    assert dispatcher.finished
+
+
+def test_at_a_time_limit_known_constraints_are_kept_too(record):
+    dispatcher = make(record, n_trials=4, time_limit_s=0.2, limits={"macs_ratio": 0.25, "latency_ms": 1.0})
+    dispatcher.next("a")
+    time.sleep(0.25)
+    dispatcher.ended("a", {"phase": "finetune", "progress": 0.5, "rung": 1, "accuracy": 0.6, "macs_ratio": 0.5})
+    assert record.trials()[0].state is TrialState.PRUNED
+    assert excess(record) == [{"macs_ratio": 0.25}]
+
+
+def test_where_a_trial_ran_is_kept(record):
+    dispatcher = make(record, n_trials=2)
+    complete(dispatcher, "a", dispatcher.next("a"))
+    claim = dispatcher.next("b")
+    result = fakes.run_trial(claim.attrs["point"])
+    dispatcher.ended("b", {"outcome": "complete", "result": result, "host": "here", "node": "abc"})
+    first, second = (trial.user_attrs for trial in record.trials())
+    assert not {"host", "node"} & first.keys()
+    assert (second["host"], second["node"]) == ("here", "abc")
+
+
+# A space with nothing left, and interruptions
+
+
+def test_what_is_under_way_may_finish_a_study_whose_space_has_nothing_new(record):
+    space = fakes.space(methods={"plain": {}}, width_rules=("uniform",), macs_target=Range(low=0.5, high=0.5, step=0.1))
+    dispatcher = make(record, n_trials=3, space=space)
+    claims = [dispatcher.next("dense"), dispatcher.next("half")]
+    complete(dispatcher, "dense", claims[0])
+    assert dispatcher.next("more") is Nothing.NOW
+    assert not dispatcher.should_stop("half")
+    dispatcher.ended("half", None, crashed=True)
+    again = dispatcher.next("half again")
+    assert (again.attempt, again.seed_number) == (1, claims[1].number)
+    complete(dispatcher, "half again", again)
+    assert dispatcher.next("more") is Nothing.EVER
+    assert dispatcher.stopping is Stopping.EXHAUSTED
+    assert states(record) == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_an_interrupted_study_has_the_trials_of_an_uninterrupted_one(tmp_path):
+    found = {}
+    for name, interrupted_at in (("whole", set()), ("broken", {2, 4, 6})):
+        db = Database.open(f"sqlite:///{tmp_path}/{name}.db", create=True)
+        record = StudyRecord.create_or_join(
+            db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=OBJECTIVES
+        )
+        found[name], n_resumed = [], 0
+        while len(found[name]) < 10:
+            dispatcher = make(record, n_trials=10, owner=f"driver {n_resumed}")
+            while isinstance(claim := dispatcher.next("a"), Claim):
+                if claim.number in interrupted_at:
+                    dispatcher.interrupt()
+                    dispatcher.ended("a", {})
+                    n_resumed += 1
+                else:
+                    complete(dispatcher, "a", claim)
+                    found[name].append(claim.attrs["point"])
+        db.close()
+    assert found["broken"] == found["whole"]

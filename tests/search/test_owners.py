@@ -8,6 +8,8 @@ import pytest
 from autoprune.search.claims import Claims, Proposal
 from autoprune.search.database import Database
 from autoprune.search.owners import bury_the_dead, is_gone, new_owner
+from autoprune.search.phase_leases import PhaseLeases
+from autoprune.search.phase_rows import PhaseRows
 from autoprune.search.study import StudyRecord
 
 
@@ -52,5 +54,24 @@ def test_trials_of_a_killed_driver_are_free_at_once(tmp_path):
     again = claims.claim_waiting()
     assert again is not None
     assert again.attempt == 1
+    assert again.seed_number == 0
     assert [trial.state.name for trial in study.trials()] == ["FAIL", "RUNNING", "RUNNING"]
+    db.close()
+
+
+def test_phases_of_a_killed_driver_are_free_at_once_whatever_its_study(tmp_path):
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    study = StudyRecord.create_or_join(db, name="s", identity={}, config={}, directions=["maximize", "minimize"])
+    alive = new_owner()
+    place, pid, started, name = alive.split("|")
+    rows = PhaseRows(db)
+    killed = PhaseLeases(rows, owner=f"{place}|{pid}|{int(started) - 1}|{name}", grace_s=1e6)
+    for key in ("dense", "sparsify", "ready"):
+        assert killed.take(key, "sparsify", holder=key) == "mine"
+    killed.publish("sparsify", holder="ready", file={"key": "ready", "place": "/x", "sha256": "s", "size_bytes": 1})
+    living = PhaseLeases(rows, owner=alive, grace_s=1e6)
+    assert living.take("of the living", "sparsify", holder=1) == "mine"
+    bury_the_dead(study)
+    keys = ("dense", "sparsify", "ready", "of the living")
+    assert [living.take(key, "sparsify", holder=2) for key in keys] == ["mine", "mine", "ready", "busy"]
     db.close()

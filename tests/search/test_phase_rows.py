@@ -5,14 +5,21 @@ from typing import Any
 
 import pytest
 
-from autoprune.errors import LeaseLostError
+from autoprune.search.claims import Claim, Claims, Proposal
 from autoprune.search.database import Database
-from autoprune.search.phase_rows import PhasePlace, PhaseRows
+from autoprune.search.phase_rows import PHASE_ATTR, PhasePlace, PhaseRows
+from autoprune.search.study import StudyRecord
 
 
 @pytest.fixture
 def rows(db: Database) -> PhaseRows:
     return PhaseRows(db)
+
+
+def publish(rows: PhaseRows, key: str, owner: str, **result: Any) -> bool:
+    return rows.publish(
+        key, **{"kind": "sparsify", "owner": owner, "place": "/x", "sha256": "s", "size_bytes": 1, **result}
+    )
 
 
 def test_from_claim_to_ready(rows: PhaseRows, clock: Any) -> None:
@@ -22,7 +29,7 @@ def test_from_claim_to_ready(rows: PhaseRows, clock: Any) -> None:
     assert rows.claim("k", "dense", "a", 10) == "mine"
     assert rows.place_of("k") is None
     clock.now += 1
-    assert rows.publish("k", place="/x", sha256="0" * 64, size_bytes=2**40) == "/x"
+    assert publish(rows, "k", "a", kind="dense", sha256="0" * 64, size_bytes=2**40)
     assert rows.claim("k", "dense", "b", 10) == "ready"
     assert rows.claim("k", "dense", "a", 10) == "ready"
     clock.now += 1
@@ -41,39 +48,76 @@ def test_an_owner_that_dies_is_replaced(rows: PhaseRows, clock: Any) -> None:
     assert rows.claim("k", "dense", "b", 10) == "mine"
     assert not rows.beat("k", "a", 10)
     assert rows.beat("k", "b", 10)
-    # The first to publish counts, even if it was the one thought dead; the other learns where the result lies.
-    assert rows.publish("k", place="/a", sha256="a", size_bytes=1) == "/a"
+    # The one thought dead was only slow: its result is as good, and the other need not go on.
+    assert publish(rows, "k", "a")
     assert not rows.beat("k", "b", 10)
-    assert rows.publish("k", place="/b", sha256="b", size_bytes=1) == "/a"
+
+
+def test_who_gives_up_makes_room_and_nobody_gives_up_for_another(rows: PhaseRows) -> None:
+    assert rows.claim("k", "sparsify", "a", 10) == "mine"
+    rows.give_up("k", "b")
+    rows.give_up("never there", "a")
+    assert rows.claim("k", "sparsify", "b", 10) == "busy"
+    rows.give_up("k", "a")
+    assert rows.claim("k", "sparsify", "b", 10) == "mine"
+    publish(rows, "k", "b")
+    rows.give_up("k", "b")  # What is published stays.
+    assert rows.claim("k", "sparsify", "a", 10) == "ready"
+
+
+def test_only_what_was_not_known_is_news(rows: PhaseRows) -> None:
+    rows.claim("k", "sparsify", "a", 10)
+    assert publish(rows, "k", "a")
+    assert not publish(rows, "k", "b")
+    # Damaged, computed anew and published again: the row says what lies there now.
+    assert publish(rows, "k", "b", sha256="t", size_bytes=2)
+    place = rows.place_of("k")
+    assert place is not None
+    assert (place.sha256, place.size_bytes) == ("t", 2)
+    assert publish(rows, "nobody claimed it", "a")
+    assert rows.claim("nobody claimed it", "sparsify", "b", 10) == "ready"
 
 
 def test_a_forgotten_result_is_computed_anew(rows: PhaseRows) -> None:
     rows.claim("k", "dense", "a", 10)
-    rows.publish("k", place="/x", sha256="s", size_bytes=1)
+    publish(rows, "k", "a")
     rows.forget("k")
     rows.forget("never there")
     assert rows.place_of("k") is None
     assert rows.claim("k", "dense", "b", 10) == "mine"
 
 
-def test_publishing_what_was_never_claimed(rows: PhaseRows) -> None:
-    with pytest.raises(
-        LeaseLostError, match="must be claimed before it is published, but the ledger has no row of 'k'"
-    ):
-        rows.publish("k", place="/x", sha256="s", size_bytes=1)
-
-
 def test_the_longest_unused_come_first(rows: PhaseRows, clock: Any) -> None:
     for key in ("a", "b", "c"):
         clock.now += 1
         rows.claim(key, "sparsify", "me", 10)
-        rows.publish(key, place=f"/{key}", sha256="s", size_bytes=1)
+        publish(rows, key, "me", place=f"/{key}")
     rows.claim("unfinished", "dense", "me", 10)
     clock.now += 1
     rows.place_of("a")
     clock.now += 1
     rows.claim("b", "sparsify", "other", 10)
     assert [row.key for row in rows.by_last_use()] == ["c", "a", "b"]
+
+
+def test_in_use_is_what_trials_that_run_or_wait_start_from(rows: PhaseRows, db: Database) -> None:
+    ended = []
+    for name in ("one", "other"):
+        study = StudyRecord.create_or_join(db, name=name, identity={}, config={}, directions=["maximize", "minimize"])
+        claims = Claims(study, owner="me", n_trials=9)
+        for place in ("ends", "runs", "waits"):
+            key = f"{name} {place}"
+            claim = claims.claim(Proposal(params={}, distributions={}, key=key, attrs={PHASE_ATTR: key}))
+            assert isinstance(claim, Claim)
+            ended.append((claims, place, claim.trial_id))
+        claims.claim(Proposal(params={}, distributions={}, key="has no phase"))
+    assert len(rows.in_use()) == 6
+    for claims, place, trial_id in ended:
+        if place == "ends":
+            claims.complete(trial_id, [0.5, 0.5], {})
+        elif place == "waits":
+            claims.release(trial_id, "interrupted")
+    assert rows.in_use() == {"one runs", "one waits", "other runs", "other waits"}
 
 
 def test_one_of_many_at_once_gets_it(url: str) -> None:
