@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api._phases import phase_folder, phase_of, prepare_dense
 from autoprune.api._planning import identity_of, load_config, overridden, space_of
+from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import StudyConfig
-from autoprune.errors import ConfigError
 from autoprune.spec import RungReport, SettingSpec, TrialSpec
 
 if TYPE_CHECKING:
     from autoprune.distributed import Slots
     from autoprune.search.claims import Claim
+    from autoprune.search.database import Database
     from autoprune.search.dispatch import Dispatcher
     from autoprune.search.propose import Proposer
     from autoprune.search.space import Space
+    from autoprune.search.study import StudyRecord
     from autoprune.workbench import Workbench
 
 __all__ = ["Outcome", "Progress", "launch", "resume"]
-
-_DENSE = "dense"
-
-
-class Progress:
-    """What a launch tells while it runs; every method may be overridden, and does nothing here."""
-
-    def note(self, text: str) -> None:
-        """One line for people."""
-
-    def update(self, study: Study, dispatcher: Dispatcher) -> None:
-        """Called about once a second while trials run."""
-
-    def interrupted(self) -> None:
-        """Called at the first Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +63,8 @@ def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     def tell(rung_report: RungReport) -> None:
         report(dataclasses.asdict(rung_report))
 
-    result = run_trial(spec, tell, PhaseStore(_phase_folder(spec.setting)))
+    result = run_trial(spec, tell, PhaseStore(phase_folder(spec.setting)))
     return result.to_dict()
-
-
-def _phase_folder(setting: SettingSpec) -> Path:
-    return Path(setting.artifacts) / "phases"
-
-
-def _train_dense(setting: SettingSpec) -> dict[str, Any]:
-    import torch
-
-    from autoprune.engine.phases import PhaseStore
-    from autoprune.workbench import open_workbench
-
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
-    phase = open_workbench(setting).dense(PhaseStore(_phase_folder(setting)))
-    return {"accuracy": phase.record["accuracy"], "macs": phase.record["macs"], "file": phase.file}
 
 
 def launch(
@@ -149,14 +120,9 @@ def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
     from autoprune.distributed import drive, obey_signals, open_cluster, plan_alone, plan_slots
-    from autoprune.search.claims import Claims
     from autoprune.search.database import Database
-    from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
+    from autoprune.search.dispatch import Stopping
     from autoprune.search.owners import bury_the_dead, new_owner
-    from autoprune.search.phase_cache import PhaseCache
-    from autoprune.search.phase_rows import PhaseRows
-    from autoprune.search.space import Point
-    from autoprune.search.study import StudyRecord
     from autoprune.workbench import open_workbench
 
     search, setting = config.study, config.setting
@@ -167,60 +133,30 @@ def _run(
         slots = plan_slots(cluster, config.resources)
         ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
         db = Database.open(storage_url(storage), create=True)
-        record = StudyRecord.create_or_join(
-            db,
-            name=search.name,
-            identity=identity_of(config, workbench),
-            config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
-            directions=search.directions,
-            objectives=search.objectives,
-        )
+        record = _join(config, workbench, db)
         study, owner = Study(db, record), new_owner()
         bury_the_dead(record)
-        claims = Claims(
-            record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
+        dispatcher = _dispatcher(
+            config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=time_limit_s
         )
-        limit_bytes = config.retention.phase_cache_gb * 1e9
-        cache = PhaseCache(PhaseRows(db), folder=_phase_folder(setting), limit_bytes=limit_bytes)
-        cache.shrink()  # The limit may have been lowered.
-        dispatcher = Dispatcher(
-            record,
-            claims,
-            _proposer(config, space),
-            concurrency=slots.concurrency,
-            caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
-            objectives=search.objectives,
-            lease_s=search.lease_s,
-            time_limit_s=time_limit_s,
-            limits=config.constraints.limits,
-            phase_of=lambda point: _phase_of(workbench, point),
-            on_published=cache.shrink,
-        )
-
-        def make_config(claim: Claim) -> dict[str, Any]:
-            fields = space.trial_fields(Point(**claim.attrs["point"]))
-            fields |= {"number": claim.number, "seed_number": claim.seed_number}
-            spec = TrialSpec(setting=ready, study=search.name, **fields)
-            return {"spec": spec.to_dict()}
-
         record.enter(owner)
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     alone = plan_alone(cluster, config.resources)
-                    _prepare_dense(workbench, dispatcher, slots=alone, progress=progress)
+                    prepare_dense(workbench, dispatcher, slots=alone, progress=progress)
                     progress.note(_launch_note(search.name, search.n_trials, slots, ready.threads))
                 drive(
                     dispatcher,
                     execute=_execute,
-                    make_config=make_config,
+                    make_config=lambda claim: {"spec": _spec(config, space, claim, ready).to_dict()},
                     slots=slots,
                     scratch=Path(setting.artifacts) / "ray",
                     on_progress=lambda: progress.update(study, dispatcher),
                 )
         finally:
             record.leave(owner)
-    counts = claims.counts()
+    counts = dispatcher.counts()
     finished, stopping = counts.finished >= search.n_trials, dispatcher.stopping
     return Outcome(
         study=study,
@@ -230,6 +166,61 @@ def _run(
         why=stopping.value if stopping is not None and not finished else None,
         interrupted=stopping is Stopping.INTERRUPT,
     )
+
+
+def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyRecord:
+    from autoprune.search.study import StudyRecord
+
+    return StudyRecord.create_or_join(
+        db,
+        name=config.study.name,
+        identity=identity_of(config, workbench),
+        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
+        directions=config.study.directions,
+        objectives=config.study.objectives,
+    )
+
+
+def _dispatcher(
+    config: StudyConfig,
+    record: StudyRecord,
+    workbench: Workbench,
+    space: Space,
+    *,
+    owner: str,
+    concurrency: int,
+    time_limit_s: float | None,
+) -> Dispatcher:
+    from autoprune.search.claims import Claims
+    from autoprune.search.dispatch import Dispatcher, FailureCaps
+    from autoprune.search.phase_cache import PhaseCache
+    from autoprune.search.phase_rows import PhaseRows
+
+    search = config.study
+    limit_bytes = config.retention.phase_cache_gb * 1e9
+    cache = PhaseCache(PhaseRows(record.db), folder=phase_folder(config.setting), limit_bytes=limit_bytes)
+    cache.shrink()  # The limit may have been lowered.
+    return Dispatcher(
+        record,
+        Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry),
+        _proposer(config, space),
+        concurrency=concurrency,
+        caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
+        objectives=search.objectives,
+        lease_s=search.lease_s,
+        time_limit_s=time_limit_s,
+        limits=config.constraints.limits,
+        phase_of=lambda point: phase_of(workbench, point),
+        on_published=cache.shrink,
+    )
+
+
+def _spec(config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec) -> TrialSpec:
+    from autoprune.search.space import Point
+
+    fields = space.trial_fields(Point(**claim.attrs["point"]))
+    fields |= {"number": claim.number, "seed_number": claim.seed_number}
+    return TrialSpec(setting=setting, study=config.study.name, **fields)
 
 
 def _proposer(config: StudyConfig, space: Space) -> Proposer:
@@ -249,48 +240,3 @@ def _proposer(config: StudyConfig, space: Space) -> Proposer:
 def _launch_note(name: str, n_trials: int, slots: Slots, threads: int | None) -> str:
     gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
     return f"study {name!r}: {n_trials} trials, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
-
-
-def _phase_of(workbench: Workbench, point: Mapping[str, Any]) -> str | None:
-    try:
-        return workbench.sparsify_key(point["method"], point["hyper"])
-    except ConfigError:
-        return None  # A retry of what this version does not know: it fails in its worker, with this reason.
-
-
-def _prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
-    """Have the dense network ready, trained once however many drivers start together."""
-    from autoprune.engine.phases import PhaseStore
-
-    setting, key = workbench.setting, workbench.dense_key
-    phases, store = dispatcher.phases, PhaseStore(_phase_folder(setting))
-    told = False
-    while dispatcher.stopping is None:
-        state = phases.take(key, "dense", holder=_DENSE)
-        if state == "ready":
-            if store.find("dense", key) is not None:
-                return
-            phases.forget(key)  # The database says that it is there, but the file is gone or damaged.
-        elif state == "busy":
-            if not told:
-                progress.note("the dense network is being made ready by another driver; waiting for it")
-                told = True
-            time.sleep(1.0)
-        else:
-            _make_dense(setting, dispatcher, slots=slots, progress=progress)
-            return
-
-
-def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
-    from autoprune.distributed import run_once
-
-    what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
-    progress.note(f"{what}, once for the study")
-    whole = dataclasses.replace(setting, threads=setting.threads or slots.threads)
-    try:
-        done = run_once(lambda: _train_dense(whole), slots=slots, go_on=lambda: dispatcher.stopping is None)
-        if done is not None:
-            dispatcher.phases.publish("dense", holder=_DENSE, file=done["file"])
-            progress.note(f"dense network: validation accuracy {done['accuracy']:.4f}, {done['macs']:,} MACs")
-    finally:
-        dispatcher.phases.give_up(_DENSE)

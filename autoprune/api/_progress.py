@@ -1,0 +1,24 @@
+"""What a launch tells while it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoprune.api._reading import Study
+    from autoprune.search.dispatch import Dispatcher
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """What a launch tells while it runs; every method may be overridden, and does nothing here."""
+
+    def note(self, text: str) -> None:
+        """One line for people."""
+
+    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+        """Called about once a second while trials run."""
+
+    def interrupted(self) -> None:
+        """Called at the first Ctrl-C."""
