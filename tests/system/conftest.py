@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial
 
 from autoprune.errors import AutopruneError
 from autoprune.search.database import Database
@@ -49,8 +50,10 @@ recalibration_images = 300
 class Sandbox:
     """A folder with a study file, and the command line started in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.running = folder, []
+    def __init__(self, folder: Path, *, url: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self.folder, self.url = folder, url or f"sqlite:///{folder}/autoprune.db"
+        self.environment = {**(environment or {}), "AUTOPRUNE_STORAGE": self.url, "OMP_NUM_THREADS": "1"}
+        self.running: list[subprocess.Popen[str]] = []
 
     def write(self, *, n_trials: int, epochs: float = 1, text: str = STUDY) -> None:
         (self.folder / "study.toml").write_text(text.format(n_trials=n_trials, epochs=epochs))
@@ -60,7 +63,7 @@ class Sandbox:
             process = subprocess.Popen(
                 [sys.executable, "-m", "autoprune", *arguments],
                 cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+                env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
         self.running.append(process)
         return process
@@ -73,37 +76,33 @@ class Sandbox:
         assert process.wait(timeout=300) == code, self.output(process)
         return self.output(process)
 
-    def states(self) -> list[str]:
-        """States of all trials; none while there is no study yet."""
-        if not (self.folder / "autoprune.db").exists():
-            return []
+    def trials(self) -> list[FrozenTrial]:
+        """All trials; none while there is no study yet."""
         try:
-            db = Database.open_readonly(f"sqlite:///{self.folder}/autoprune.db")
+            db = Database.open_readonly(self.url)
         except AutopruneError:
             return []
         try:
-            return [trial.state.name for trial in StudyRecord.open(db, "tiny").trials()]
+            return StudyRecord.open(db, "tiny").trials()
         except AutopruneError:
             return []
         finally:
             db.close()
+
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.trials()]
 
     def wait_for(self, ready: Callable[[list[str]], bool], *, timeout_s: float = 240) -> list[str]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if ready(states := self.states()):
                 return states
-            time.sleep(0.2)
+            time.sleep(0.5)
         told = "\n".join(self.output(process) for process in self.running)
         raise AssertionError(f"waited too long; trials are {self.states()}; output:\n{told}")
 
     def keys_of_finished(self) -> list[str]:
-        db = Database.open_readonly(f"sqlite:///{self.folder}/autoprune.db")
-        try:
-            trials = StudyRecord.open(db, "tiny").trials()
-            return [trial.user_attrs["key"] for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
-        finally:
-            db.close()
+        return [trial.user_attrs["key"] for trial in self.trials() if trial.state.name in ("COMPLETE", "PRUNED")]
 
     def end(self) -> None:
         for process in self.running:
