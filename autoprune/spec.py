@@ -266,8 +266,8 @@ class TrialSpec:
         setting: What all trials of the study share.
         study: Name of the study.
         number: The trial's number in the study.
-        seed_number: The number that with the study's seed seeds the fine-tune phase: that of the first try of a trial
-            that is tried again. None: ``number``.
+        seed_number: The number that with the study's seed seeds the fine-tune phase, the same for a trial and its
+            retries. None: ``number``.
         method: Name of the method that sparsifies and ranks.
         hyper: The method's own hyper-parameters.
         width_rule: How widths follow from target and ranking, one of `WIDTH_RULES`.

@@ -38,7 +38,8 @@ class Claim:
         params: Hyper-parameters by name.
         attrs: The attributes that came with the proposal.
         attempt: How many earlier tries of the same proposal ended without a result.
-        seed_number: Number of the first of these tries: it seeds all of them, so that a retry repeats what was lost.
+        seed_number: The number that it would have if no trial had been tried again; it seeds what differs between
+            trials, so that a retry repeats what was lost and those after it are as they would have been.
     """
 
     trial_id: int

@@ -21,6 +21,7 @@ __all__ = [
     "beat",
     "complete_with",
     "count",
+    "count_first_tries",
     "drop",
     "failed_for_good",
     "holder",
@@ -73,6 +74,15 @@ def count(connection: sa.Connection, study_id: int) -> Counts:
         pruned=by_state.get(TrialState.PRUNED, 0),
         failed=by_state.get(TrialState.FAIL, 0),
     )
+
+
+def count_first_tries(connection: sa.Connection, study_id: int) -> int:
+    """Number of trials of the study that retry no other one."""
+    of_study = _TRIALS.c.study_id == study_id
+    retries = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == "retry_of")
+    query = sa.select(sa.func.count()).where(of_study, _TRIALS.c.trial_id.not_in(retries))
+    n_trials: int = connection.execute(query).scalar_one()
+    return n_trials
 
 
 def stale(connection: sa.Connection, study_id: int, *, now: float, grace_s: float) -> list[StaleTrial]:

@@ -133,8 +133,9 @@ class Claims:
                     return Refusal.FULL
                 if _lease_rows.key_is_taken(connection, study_id, proposal.key):
                     return Refusal.DUPLICATE
+                seed_number = _lease_rows.count_first_tries(connection, study_id)
             now = self._db.now()
-            booked = {"key": proposal.key, "attempt": 0} | self._booking(now)
+            booked = {"key": proposal.key, "attempt": 0, "seed_number": seed_number} | self._booking(now)
             trial_id = self._create(TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked)
             with self._db.writing() as connection:
                 self._write_lease(connection, trial_id, now=now)
@@ -143,7 +144,7 @@ class Claims:
                     sa.select(trials.c.number).where(trials.c.trial_id == trial_id)
                 ).scalar_one()
         params = dict(proposal.params)
-        return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=number)
+        return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=seed_number)
 
     def claim_waiting(self) -> Claim | None:
         """Take the oldest trial that waits for another try, if there is one and the study still wants it."""

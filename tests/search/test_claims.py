@@ -83,6 +83,7 @@ def test_a_claim_is_a_running_trial_with_everything_in_it(study: StudyRecord, mi
         "owner": "mine",
         "claimed_at": clock.now,
         "attempt": 0,
+        "seed_number": 0,
     }
     assert leases(study) == {trial._trial_id: ("mine", clock.now + 60)}
 
@@ -404,6 +405,7 @@ def test_failed_with_retry_counts_and_release_does_not(study: StudyRecord) -> No
     assert claimed.attempt == 1
     assert (claimed.number, claimed.seed_number) == (4, 0)  # All tries share the seed of the first.
     assert [trial.user_attrs["reason"] for trial in trials(study)] == ["interrupted"] * 3 + ["worker lost"] * 2
+    assert take(mine, 1).seed_number == 1  # As it would have been without any retry.
 
 
 def test_failed_without_retry_is_not_cloned(study: StudyRecord, mine: Claims) -> None:
