@@ -9,9 +9,13 @@
 """
 
 from autoprune.api import (
+    Evaluated,
     Outcome,
     Progress,
+    Removed,
     Study,
+    clean,
+    evaluate,
     export_trial,
     inspect,
     launch,
@@ -26,9 +30,13 @@ from autoprune.errors import AutopruneError
 
 __all__ = [
     "AutopruneError",
+    "Evaluated",
     "Outcome",
     "Progress",
+    "Removed",
     "Study",
+    "clean",
+    "evaluate",
     "export_trial",
     "inspect",
     "launch",

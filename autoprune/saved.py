@@ -33,7 +33,13 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     beside = path.with_suffix(".json")
     if not path.is_file():
-        raise WeightsError(f"a saved network must be there, but there is no file {path}. Check the path.")
+        advice = "Check the path."
+        if beside.is_file():
+            advice = (
+                "Its record is still there: retention has dropped the network, because other trials beat it. Take a "
+                'trial of the front (`autoprune pareto`), or keep all from now on with [retention] networks = "all".'
+            )
+        raise WeightsError(f"a saved network must be there, but there is no file {path}. {advice}")
     try:
         record: dict[str, Any] = json.loads(beside.read_text())
         expected = record["sha256"]

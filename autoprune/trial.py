@@ -26,7 +26,7 @@ from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
 from autoprune.widths import RULES, Kept, Limits, keep_best
 from autoprune.workbench import Workbench, open_workbench
 
-__all__ = ["Report", "run_trial"]
+__all__ = ["Report", "run_trial", "sparsified"]
 
 Report = Callable[[RungReport], None]
 _TOLD_EVERY_S = 2.0  # Between rungs, so that a stop is obeyed within seconds.
@@ -79,10 +79,19 @@ def _example(workbench: Workbench) -> Tensor:
     return workbench.bench.preprocess(images, workbench.bench.device)
 
 
-def _sparsify(
+def sparsified(
     spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Report
 ) -> Phase:
-    """The method's sparsify phase; the dense one where it has none."""
+    """What a trial's channels are cut from: the method's sparsify phase, or the dense one where it has none.
+
+    Args:
+        spec: The trial; its method, hyper-parameters and setting count.
+        method: The same method, built.
+        dense: The dense phase.
+        workbench: Opened on the trial's setting.
+        phases: Where the phase is looked for, and kept once it is computed.
+        report: Told the progress, and where the result lies.
+    """
     key = workbench.sparsify_key(spec.method, spec.hyper)
     if key is None:
         return dense
@@ -197,7 +206,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
     with clock.phase("dense"):
         dense = workbench.dense(phases, _throttled(report, "dense"))
     with clock.phase("sparsify"):
-        parent = _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
+        parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
         model = workbench.with_weights(parent.tensors)
         kept = _choose(spec, method.rank(model, traced), workbench)

@@ -80,10 +80,10 @@ class RealStudy:
     specs: tuple[TrialSpec, ...]
 
 
-def run_study(folder: Path, points: Sequence[Mapping[str, Any]], *, network: str) -> RealStudy:
+def run_study(folder: Path, points: Sequence[Mapping[str, Any]], *, network: str, study_file: str = STUDY) -> RealStudy:
     """Run one trial for each point and tell the database; one more trial is left running."""
     file, url = folder / "study.toml", f"sqlite:///{folder / 'autoprune.db'}"
-    file.write_text(STUDY.format(network=network, folder=folder))
+    file.write_text(study_file.format(network=network, folder=folder))
     config = _planning.load_config(file)
     workbench = open_workbench(config.setting)
     db = Database.open(url, create=True)

@@ -1,5 +1,7 @@
 """The composition root: the two halves meet here; heavy imports lie inside the functions."""
 
+from autoprune.api._cleaning import Removed, clean
+from autoprune.api._evaluating import Evaluated, evaluate
 from autoprune.api._exporting import Exported, export_trial, load_model
 from autoprune.api._measuring import MeasuredBatch, measure_latency
 from autoprune.api._planning import GroupRow, Inspection, Plan, inspect, plan
@@ -8,6 +10,7 @@ from autoprune.api._running import Outcome, Progress, launch, resume
 
 __all__ = [
     "DriverStatus",
+    "Evaluated",
     "Exported",
     "GroupRow",
     "Inspection",
@@ -15,8 +18,11 @@ __all__ = [
     "Outcome",
     "Plan",
     "Progress",
+    "Removed",
     "Status",
     "Study",
+    "clean",
+    "evaluate",
     "export_trial",
     "inspect",
     "launch",

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from autoprune.api._reading import Study
+from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
+from autoprune.errors import StorageError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["retain"]
+__all__ = ["Removed", "clean", "retain"]
 
 
-def _network_folders(study: Study, configs: Mapping[int, StudyConfig]) -> list[Path]:
-    # A revision may have moved the artifacts.
-    artifacts = dict.fromkeys(config.setting.artifacts for config in configs.values())
-    return [Path(folder) / "trials" / study.name for folder in artifacts]
+@dataclass(frozen=True)
+class Removed:
+    """Files of one kind that were deleted, or would be.
+
+    Args:
+        what: The kind, in words.
+        paths: Files and whole folders.
+        size_bytes: What they took in all.
+    """
+
+    what: str
+    paths: tuple[Path, ...]
+    size_bytes: int
+
+
+def _artifacts(configs: Mapping[int, StudyConfig]) -> list[Path]:
+    """Where the study's files lie; a revision may have moved them."""
+    return [Path(folder) for folder in dict.fromkeys(config.setting.artifacts for config in configs.values())]
+
+
+def _newest(study: Study) -> StudyConfig:
+    configs = study.configs()
+    return configs[max(configs)]
 
 
 def retain(study: Study) -> list[Path]:
@@ -41,4 +60,86 @@ def retain(study: Study) -> list[Path]:
     if newest.retention.networks == "all":
         return []
     held = holdings(trials, study.record.objectives, newest.constraints.limits)
-    return prune_networks(study.record, held, _network_folders(study, configs))
+    return prune_networks(study.record, held, [folder / "trials" / study.name for folder in _artifacts(configs)])
+
+
+def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:
+    """Delete files of a study that nobody will come back for; what running trials write or need is never touched.
+
+    These are networks that ``[retention]`` lets go, files of trials that failed or that this database doesn't know,
+    scratch folders of drivers that ended, and half-written files.
+
+    Args:
+        name: The study.
+        phases: Also the cached sparsify phases that no other study of the database has used.
+        dry_run: Only tell what would be deleted.
+        storage: Database URL; see `storage_url`.
+
+    Returns:
+        What was deleted, by kind; kinds of which there was nothing are left out.
+
+    Raises:
+        StorageError: The database or the study is not there, or a file can't be deleted.
+    """
+    from autoprune.distributed import OWNER_FILE
+    from autoprune.search.database import Database
+    from autoprune.search.leftovers import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
+    from autoprune.search.phase_cache import discard
+    from autoprune.search.phase_rows import PhaseRows
+    from autoprune.search.retention import beaten_networks, holdings
+    from autoprune.search.study import StudyRecord
+
+    url = storage_url(storage)
+    db = Database.open(url, create=False) if phases and not dry_run else Database.open_readonly(url)
+    study = Study(db, StudyRecord.open(db, name))
+    artifacts = _artifacts(study.configs())
+    networks = [folder / "trials" / name for folder in artifacts]
+    # Files before trials, and trials before the configuration: see `stray_files` and `retain`.
+    files = [path for folder in networks if folder.is_dir() for path in sorted(folder.iterdir())]
+    trials = study.record.trials()
+    newest = _newest(study)
+    held = holdings(trials, study.record.objectives, newest.constraints.limits)
+    beaten = beaten_networks(study.record, held, networks) if newest.retention.networks == "front" else []
+    signs = driver_signs(study.record)
+    scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs, owner_file=OWNER_FILE)]
+    kept = [path for folder in artifacts for part in ("phases", "data") for path in temporary_files(folder / part)]
+    removed = [
+        _remove("networks that other trials beat", beaten, dry_run=dry_run),
+        _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
+        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run),
+        _remove("half-written files", kept, dry_run=dry_run),
+    ]
+    if phases:
+        rows = PhaseRows(db)
+        unshared = {Path(p.place): p for p in own_phases(study.record, rows, [f / "phases" for f in artifacts])}
+        found = _remove(
+            "phases that only this study used", unshared, dry_run=dry_run, by=lambda path: discard(rows, unshared[path])
+        )
+        removed.append(found)
+    db.close()
+    return [one for one in removed if one.paths]
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove(what: str, paths: Iterable[Path], *, dry_run: bool, by: Callable[[Path], None] = _delete) -> Removed:
+    gone, size_bytes = [], 0
+    for path in paths:
+        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+        here = sum(file.lstat().st_size for file in inside if file.is_file() or file.is_symlink())
+        try:
+            if not dry_run:
+                by(path)
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename or path} must be deleted, but can't be: {error.strerror}. Check who may write there; "
+                "what came before it is gone, and the same command goes on."
+            ) from error
+        gone.append(path)
+        size_bytes += here
+    return Removed(what, tuple(gone), size_bytes)

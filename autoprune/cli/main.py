@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from autoprune.cli import export, inspect, latency, launch, list_, pareto, resume, show, status, stop
+from autoprune.cli import clean, evaluate, export, inspect, latency, launch, list_, pareto, resume, show, status, stop
 from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
-_COMMANDS = (inspect, launch, resume, status, stop, pareto, show, export, latency, list_)
+_COMMANDS = (inspect, launch, resume, status, stop, pareto, show, evaluate, export, latency, clean, list_)
 
 _DESCRIPTION = """\
 Find the best widths for a convolutional network.

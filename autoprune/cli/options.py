@@ -10,7 +10,17 @@ from typing import Any
 
 from autoprune.errors import unknown_name
 
-__all__ = ["add_run_options", "add_storage", "address", "duration", "one_of", "positive", "run_options", "trial_number"]
+__all__ = [
+    "add_cluster",
+    "add_run_options",
+    "add_storage",
+    "address",
+    "duration",
+    "one_of",
+    "positive",
+    "run_options",
+    "trial_number",
+]
 
 
 def positive(text: str) -> int:
@@ -69,17 +79,22 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The flags of commands that run trials."""
-    parser.add_argument("--trials", type=positive, metavar="N", help="how many trials must finish (over the file)")
-    parser.add_argument("--time-limit", type=duration, metavar="T", help="wind down after T, such as 45s, 20m or 1h30m")
-    parser.add_argument("--concurrency", type=positive, metavar="K", help="trials at once (default: as many as fit)")
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """``--concurrency`` and ``--address``."""
+    parser.add_argument("--concurrency", type=positive, metavar="K", help="runs at once (default: as many as fit)")
     parser.add_argument(
         "--address",
         type=address,
         metavar="ADDR",
         help="a running Ray cluster, auto or HOST:PORT (default: $RAY_ADDRESS, else one made here)",
     )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of commands that run trials."""
+    parser.add_argument("--trials", type=positive, metavar="N", help="how many trials must finish (over the file)")
+    parser.add_argument("--time-limit", type=duration, metavar="T", help="wind down after T, such as 45s, 20m or 1h30m")
+    add_cluster(parser)
     add_storage(parser)
 
 

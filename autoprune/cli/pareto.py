@@ -13,7 +13,11 @@ _FORMATS = ("table", "csv", "json")
 SUMMARY = "the Pareto front: the trials that no other trial beats in both accuracy and cost"
 DESCRIPTION = """\
 Print the Pareto front of a study, also while it runs. Accuracy is top-1 on the
-validation split; macs_ratio is the pruned network's MACs over the dense one's.
+validation split; macs_ratio is the pruned network's MACs over the dense one's. Only trials
+that keep the study's [constraints] count.
+
+After `autoprune evaluate`, mean and standard deviation on the test split stand
+beside it, and ~ marks what can't be told apart from the next costlier one.
 """
 EPILOG = """\
 examples:
@@ -43,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the front."""
     from autoprune import api
-    from autoprune.cli.tables import front_table
+    from autoprune.cli.tables import front_table, test_notes
 
     study = api.open_study(args.name, args.storage)
     front = study.front(where=args.where, sort=args.sort, spacing=args.spacing)
@@ -57,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         print(front.to_csv(index=False), end="")
     else:
         print(front_table(front))
+        for line in test_notes(front):
+            print(line)
         point = ", ".join(f"{key} {value:g}" for key, value in study.reference_point.items())
         print(f"hypervolume {study.hypervolume():.4f} of the box up to the reference point ({point})")
     return 0

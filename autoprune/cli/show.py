@@ -13,8 +13,9 @@ NAME = "show"
 SUMMARY = "everything about one trial, or why it failed"
 DESCRIPTION = """\
 Print all that is known about one trial: its method, strengths and widths, its
-scores at every rung, what it cost, where its network lies, which trial it is a
-second try of, or why it failed.
+scores at every rung and, where it was evaluated, on the test split, what it
+cost, where its network lies, which trial it is a second try of, or why it
+failed.
 """
 EPILOG = """\
 example:

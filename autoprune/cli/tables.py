@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["front_table"]
+__all__ = ["front_table", "test_notes"]
 
 _COLUMNS = {
     "number": ("trial", "{:.0f}"),
     "accuracy": ("accuracy", "{:.4f}"),
+    "test": ("test acc ± sd", "{}"),
     "macs_ratio": ("macs_ratio", "{:.4f}"),
     "params_ratio": ("params_ratio", "{:.4f}"),
     "macs": ("MACs", "{:,.0f}"),
@@ -26,18 +27,38 @@ def _cell(form: str, value: Any) -> str:
     return "" if value is None or value != value else form.format(value)
 
 
+def _test(record: dict[str, Any]) -> str:
+    mean, sd = (_cell("{:.4f}", record[name]) for name in ("test_accuracy", "test_sd"))
+    return f"{mean}{f' ± {sd}' if sd else ''}{' ~' if record['like_next'] else ''}"
+
+
 def front_table(front: pd.DataFrame) -> str:
     """The front as aligned text, one trial a line."""
     if front.empty:
         return "no trial is on the front yet."
-    columns = [name for name in _COLUMNS if name in front.columns]
-    rows = [[_COLUMNS[name][0] for name in columns]]
     records = front.to_dict("records")
+    if "test_accuracy" in front.columns:
+        records = [{**record, "test": _test(record)} for record in records]
+    columns = [name for name in _COLUMNS if name in records[0]]
+    rows = [[_COLUMNS[name][0] for name in columns]]
     rows += [[_cell(_COLUMNS[name][1], record[name]) for name in columns] for record in records]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    text = {"method", "width_rule", "hyper"}
+    text = {"test", "method", "width_rule", "hyper"}
     lines = []
     for row in rows:
         cells = zip(row, widths, columns, strict=True)
         lines.append("  ".join(f"{c:<{w}}" if name in text else f"{c:>{w}}" for c, w, name in cells).rstrip())
     return "\n".join(lines)
+
+
+def test_notes(front: pd.DataFrame) -> list[str]:
+    """What has to be said under a front whose members were scored on the test split; nothing where none was."""
+    seeds = [n for n in front.get("test_seeds", []) if n]
+    if not seeds:
+        return []
+    fewest, most = min(seeds), max(seeds)
+    over = f"{fewest} to {most} fine-tunings" if fewest < most else f"{most} fine-tuning{'s' if most > 1 else ''}"
+    notes = [f"test acc ± sd: mean and standard deviation over {over}, on the test split"]
+    if any(mark is True for mark in front["like_next"]):
+        notes.append("~ can't be told apart from the next costlier one: within 2 * sqrt(sd1^2 / K + sd2^2 / K)")
+    return notes

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search import pareto
 from autoprune.search.study import StudyRecord
 
-__all__ = ["Holding", "droppable", "holdings", "prune_networks", "weights_in"]
+__all__ = ["Holding", "beaten_networks", "droppable", "holdings", "prune_networks", "weights_in"]
 
 _LOGGER = logging.getLogger(__name__)
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -99,31 +99,34 @@ def holdings(trials: Collection[FrozenTrial], objectives: Sequence[str], limits:
     ]
 
 
-def prune_networks(
-    study: StudyRecord, trials: Collection[Holding], folders: Collection[Path], *, dry_run: bool = False
-) -> list[Path]:
-    """Delete the weights files that may go; the small records beside them stay.
+def beaten_networks(study: StudyRecord, trials: Collection[Holding], folders: Collection[Path]) -> list[Path]:
+    """The weights files on this disk that may go.
 
-    Several drivers may do this at once. A file is left alone where the record beside it is not that of our trial:
-    another database's study of the same name has written over it.
+    A file is left alone where the record beside it is not that of our trial: another database's study of the same name
+    has written over it.
 
     Args:
         study: The study.
         trials: Its ``holdings``.
-        folders: Where its networks lie; nothing elsewhere is touched.
-        dry_run: Only say what would be deleted.
-
-    Returns:
-        The files.
+        folders: Where its networks lie; nothing elsewhere is named.
     """
     may_go = droppable(trials, study.directions)
-    gone = []
-    for folder in folders:
-        for path in weights_in(folder):
-            sha256 = may_go.get(str(path))
-            if sha256 is not None and _sha256_beside(path) == sha256 and (dry_run or _unlink(path)):
-                gone.append(path)
-    return gone
+    found = [path for folder in folders for path in weights_in(folder) if str(path) in may_go]
+    return [path for path in found if _sha256_beside(path) == may_go[str(path)]]
+
+
+def prune_networks(study: StudyRecord, trials: Collection[Holding], folders: Collection[Path]) -> list[Path]:
+    """Delete the weights files that may go; the small records beside them stay. Several drivers may do this at once.
+
+    Args:
+        study: The study.
+        trials: Its ``holdings``.
+        folders: Where its networks lie.
+
+    Returns:
+        The files deleted; one that can't be is told in a warning and tried again by the next call.
+    """
+    return [path for path in beaten_networks(study, trials, folders) if _unlink(path)]
 
 
 def weights_in(folder: Path) -> list[Path]:

@@ -23,8 +23,10 @@ ARGUMENTS = {
         "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--format F", "--plot FILE", "--storage URL",
     ],
     "show": ["NAME", "TRIAL", "--storage URL"],
+    "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
+    "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
 }  # fmt: skip
 

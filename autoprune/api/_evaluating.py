@@ -1,0 +1,254 @@
+"""The front scored on the test split, each member fine-tuned anew with several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.api._phases import phase_folder
+from autoprune.api._planning import identity_of, overridden
+from autoprune.api._progress import Progress
+from autoprune.api._reading import Study, storage_url
+from autoprune.config import StudyConfig
+from autoprune.errors import ConfigError, IdentityError, StudyFailedError, WeightsError
+from autoprune.spec import SettingSpec, TrialSpec
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from autoprune.workbench import Workbench
+
+__all__ = ["Evaluated", "evaluate"]
+
+_MOST_SEEDS = 1_000
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """How an evaluation ended.
+
+    Args:
+        study: The study; its front now tells the test scores.
+        n_runs: Fine-tunings that the members of the front need in all.
+        n_known: How many of them were known before.
+        n_done: How many were added now.
+        interrupted: Whether Ctrl-C ended it early.
+    """
+
+    study: Study
+    n_runs: int
+    n_known: int
+    n_done: int
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One fine-tuning, as it is sent to a worker."""
+
+    spec: dict[str, Any]
+    kept: dict[str, list[int]]
+    seed: int
+    fingerprint: str
+
+    @property
+    def told(self) -> str:
+        return f"trial {self.spec['number']}, seed {self.seed}"
+
+
+class _Desk:
+    """Hears how the runs end, stores their scores, and says whether to go on."""
+
+    def __init__(self, study: Study, progress: Progress, *, n_runs: int, n_known: int, most_in_a_row: int) -> None:
+        from autoprune.search.evaluations import EvaluationRows
+        from autoprune.search.owners import new_owner
+        from autoprune.search.phase_rows import PhaseRows
+
+        self._rows = EvaluationRows(study.record.db, study.record.study_id)
+        self._phases, self._owner = PhaseRows(study.record.db), new_owner()
+        self._progress, self._n_runs, self._n_known = progress, n_runs, n_known
+        self._most_in_a_row, self._in_a_row = most_in_a_row, 0
+        self.stopping: str | None = None
+        self.n_done = 0
+        self.failures: list[str] = []
+
+    def interrupt(self) -> None:
+        self.stopping = self.stopping or "interrupted"
+
+    def done(self, job: _Job, found: dict[str, Any]) -> None:
+        from autoprune.search.evaluations import TestScore
+
+        number, facts = job.spec["number"], {key: found[key] for key in ("accuracy", "n_images", "wall_s")}
+        self._rows.add(TestScore(number=number, seed=job.seed, fingerprint=job.fingerprint, **facts))
+        # It may have been computed anew here, and what is in the cache is in the ledger.
+        self._phases.publish(kind=found["phase_kind"], owner=self._owner, **found["phase_file"])
+        self.n_done, self._in_a_row = self.n_done + 1, 0
+        how = "the dense network as it is" if found["is_untouched"] else f"{found['wall_s']:.0f} s"
+        so_far = f"{self._n_known + self.n_done} of {self._n_runs}"
+        self._progress.note(f"{job.told}: {found['accuracy']:.4f} ({how}; {so_far})")
+
+    def failed(self, job: _Job, error: Exception) -> None:
+        self.failures.append(f"{job.told}: {str(error) or type(error).__name__}")
+        self._progress.note(f"failed: {self.failures[-1]}")
+        self._in_a_row += 1
+        if self._in_a_row >= self._most_in_a_row:
+            self.stopping = self.stopping or "too many runs failed"
+
+
+def _work(job: _Job) -> dict[str, Any]:
+    """One run in a worker process."""
+    import torch
+
+    from autoprune.engine.phases import PhaseStore
+    from autoprune.evaluation import score
+
+    spec = TrialSpec.from_dict(job.spec)
+    if spec.setting.threads is not None:
+        torch.set_num_threads(spec.setting.threads)
+    phases = PhaseStore(phase_folder(spec.setting))
+    return score(spec, job.kept, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
+
+
+def evaluate(
+    name: str,
+    *,
+    seeds: int = 3,
+    where: str | None = None,
+    concurrency: int | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Score the front on the test split: each member is cut from its parent and fine-tuned anew with several seeds.
+
+    The recipe is that of the trial's own revision. The dense network has nothing to be fine-tuned for, so it is scored
+    as it is, and its deviation is 0. Scores are stored beside those of the search (`Study.evaluations`), each as soon
+    as it is there: what is known is not computed again, and who was interrupted goes on.
+
+    Args:
+        name: The study.
+        seeds: Fine-tunings of each member, >= 1; with one, no deviation is known.
+        where: Only the front among trials that satisfy this; see `Study.front`.
+        concurrency: Runs at once; overrides the study's.
+        address: A Ray cluster; None starts one on this machine.
+        storage: Database URL; see `storage_url`.
+        progress: Told what happens.
+
+    Raises:
+        ConfigError: The data has no test split, or an argument is wrong.
+        DataError: The test split is not like the training data, or is the same.
+        IdentityError: Data or network are no longer those of the study.
+        WeightsError: The record of a member is missing.
+        StudyFailedError: Runs failed; the first error is told, and what was scored is kept.
+    """
+    from autoprune.distributed import obey_signals, open_cluster, plan_slots, run_each
+    from autoprune.evaluation import open_test
+    from autoprune.search.database import Database
+    from autoprune.search.study import StudyRecord
+    from autoprune.workbench import open_workbench
+
+    if not 1 <= seeds <= _MOST_SEEDS:
+        raise ConfigError(f"`seeds` must be in [1, {_MOST_SEEDS}], but got seeds={seeds}.")
+    progress = progress or Progress()
+    db = Database.open(storage_url(storage), create=False)
+    study = Study(db, StudyRecord.open(db, name))
+    config = overridden(study.config, n_trials=None, concurrency=concurrency)
+    members = _members(study, where)
+    if not members:
+        return Evaluated(study, 0, 0, 0, interrupted=False)
+    workbench = open_workbench(config.setting)
+    _check_identity(study, config, workbench)
+    _, fingerprint = open_test(config.setting, workbench)
+    with open_cluster(address) as cluster:
+        slots = plan_slots(cluster, config.resources)
+        jobs = _jobs(study, members, config.setting, seeds=seeds, fingerprint=fingerprint, threads=slots.threads)
+        n_runs = seeds * len(members)
+        caps = {"n_runs": n_runs, "n_known": n_runs - len(jobs), "most_in_a_row": config.study.max_failures_in_a_row}
+        desk = _Desk(study, progress, **caps)
+        progress.note(
+            f"{len(members)} trials of the front, {seeds} fine-tunings each: {n_runs - len(jobs)} known, "
+            f"{len(jobs)} to do, {slots.concurrency} at once"
+        )
+        with obey_signals(desk, progress.interrupted):
+            run_each(
+                jobs, _work, slots=slots,
+                go_on=lambda: desk.stopping is None, on_done=desk.done, on_failed=desk.failed,
+            )  # fmt: skip
+    if desk.failures:
+        raise StudyFailedError(
+            f"{len(desk.failures)} of {len(jobs)} runs failed; what was scored is kept, and the same command goes on. "
+            f"The first error, of {desk.failures[0]}"
+        )
+    interrupted = desk.stopping is not None and desk.n_done < len(jobs)
+    return Evaluated(study, n_runs, n_runs - len(jobs), desk.n_done, interrupted)
+
+
+def _members(study: Study, where: str | None) -> list[FrozenTrial]:
+    """The trials whose networks are on the front, each network once."""
+    from autoprune.search.evaluations import source_of
+
+    numbers = dict.fromkeys(source_of(trial) for _, trial in study.front(where=where).iterrows())
+    trials = {trial.number: trial for trial in study.record.trials()}
+    return [trials[number] for number in numbers]
+
+
+def _check_identity(study: Study, config: StudyConfig, workbench: Workbench) -> None:
+    now = json.loads(json.dumps(identity_of(config, workbench)))
+    changed = [key for key, value in now.items() if study.record.identity.get(key) != value]
+    if changed:
+        raise IdentityError(
+            f"study {study.name!r} must be scored with what it was made of, but since then changed: "
+            f"{', '.join(changed)}. Put the old files back."
+        )
+
+
+def _jobs(
+    study: Study, members: list[FrozenTrial], newest: SettingSpec, *, seeds: int, fingerprint: str, threads: int
+) -> list[_Job]:
+    """What is not known yet, seed by seed, so that the parents of all members are there before the second round."""
+    from autoprune.search.evaluations import EvaluationRows
+    from autoprune.search.space import Point
+
+    rows = EvaluationRows(study.record.db, study.record.study_id).read()
+    known = {(row.number, row.seed) for row in rows if row.fingerprint == fingerprint}
+    configs, jobs = study.configs(), []
+    for seed in range(seeds):
+        for trial in members:
+            if (trial.number, seed) in known:
+                continue
+            point, own = Point(**trial.user_attrs["point"]), configs[trial.user_attrs["revision"]].setting
+            # Recipes are the trial's own; where things lie is known best by the newest revision.
+            places = {"network": newest.network, "data": newest.data, "artifacts": newest.artifacts}
+            spec = TrialSpec(
+                setting=dataclasses.replace(own, **places, threads=own.threads or threads),
+                study=study.name,
+                number=trial.number,
+                method=point.method,
+                hyper=point.hyper,
+                width_rule=point.width_rule,
+                macs_target=point.macs_target,
+            )
+            jobs.append(_Job(spec.to_dict(), _kept(trial), seed, fingerprint))
+    return jobs
+
+
+def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
+    """The channels that a trial kept, from the record beside its network, which retention leaves there."""
+    try:
+        path = Path(trial.user_attrs["weights"]).with_suffix(".json")
+        record = json.loads(path.read_text())
+        is_ours, kept = record["sha256"] == trial.user_attrs["sha256"], dict(record["kept"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"the record beside the network of trial {trial.number} must say which channels it kept, but can't be "
+            f"read: {error}. Put the study's artifacts folder back where it was."
+        ) from error
+    if not is_ours:
+        raise WeightsError(
+            f"{path} must be the record of trial {trial.number}, but is that of another one, such as of a study of the "
+            "same name in another database. Put the old file back."
+        )
+    return kept
