@@ -109,7 +109,7 @@ def _finish(file: Path) -> FinishedStudy:
         n_trials=config.study.n_trials,
         sampler="random",
         seed=0,
-        directions=config.study.directions,
+        objectives=config.study.objectives,
         context=[],
     )
 

@@ -203,7 +203,7 @@ def _dispatcher(
     return Dispatcher(
         record,
         Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry),
-        _proposer(config, space),
+        _proposer(config, space, record),
         concurrency=concurrency,
         caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
         objectives=search.objectives,
@@ -223,8 +223,8 @@ def _spec(config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec)
     return TrialSpec(setting=setting, study=config.study.name, **fields)
 
 
-def _proposer(config: StudyConfig, space: Space) -> Proposer:
-    from autoprune.search.propose import Proposer
+def _proposer(config: StudyConfig, space: Space, record: StudyRecord) -> Proposer:
+    from autoprune.search.propose import Proposer, imported_points
 
     search, setting = config.study, config.setting
     return Proposer(
@@ -234,6 +234,7 @@ def _proposer(config: StudyConfig, space: Space) -> Proposer:
         seed=search.seed,
         objectives=search.objectives,
         context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images],
+        imported=imported_points(record.db, search.start_from, record.identity),
     )
 
 

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.errors import SpaceExhaustedError
+from autoprune.errors import IdentityError, SpaceExhaustedError
 from autoprune.search.claims import Proposal
-from autoprune.search.parameters import Choice, Parameter
-from autoprune.search.samplers import SAMPLERS
+from autoprune.search.database import Database
+from autoprune.search.pareto import front_mask
+from autoprune.search.samplers import SAMPLERS, Draw
 from autoprune.search.space import Point, Space
-from autoprune.spec import seed_of
+from autoprune.search.study import StudyRecord
+from autoprune.search.view import Viewer
 
-__all__ = ["Proposer", "opening"]
-
-_SAMPLER_DRAWS, _RANDOM_DRAWS = 20, 500
+__all__ = ["Proposer", "imported_points", "opening"]
 
 
-def opening(space: Space, n_trials: int) -> list[Point]:
-    """Points to start with: the dense network, then ladders of MACs targets.
+def opening(space: Space, n_trials: int, imported: Sequence[Point] = ()) -> list[Point]:
+    """Points to start with: the dense network, imported points that the space admits, then ladders of MACs targets.
 
-    They take at most a third of ``n_trials`` (but always three), so that the sampler has the rest. A rule that samples
-    multipliers does as ``uniform`` does while they are alike, so it has a ladder only where ``uniform`` is not there.
+    Network and ladders take at most a third of ``n_trials`` (but always three), so that the sampler has the rest. A
+    rule that samples multipliers does as ``uniform`` does while they are alike, so it has a ladder only where
+    ``uniform`` is not there.
 
     Args:
         space: The search space.
         n_trials: Length of the study.
+        imported: Points of other studies.
     """
     methods, rules = list(space.config.methods), space.config.width_rules
     plain = next((method for method in methods if not space.config.methods[method]), methods[0])
@@ -48,112 +49,121 @@ def opening(space: Space, n_trials: int) -> list[Point]:
         # Each rule's ladder takes the methods in turn, so that none is unknown when the sampler starts.
         for i, target in enumerate(space.target_ladder(rungs)):
             points.append(point(methods[i % len(methods)], rule, target))
-    return points[:n]
+    return [points[0], *(point for point in imported if space.admits(point)), *points[1:n]]
+
+
+def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, Any]) -> list[Point]:
+    """The points of the Pareto fronts of other studies in a database, study by study, each by number.
+
+    Args:
+        db: An open database.
+        names: Names of the studies.
+        identity: What they must be the same in as this study; see `StudyRecord.create_or_join`.
+
+    Raises:
+        IdentityError: One of them is of another identity, so that its front says nothing here.
+        StorageError: One of them is not there.
+    """
+    points = []
+    for name in names:
+        study = StudyRecord.open(db, name)
+        if differing := study.differences(identity):
+            raise IdentityError(
+                f"`start_from` must name studies with the identity of this one, but in {name!r} {differing}. "
+                "Take it out of `start_from`."
+            )
+        complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
+        minimise = [direction == "minimize" for direction in study.directions]
+        values = np.array([trial.values for trial in complete]).reshape(-1, len(minimise))
+        front = front_mask(values, minimise=minimise).tolist()
+        points += [Point(**t.user_attrs["point"]) for t, is_best in zip(complete, front, strict=True) if is_best]
+    return points
 
 
 class Proposer:
-    """Proposes the next trial from the history, repeatably: the same history and number give the same point.
+    """Proposes the next trial from the history, repeatably: the same history and seed give the same point.
+
+    What it keeps between two proposals saves time only. A driver that resumes proposes what the one before it would
+    have proposed.
 
     Args:
         space: The search space.
         n_trials: Length of the study.
         sampler: Name of the sampler.
         seed: The study's seed.
-        directions: ``"maximize"`` or ``"minimize"`` by objective.
+        objectives: Their names, in order.
         context: What a trial's result depends on beside its point, JSON-serialisable.
+        imported: Points of other studies, to be proposed first.
     """
 
     def __init__(
-        self, space: Space, *, n_trials: int, sampler: str, seed: int, directions: Sequence[str], context: Any
+        self,
+        space: Space,
+        *,
+        n_trials: int,
+        sampler: str,
+        seed: int,
+        objectives: Sequence[str],
+        context: Any,
+        imported: Sequence[Point] = (),
     ) -> None:
-        self._space, self._sampler, self._seed = space, sampler, seed
-        self._directions = [StudyDirection[direction.upper()] for direction in directions]
-        self._context = context
-        self._opening = opening(space, n_trials)
+        self._space, self._seed, self._context = space, seed, context
+        self._samplers = [SAMPLERS[sampler], SAMPLERS["random"]]
+        self._viewer = Viewer(space, objectives)
+        self._opening: dict[str, Point] = {}
+        for point in opening(space, n_trials, imported):
+            self._opening.setdefault(self._key(point), point)
 
     def propose(self, history: Sequence[FrozenTrial]) -> Proposal:
         """Propose a point that no trial of the history has tried.
 
         Args:
-            history: All trials of the study, of any state.
+            history: All trials of the study, of any state, by number.
 
         Raises:
             SpaceExhaustedError: Hundreds of draws gave nothing new.
         """
         tried = {trial.user_attrs.get("key") for trial in history}
-        for point in self._opening:
-            if self._space.key(point, self._context) not in tried:
-                return self._proposal(point, history)
-        number = len(history)
-        view = self._view(history)
-        for draw in range(_SAMPLER_DRAWS + _RANDOM_DRAWS):
-            name = self._sampler if draw < _SAMPLER_DRAWS else "random"
-            view.sampler = SAMPLERS[name](seed_of("proposal", self._seed, number, draw))
-            asked = view.ask()
-            point = self._space.point(_drawn(self._space, asked))
-            if self._space.key(point, self._context) not in tried:
-                return self._proposal(point, history)
-            view.tell(asked, state=TrialState.FAIL)
+        for key, point in self._opening.items():
+            if key not in tried:
+                return self._proposal(key, point, history)
+        # A retry and what it retries are one trial, so an interrupted study goes on as if it had not been interrupted.
+        number = sum("retry_of" not in trial.user_attrs for trial in history)
+        # A trial that is tried again adds no number: an interrupted study makes the proposals of one that was not.
+        number = sum("retry_of" not in trial.user_attrs for trial in history)
+        view, n_drawn = self._viewer.look(history), 0
+        for sampler in self._samplers:
+            for _ in range(sampler.n_draws):
+                point = self._space.point(sampler.sample(view, Draw(self._seed, number, n_drawn)))
+                key = self._key(point)
+                if key not in tried:
+                    return self._proposal(key, point, history)
+                view, n_drawn = view.with_running(point.params), n_drawn + 1  # So that it looks elsewhere.
         raise SpaceExhaustedError(
-            f"{_SAMPLER_DRAWS + _RANDOM_DRAWS} draws from space {self._space.config.name!r} gave nothing that was not "
+            f"{n_drawn} draws from space {self._space.config.name!r} gave nothing that was not "
             f"tried in {len(history)} trials. Widen a range, add a method, or lower `n_trials`."
         )
 
-    def _proposal(self, point: Point, history: Sequence[FrozenTrial]) -> Proposal:
+    def _key(self, point: Point) -> str:
+        return self._space.key(point, self._context)
+
+    def _proposal(self, key: str, point: Point, history: Sequence[FrozenTrial]) -> Proposal:
         params, distributions = point.params, self._space.distributions(point)
+        known = self._viewer.choices(history)
         for name in [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]:
-            stored = _stored_name(name, distributions[name], history)
+            stored = _stored_name(name, distributions[name], known)
             params[stored], distributions[stored] = params.pop(name), distributions.pop(name)
-        key = self._space.key(point, self._context)
         attrs = {"point": point.to_dict(), "hyper": point.told_hyper}
         return Proposal(params=params, distributions=distributions, key=key, attrs=attrs)
 
-    def _view(self, history: Sequence[FrozenTrial]) -> optuna.Study:
-        """The history in memory, re-expressed in the space as it is now; what no longer fits stays out."""
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            study = optuna.create_study(directions=self._directions)
-        finally:
-            optuna.logging.set_verbosity(verbosity)
-        for trial in history:
-            if trial.state not in (TrialState.COMPLETE, TrialState.RUNNING):
-                continue
-            point = Point(**trial.user_attrs["point"])
-            if not self._space.admits(point):
-                continue
-            values = trial.values if trial.state is TrialState.COMPLETE else None
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=trial.state,
-                    values=values,
-                    params=point.params,
-                    distributions=self._space.distributions(point),
-                )
-            )
-        return study
 
-
-def _drawn(space: Space, trial: optuna.Trial) -> dict[str, Any]:
-    values = {name: _suggest(trial, name, parameter) for name, parameter in space.root.items()}
-    own = {**space.hyper(values["method"]), **space.shape(values["width_rule"])}
-    return {**values, **{name: _suggest(trial, name, parameter) for name, parameter in own.items()}}
-
-
-def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
-    if isinstance(parameter, Choice):
-        return trial.suggest_categorical(name, parameter.choices)
-    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.is_log)
-
-
-def _stored_name(name: str, distribution: BaseDistribution, history: Sequence[FrozenTrial]) -> str:
+def _stored_name(name: str, distribution: BaseDistribution, known: Mapping[str, BaseDistribution]) -> str:
     """The name under which the database can hold a parameter whose choices may have changed.
 
     Optuna refuses other choices under a name that it knows, so a changed list gets a name of its own.
     """
     candidate, number = name, 1
-    known = {n: d for trial in history for n, d in trial.distributions.items() if n.split(" #")[0] == name}
-    while candidate in known and known[candidate] != distribution:
+    while known.get(candidate, distribution) != distribution:
         number += 1
         candidate = f"{name} #{number}"
     return candidate

@@ -193,6 +193,11 @@ class Space:
             multiple=self._multiple,
         )
 
+    def params_ratio(self, point: Point) -> float | None:
+        """Parameters over the dense network's, where the point's parameters fix the widths."""
+        widths = self.widths(point)
+        return None if widths is None else self._cost.params_ratio(widths)
+
     def _group_shape(self, point: Point) -> dict[str, float]:
         if point.width_rule != "per_stage":
             return dict(point.shape)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.errors import ConfigError, IdentityError, StorageError, unknown_name
 from autoprune.search import schema
 from autoprune.search._history import History
+from autoprune.search._quiet import quiet
 from autoprune.search.database import Database
 
 __all__ = ["DriverRow", "StudyRecord", "StudyRow", "list_studies"]
@@ -142,6 +140,10 @@ class StudyRecord:
             config=config,
             revision=number,
         )
+
+    def differences(self, identity: Mapping[str, Any]) -> str:
+        """In what this study's identity differs from another one, in words; empty where they are the same."""
+        return _told(_differences(self.identity, _as_json("identity", identity), prefix=""))
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; those that have ended are read once and shared, so change nothing in them."""
@@ -296,7 +298,7 @@ def _optuna_study(db: Database, *, name: str, goals: dict[str, str]) -> int:
         try:
             study_id = db.storage.get_study_id_from_name(name)
         except KeyError:
-            with _quiet():
+            with quiet("optuna.storages._rdb.storage"):
                 study_id = db.storage.create_new_study(directions, study_name=name)
         if db.storage.get_study_directions(study_id) != directions:
             raise IdentityError(
@@ -326,9 +328,8 @@ def _compare_identity(row: sa.Row[Any], *, goals: dict[str, str], identity: dict
     differing = [] if stored_goals == our_goals else [("objectives", stored_goals, our_goals)]
     differing += _differences(json.loads(row.identity), identity, prefix="")
     if differing:
-        listed = "; ".join(f"`{key}` is {_short(old)} there and {_short(new)} here" for key, old, new in differing)
         raise IdentityError(
-            f"the study {row.name!r} must stay the study that it was, but {listed}. "
+            f"the study {row.name!r} must stay the study that it was, but {_told(differing)}. "
             "Choose another name for the new study, or put the old values back."
         )
 
@@ -342,24 +343,12 @@ def _differences(stored: Mapping[str, Any], ours: Mapping[str, Any], *, prefix: 
             yield f"{prefix}{key}", old, new
 
 
+def _told(differences: Iterable[tuple[str, Any, Any]]) -> str:
+    return "; ".join(f"`{key}` is {_short(old)} there and {_short(new)} here" for key, old, new in differences)
+
+
 def _short(value: Any) -> str:
     if value is _ABSENT:
         return "absent"
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back Optuna's "a new study created" of this thread, without touching the user's log levels."""
-    thread = threading.get_ident()
-
-    def keep(record: logging.LogRecord) -> bool:
-        return record.thread != thread or record.levelno > logging.INFO
-
-    logger = logging.getLogger("optuna.storages._rdb.storage")
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)

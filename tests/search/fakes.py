@@ -63,10 +63,13 @@ def space(
     )
 
 
-def proposer(of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe") -> Proposer:
+OBJECTIVES = ("accuracy", "macs_ratio")
+
+
+def proposer(of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe", **more: Any) -> Proposer:
     """A proposer for two objectives."""
     return Proposer(
-        of, n_trials=n_trials, sampler=sampler, seed=seed, directions=("maximize", "minimize"), context=["recipe"]
+        of, n_trials=n_trials, sampler=sampler, seed=seed, objectives=OBJECTIVES, context=["recipe"], **more
     )
 
 

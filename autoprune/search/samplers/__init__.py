@@ -1,12 +1,20 @@
-"""Samplers, each built anew for one proposal from a seed; one file each."""
+"""Samplers, each of which makes one proposal of a view and a seed; one file each."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
-from optuna.samplers import BaseSampler
+from autoprune.search.samplers._contract import Draw, Sampler
+from autoprune.search.samplers._gp import GP
+from autoprune.search.samplers._nsga2 import NSGA2
+from autoprune.search.samplers._quasi_random import QuasiRandom
+from autoprune.search.samplers._random import Random
+from autoprune.search.samplers._tpe import TPE
 
-from autoprune.search.samplers._random import random
-from autoprune.search.samplers._tpe import tpe
+__all__ = ["GP", "NSGA2", "SAMPLERS", "TPE", "Draw", "QuasiRandom", "Random", "Sampler"]
 
-__all__ = ["SAMPLERS", "random", "tpe"]
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"random": random, "tpe": tpe}
+SAMPLERS: Mapping[str, Sampler] = {
+    "tpe": TPE(),
+    "nsga2": NSGA2(),
+    "gp": GP(),
+    "quasi_random": QuasiRandom(),
+    "random": Random(),
+}

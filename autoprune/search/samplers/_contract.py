@@ -1,0 +1,63 @@
+"""What a sampler is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+
+from autoprune.search.parameters import Parameter
+from autoprune.search.view import View
+from autoprune.spec import seed_of
+
+__all__ = ["Draw", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which proposal is wanted; with the view, all that a sampler may depend on.
+
+    Args:
+        study_seed: The study's seed.
+        number: How many trials the study has.
+        attempt: How many points were drawn for this proposal before, which had been tried already.
+    """
+
+    study_seed: int
+    number: int
+    attempt: int = 0
+
+    @property
+    def seed(self) -> int:
+        """A seed in [0, 2**31), another one for every draw."""
+        return seed_of("proposal", self.study_seed, self.number, self.attempt)
+
+
+class Sampler(ABC):
+    """Proposes values of the space's parameters; a sampler keeps nothing from one proposal to the next."""
+
+    n_draws: ClassVar[int] = 20
+    """Draws that turn out to have been tried, after which a proposal is drawn at random."""
+
+    @abstractmethod
+    def sample(self, view: View, draw: Draw) -> dict[str, Any]:
+        """Values by parameter, at least of those that the point which they name has.
+
+        The same view and draw give the same values, to the last bit. Values lie in the ranges; grids are not looked at,
+        since they are snapped afterwards.
+        """
+
+
+def uniform(parameters: Mapping[str, Parameter], seed: int) -> dict[str, Any]:
+    """Every parameter on its own, uniformly on its scale."""
+    shares = np.random.default_rng(seed).random(len(parameters))
+    return {name: p.at(share) for (name, p), share in zip(parameters.items(), shares.tolist(), strict=True)}
+
+
+def searched(parameters: Mapping[str, Parameter]) -> dict[str, BaseDistribution]:
+    """The distributions of the parameters that have more than one value."""
+    return {name: parameter.distribution for name, parameter in parameters.items() if parameter.is_open}
