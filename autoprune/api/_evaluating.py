@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,14 @@ class Evaluated:
 class _Job:
     """One fine-tuning, as it is sent to a worker."""
 
-    spec: dict[str, Any]
+    spec: TrialSpec
     kept: dict[str, list[int]]
     seed: int
     fingerprint: str
 
     @property
     def told(self) -> str:
-        return f"trial {self.spec['number']}, seed {self.seed}"
+        return f"trial {self.spec.number}, seed {self.seed}"
 
 
 class _Desk:
@@ -81,8 +82,8 @@ class _Desk:
     def done(self, job: _Job, found: dict[str, Any]) -> None:
         from autoprune.search.evaluations import TestScore
 
-        number, facts = job.spec["number"], {key: found[key] for key in ("accuracy", "n_images", "wall_s")}
-        self._rows.add(TestScore(number=number, seed=job.seed, fingerprint=job.fingerprint, **facts))
+        facts = {key: found[key] for key in ("accuracy", "n_images", "wall_s")}
+        self._rows.add(TestScore(number=job.spec.number, seed=job.seed, fingerprint=job.fingerprint, **facts))
         # It may have been computed anew here, and what is in the cache is in the ledger.
         self._phases.publish(kind=found["phase_kind"], owner=self._owner, **found["phase_file"])
         self.n_done, self._in_a_row = self.n_done + 1, 0
@@ -98,18 +99,16 @@ class _Desk:
             self.stopping = self.stopping or "too many runs failed"
 
 
-def _work(job: _Job) -> dict[str, Any]:
+def _work(job: _Job, *, threads: int) -> dict[str, Any]:
     """One run in a worker process."""
     import torch
 
     from autoprune.engine.phases import PhaseStore
     from autoprune.evaluation import score
 
-    spec = TrialSpec.from_dict(job.spec)
-    if spec.setting.threads is not None:
-        torch.set_num_threads(spec.setting.threads)
-    phases = PhaseStore(phase_folder(spec.setting))
-    return score(spec, job.kept, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
+    torch.set_num_threads(job.spec.setting.threads or threads)
+    phases = PhaseStore(phase_folder(job.spec.setting))
+    return score(job.spec, job.kept, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
 
 
 def evaluate(
@@ -162,28 +161,27 @@ def evaluate(
     workbench = open_workbench(config.setting)
     _check_identity(study, config, workbench)
     _, fingerprint = open_test(config.setting, workbench)
-    with open_cluster(address) as cluster:
+    jobs, n_runs = _jobs(study, members, config.setting, seeds=seeds, fingerprint=fingerprint), seeds * len(members)
+    n_known = n_runs - len(jobs)
+    progress.note(
+        f"{len(members)} trials of the front, {seeds} fine-tunings each: {n_known} known, {len(jobs)} to be done"
+    )
+    if not jobs:
+        return Evaluated(study, n_runs, n_known, 0, interrupted=False)
+    desk = _Desk(study, progress, n_runs=n_runs, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
+    with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
         slots = plan_slots(cluster, config.resources)
-        jobs = _jobs(study, members, config.setting, seeds=seeds, fingerprint=fingerprint, threads=slots.threads)
-        n_runs = seeds * len(members)
-        caps = {"n_runs": n_runs, "n_known": n_runs - len(jobs), "most_in_a_row": config.study.max_failures_in_a_row}
-        desk = _Desk(study, progress, **caps)
-        progress.note(
-            f"{len(members)} trials of the front, {seeds} fine-tunings each: {n_runs - len(jobs)} known, "
-            f"{len(jobs)} to do, {slots.concurrency} at once"
-        )
-        with obey_signals(desk, progress.interrupted):
-            run_each(
-                jobs, _work, slots=slots,
-                go_on=lambda: desk.stopping is None, on_done=desk.done, on_failed=desk.failed,
-            )  # fmt: skip
+        run_each(
+            jobs, functools.partial(_work, threads=slots.threads), slots=slots,
+            go_on=lambda: desk.stopping is None, on_done=desk.done, on_failed=desk.failed,
+        )  # fmt: skip
     if desk.failures:
         raise StudyFailedError(
             f"{len(desk.failures)} of {len(jobs)} runs failed; what was scored is kept, and the same command goes on. "
             f"The first error, of {desk.failures[0]}"
         )
     interrupted = desk.stopping is not None and desk.n_done < len(jobs)
-    return Evaluated(study, n_runs, n_runs - len(jobs), desk.n_done, interrupted)
+    return Evaluated(study, n_runs, n_known, desk.n_done, interrupted)
 
 
 def _members(study: Study, where: str | None) -> list[FrozenTrial]:
@@ -205,9 +203,7 @@ def _check_identity(study: Study, config: StudyConfig, workbench: Workbench) -> 
         )
 
 
-def _jobs(
-    study: Study, members: list[FrozenTrial], newest: SettingSpec, *, seeds: int, fingerprint: str, threads: int
-) -> list[_Job]:
+def _jobs(study: Study, members: list[FrozenTrial], newest: SettingSpec, *, seeds: int, fingerprint: str) -> list[_Job]:
     """What is not known yet, seed by seed, so that the parents of all members are there before the second round."""
     from autoprune.search.evaluations import EvaluationRows
     from autoprune.search.space import Point
@@ -221,9 +217,8 @@ def _jobs(
                 continue
             point, own = Point(**trial.user_attrs["point"]), configs[trial.user_attrs["revision"]].setting
             # Recipes are the trial's own; where things lie is known best by the newest revision.
-            places = {"network": newest.network, "data": newest.data, "artifacts": newest.artifacts}
             spec = TrialSpec(
-                setting=dataclasses.replace(own, **places, threads=own.threads or threads),
+                setting=dataclasses.replace(own, network=newest.network, data=newest.data, artifacts=newest.artifacts),
                 study=study.name,
                 number=trial.number,
                 method=point.method,
@@ -231,7 +226,7 @@ def _jobs(
                 width_rule=point.width_rule,
                 macs_target=point.macs_target,
             )
-            jobs.append(_Job(spec.to_dict(), _kept(trial), seed, fingerprint))
+            jobs.append(_Job(spec, _kept(trial), seed, fingerprint))
     return jobs
 
 

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the front."""
     from autoprune import api
-    from autoprune.cli.tables import front_table, test_notes
+    from autoprune.cli.tables import front_table, score_notes
 
     class Told(api.Progress):
         def note(self, text: str) -> None:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     )
     front = done.study.front(where=args.where)
     print(front_table(front))
-    for line in test_notes(front):
+    for line in score_notes(front):
         print(line)
     if done.interrupted:
         print(f"{done.n_known + done.n_done} of {done.n_runs} runs are done; the same command goes on.")

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the front."""
     from autoprune import api
-    from autoprune.cli.tables import front_table, test_notes
+    from autoprune.cli.tables import front_table, score_notes
 
     study = api.open_study(args.name, args.storage)
     front = study.front(where=args.where, sort=args.sort, spacing=args.spacing)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         print(front.to_csv(index=False), end="")
     else:
         print(front_table(front))
-        for line in test_notes(front):
+        for line in score_notes(front):
             print(line)
         point = ", ".join(f"{key} {value:g}" for key, value in study.reference_point.items())
         print(f"hypervolume {study.hypervolume():.4f} of the box up to the reference point ({point})")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["front_table", "test_notes"]
+__all__ = ["front_table", "score_notes"]
 
 _COLUMNS = {
     "number": ("trial", "{:.0f}"),
@@ -27,9 +28,9 @@ def _cell(form: str, value: Any) -> str:
     return "" if value is None or value != value else form.format(value)
 
 
-def _test(record: dict[str, Any]) -> str:
+def _test(record: Mapping[Any, Any]) -> str:
     mean, sd = (_cell("{:.4f}", record[name]) for name in ("test_accuracy", "test_sd"))
-    return f"{mean}{f' ± {sd}' if sd else ''}{' ~' if record['like_next'] else ''}"
+    return f"{mean}{f' ± {sd}' if sd else ''}{' ~' if record['like_next'] is True else ''}"
 
 
 def front_table(front: pd.DataFrame) -> str:
@@ -51,7 +52,7 @@ def front_table(front: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def test_notes(front: pd.DataFrame) -> list[str]:
+def score_notes(front: pd.DataFrame) -> list[str]:
     """What has to be said under a front whose members were scored on the test split; nothing where none was."""
     seeds = [n for n in front.get("test_seeds", []) if n]
     if not seeds:

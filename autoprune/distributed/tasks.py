@@ -36,9 +36,13 @@ def run_each(
     """
     import ray
 
+    def call(job: T) -> dict[str, Any]:  # Ray takes plain functions only.
+        return work(job)
+
     resources = {"num_cpus": slots.cpu, "num_gpus": slots.gpu, "memory": slots.memory_bytes or None}
-    task = ray.remote(max_retries=1, **resources)(work)
-    waiting, running = deque(jobs), {}
+    task = ray.remote(max_retries=1, **resources)(call)
+    waiting: deque[T] = deque(jobs)
+    running: dict[Any, T] = {}  # by the reference to its result
     try:
         while (waiting or running) and go_on():
             while waiting and len(running) < slots.concurrency:

@@ -79,9 +79,8 @@ class EvaluationRows:
 
     def read(self) -> list[TestScore]:
         """All scores in the order in which they were stored; none in a database of an older version."""
-        columns = [_TABLE.c.trial_number.label("number")]
-        columns += [_TABLE.c[name] for name in TestScore.__dataclass_fields__ if name != "number"]
-        query = sa.select(*columns).where(_TABLE.c.study_id == self._study_id)
+        others = [_TABLE.c[name] for name in TestScore.__dataclass_fields__ if name != "number"]
+        query = sa.select(_TABLE.c.trial_number.label("number"), *others).where(_TABLE.c.study_id == self._study_id)
         query = query.order_by(_TABLE.c.created_at, _TABLE.c.trial_number, _TABLE.c.seed)
         with self._db.reading() as connection:
             if not sa.inspect(connection).has_table(_TABLE.name):

@@ -234,7 +234,7 @@ def within(values: npt.ArrayLike, limits: npt.ArrayLike) -> Bools:
         [False, False, True]
     """
     highest = np.asarray(limits, dtype=np.float64) * (1 + _ROUNDING)
-    kept: Bools = (_points(values) <= highest).all(axis=1)
+    kept: Bools = np.all(_points(values) <= highest, axis=1)
     return kept
 
 

@@ -192,11 +192,10 @@ def test_the_recipe_is_that_of_the_trial_s_own_revision(
     study = autoprune.Study(db, StudyRecord.open(db, "tiny"))
     assert study.config.setting.finetune.epochs == 77.0
     members = _evaluating._members(study, None)
-    jobs = _evaluating._jobs(study, members, study.config.setting, seeds=2, fingerprint="t", threads=5)
+    jobs = _evaluating._jobs(study, members, study.config.setting, seeds=2, fingerprint="t")
     assert len(jobs) == 2 * len(members)
     for job in jobs:
-        setting = job.spec["setting"]
-        assert (setting["finetune"]["epochs"], setting["artifacts"], setting["threads"]) == (0.7, "/moved", 5)
+        assert (job.spec.setting.finetune.epochs, job.spec.setting.artifacts) == (0.7, "/moved")
     # Seed by seed: the parents of all are there before the second round begins.
     assert [job.seed for job in jobs] == [0] * len(members) + [1] * len(members)
     db.close()
@@ -268,7 +267,7 @@ def test_what_is_not_there(url: str, tmp_path: Path, no_cluster: None) -> None:
         autoprune.evaluate("tiny", storage=url, where="mac > 1")
 
 
-def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, cluster: None) -> None:
+def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, no_cluster: None) -> None:
     number = front_numbers(url)[0]
     rewritten(url, "weights", number, str(tmp_path / "none.safetensors"))
     with pytest.raises(WeightsError, match=rf"network of trial {number} must say which .* No such file.*none\.json"):
@@ -309,11 +308,12 @@ def test_a_test_split_that_was_trained_on(url: str, monkeypatch: pytest.MonkeyPa
         autoprune.evaluate("tiny", storage=url)
 
 
-def test_a_score_that_another_machine_stored_first_stays(url: str) -> None:
+def test_a_score_that_another_machine_stored_first_stays(url: str, once: RealStudy) -> None:
     db = Database.open(url, create=False)
     study = autoprune.Study(db, StudyRecord.open(db, "tiny"))
     desk = _evaluating._Desk(study, Heard(), n_runs=2, n_known=0, most_in_a_row=3)
-    job = _evaluating._Job({"number": 1}, {}, 0, "t")
+    spec = dataclasses.replace(once.specs[0], number=1)
+    job = _evaluating._Job(spec, {}, 0, "t")
     phase = {"key": "k", "place": "/p", "sha256": "s", "size_bytes": 1}
     for accuracy in (0.5, 0.6):
         found = {"accuracy": accuracy, "n_images": 360, "wall_s": 1.0, "is_untouched": False}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
+import pytest
 
-from autoprune.cli.tables import front_table
+from autoprune.cli.tables import front_table, score_notes
 
 
 def test_an_empty_front() -> None:
@@ -35,3 +37,47 @@ def test_columns_are_aligned_and_ordered() -> None:
 def test_what_is_missing_is_left_empty() -> None:
     front = pd.DataFrame({"number": [1, 2], "macs": [math.nan, 5.0], "width_rule": [None, "global"]})
     assert front_table(front).splitlines() == ["trial  MACs  widths", "    1", "    2     5  global"]
+
+
+def scored(**changes: Any) -> pd.DataFrame:
+    """Five trials: told apart from the next, not told apart, with one seed, not scored, and the last."""
+    columns: dict[str, list[Any]] = {
+        "number": [1, 2, 3, 4, 5],
+        "accuracy": [0.5, 0.6, 0.7, 0.8, 0.9],
+        "macs_ratio": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "test_accuracy": [0.51, 0.61, 0.71, math.nan, 0.91],
+        "test_sd": [0.01, 0.02, math.nan, math.nan, 0.0],
+        "test_seeds": [3, 3, 1, 0, 3],
+        "like_next": [False, True, None, None, None],
+    }
+    return pd.DataFrame(columns | changes)
+
+
+def test_scores_on_the_test_split_stand_beside_those_of_the_search() -> None:
+    assert front_table(scored()).splitlines() == [
+        "trial  accuracy  test acc ± sd      macs_ratio",
+        "    1    0.5000  0.5100 ± 0.0100        0.1000",
+        "    2    0.6000  0.6100 ± 0.0200 ~      0.2000",
+        "    3    0.7000  0.7100                 0.3000",
+        "    4    0.8000                         0.4000",
+        "    5    0.9000  0.9100 ± 0.0000        0.5000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "over"),
+    [([3, 3, 1, 0, 3], "1 to 3 fine-tunings"), ([3, 3, 0, 0, 3], "3 fine-tunings"), ([0, 0, 1, 0, 0], "1 fine-tuning")],
+)
+def test_what_the_scores_mean_is_said_below(seeds: list[int], over: str) -> None:
+    first, mark = score_notes(scored(test_seeds=seeds))
+    assert first == f"test acc ± sd: mean and standard deviation over {over}, on the test split"
+    assert mark == "~ can't be told apart from the next costlier one: within 2 * sqrt(sd1^2 / K + sd2^2 / K)"
+    assert score_notes(scored(like_next=[False, False, None, None, None])) == [
+        "test acc ± sd: mean and standard deviation over 1 to 3 fine-tunings, on the test split"
+    ]
+
+
+def test_nothing_is_said_where_nothing_was_scored() -> None:
+    assert score_notes(scored(test_seeds=[0] * 5)) == []
+    assert score_notes(scored().drop(columns=["test_accuracy", "test_sd", "test_seeds", "like_next"])) == []
+    assert score_notes(pd.DataFrame({"number": []})) == []
