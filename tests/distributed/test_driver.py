@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 from optuna.trial import TrialState
 
 from autoprune.config import ResourcesConfig
-from autoprune.distributed import Slots, drive, plan_slots, run_once
-from autoprune.errors import StudyFailedError
+from autoprune.distributed import OWNER_FILE, Slots, drive, plan_slots, run_once
+from autoprune.errors import StudyFailedError, TrialStoppedError
 from autoprune.search.claims import Claims
 from autoprune.search.database import Database
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
+from autoprune.search.phase_rows import PhaseRows
 from autoprune.search.study import StudyRecord
 from tests.search import fakes
 
@@ -36,6 +38,14 @@ def execute(config, report):
         for step in range(600):
             time.sleep(0.1)
             report({"phase": "finetune", "progress": step / 600})
+    if how == "slow":
+        raise TrialStoppedError("too slow", {"latency_ms": 9.0})
+    if how.startswith("known"):
+        _, result_key, folder = how.split(" ")
+        file = {"key": "layer1.0/conv", "place": "/x", "sha256": "s", "size_bytes": 1}
+        report({"phase": "sparsify", "progress": 1.0, "phase_file": file})
+        report({"phase": "surgery", "progress": 0.0, "macs_ratio": 0.5, "result_key": result_key})
+        Path(folder, str(config["number"])).touch()  # Goes on to fine-tune.
     result = fakes.run_trial(config["point"])
     if how.startswith("meet"):
         import ray
@@ -94,8 +104,9 @@ def test_failing_silent_dying_and_nan_trials_are_recorded_and_the_study_goes_on(
     assert "accuracy" in found[7]
     (again,) = [trial for trial in study.trials() if trial.user_attrs.get("retry_of") == 4]
     assert again.state is TrialState.COMPLETE
-    keys = [trial.user_attrs["key"] for trial in study.trials() if trial.state is TrialState.COMPLETE]
-    assert len(set(keys)) == 5
+    complete = [trial.user_attrs for trial in study.trials() if trial.state is TrialState.COMPLETE]
+    assert len({attrs["key"] for attrs in complete}) == 5
+    assert len({(attrs["host"], attrs["node"]) for attrs in complete}) == 1
     assert not list((tmp_path / "ray").iterdir())  # Tune's own files are gone.
 
 
@@ -113,6 +124,31 @@ def test_a_time_limit_stops_running_trials_with_their_best_rung(study, cluster, 
     assert states[:3] == [TrialState.COMPLETE] * 2 + [TrialState.PRUNED]
     assert set(states[2:]) == {TrialState.PRUNED}  # two, unless the machine is slow to start workers
     assert study.trials()[2].user_attrs["partial_accuracy"] == 0.5
+
+
+def test_a_result_that_is_known_stops_a_trial_before_it_is_computed_again(study, cluster, tmp_path):
+    (computed := tmp_path / "computed").mkdir()
+    behaviour = {str(number): f"known {number % 2} {computed}" for number in range(6)}
+    run(study, cluster, tmp_path, behaviour=behaviour, n_trials=6, concurrency=1)
+    trials = study.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert sorted(path.name for path in computed.iterdir()) == ["0", "1"]
+    assert [trial.user_attrs.get("taken_over_from") for trial in trials] == [None, None, 0, 1, 0, 1]
+    assert [trial.values for trial in trials[2:]] == [trials[number].values for number in (0, 1, 0, 1)]
+    # Names with dots and slashes in them arrive as they were sent.
+    assert [row.key for row in PhaseRows(study.db).by_last_use()] == ["layer1.0/conv"]
+
+
+def test_a_trial_that_ends_early_by_itself_is_stopped_and_says_where_it_ran(study, cluster, tmp_path):
+    import ray
+
+    run(study, cluster, tmp_path, behaviour={"0": "slow"}, n_trials=1, limits={"latency_ms": 4.0, "macs_ratio": 1.0})
+    (stopped,) = study.trials()
+    assert stopped.state is TrialState.PRUNED
+    assert stopped.user_attrs["stop_reason"] == "too slow"
+    assert stopped.constraints == {"latency_ms": 5.0, "macs_ratio": -0.5}
+    assert stopped.user_attrs["host"] == socket.gethostname()
+    assert stopped.user_attrs["node"] == ray.get_runtime_context().get_node_id()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +169,16 @@ def test_no_more_trials_at_once_than_fit_on_the_device_and_in_memory(study, clus
     at_once = [sum(other["from"] <= one["from"] < other["to"] for other in facts) for one in facts]
     assert max(at_once) == most
     assert [one["gpu_ids"] for one in facts] == [["0"] if resources.gpu else []] * 6
+
+
+def test_the_scratch_folder_names_its_driver(study, cluster, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr("autoprune.distributed.driver.shutil.rmtree", lambda folder, **options: left.append(folder))
+    run(study, cluster, tmp_path, n_trials=1)
+    (scratch,) = (tmp_path / "ray").iterdir()
+    assert left == [str(scratch)]
+    assert scratch.name.startswith("tune-")
+    assert (scratch / OWNER_FILE).read_text() == "me"
 
 
 def test_a_single_task_returns_raises_and_is_cancelled(cluster):
