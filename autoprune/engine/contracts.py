@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -11,9 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autoprune.engine.groups import ChannelGroup, Traced
+from autoprune.engine.groups import Traced
+from autoprune.spec import TrainSpec
 
-__all__ = ["Hooks", "Importance", "Method", "Penalty", "Scores", "Stateful"]
+__all__ = ["Batches", "Hooks", "Importance", "Method", "Penalty", "Scores", "Stateful"]
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""A few training batches to measure on: normalised images (N, C, H, W) and their classes (N,), on the network's device;
+the same each time they are gone through, and read only then."""
 
 Scores = Mapping[str, NDArray[np.float64]]
 """Importance by group name, each of shape (C,); higher stays."""
@@ -46,11 +51,20 @@ class Penalty(ABC):
 
 
 class Importance(ABC):
-    """A score that ranks the channels of one group."""
+    """A score that ranks the channels of every group; subclasses are frozen dataclasses of hyper-parameters alone."""
+
+    needs_scales: ClassVar[bool] = False
+    """Whether there must be a BatchNorm behind every prunable channel."""
 
     @abstractmethod
-    def score(self, model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:
-        """Score each channel, shape (C,), finite; higher stays."""
+    def score(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Scores:
+        """Score each channel, finite; higher stays. ``model`` is in evaluation mode and left as it is.
+
+        Args:
+            model: The network.
+            traced: Its channel groups.
+            batches: For scores that are measured on data.
+        """
 
 
 class Stateful(Protocol):
@@ -79,6 +93,7 @@ class Hooks:
     Where the gradients overflowed in float16, the last three are left out.
 
     Args:
+        recipe: Trains the phase instead of the study's recipe; as many epochs and the same batches.
         extra_loss: A differentiable scalar added to the loss, or None.
         transform_gradients: Edits ``.grad`` in place.
         shrink: Proximal or clamping step on the parameters, given the learning rate.
@@ -87,6 +102,7 @@ class Hooks:
         state: What must be saved with the phase beyond the network's weights.
     """
 
+    recipe: TrainSpec | None = None
     extra_loss: Callable[[], Tensor] | None = None
     transform_gradients: Callable[[], None] = _nothing
     shrink: Callable[[float], None] = _nothing_at
@@ -104,11 +120,35 @@ class Method(ABC):
     name: ClassVar[str]
     trains: ClassVar[bool] = True
     """Whether there is a sparsify phase at all."""
+    ranking: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that only `rank` looks at: trials that differ in no others share their sparsify phase."""
 
     @abstractmethod
-    def attach(self, model: nn.Module, traced: Traced) -> Hooks:
-        """Prepare ``model`` in place for the sparsify phase; its outputs stay as they are (to 1e-6)."""
+    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+        """Prepare ``model`` in place for the sparsify phase; its outputs stay as they are (to 1e-6).
+
+        Args:
+            model: The dense network, on the device that it will be trained on.
+            traced: Its channel groups.
+            recipe: The study's recipe of the phase.
+
+        Raises:
+            NetworkError: The method has nothing to work on in a channel group.
+            ConfigError: Hyper-parameters and recipe do not go together.
+        """
 
     @abstractmethod
-    def rank(self, model: nn.Module, traced: Traced) -> Scores:
-        """Score the channels of every group after the sparsify phase."""
+    def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
+        """Score the channels of every group after the sparsify phase.
+
+        Args:
+            model: The network with the phase's weights, in evaluation mode; left as it is.
+            traced: Its channel groups.
+            state: What `Hooks.state` held at the end of the phase; empty where it is None.
+            batches: For scores that are measured on data.
+        """
+
+    @property
+    def silence(self) -> float:
+        """Removed channels whose scales are all at most this count as constants, which move to their readers."""
+        return 0.0

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.engine._randomness import Randomness
 from autoprune.engine.contracts import Hooks
 from autoprune.engine.data import ImageSet, Preprocess, augment
 from autoprune.errors import ConfigError, TrialError
 from autoprune.spec import TrainSpec
 
-__all__ = ["Bench", "accuracy", "default_device", "learning_rate", "recalibrate", "train"]
+__all__ = ["Bench", "Samples", "Training", "accuracy", "default_device", "learning_rate", "recalibrate", "train"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
-_RECALIBRATION_BATCH = 64  # Small, so that a few thousand images give the 100 batches that the averages need.
+_SCALING = ("scale", "_growth_tracker")  # What a loss scaler learns.
+_SAMPLED_BATCH = 64  # Small, so that a few thousand images give the 100 batches that the averages need.
 
 
 def default_device() -> torch.device:
@@ -99,13 +100,123 @@ def _index_batches(n_images: int, n_steps: int, batch: int, generator: torch.Gen
             done += 1
 
 
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed what draws from the global generators, and put them back afterwards."""
-    devices = [device] if device.type in ("cuda", "xpu") else []
-    with torch.random.fork_rng(devices, device_type=device.type):
-        torch.manual_seed(seed)
-        yield
+class Training:
+    """A phase of training that can stop after any step and be taken up elsewhere, on a CPU to the last bit.
+
+    All that is drawn follows from ``seed``: order, augmentation and what the network draws itself (dropout). The
+    caller's own random state is left as it was.
+
+    Args:
+        model: Trained in place; moved to ``bench.device``.
+        images: What to train on.
+        spec: Optimizer, schedule, length: ``spec.epochs`` passes over ``images``. ``hooks.recipe`` goes over it.
+        bench: Device, precision, normalisation.
+        seed: Of this phase.
+        hooks: What a method does in each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        spec: TrainSpec,
+        *,
+        bench: Bench,
+        seed: int,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._hooks = hooks or Hooks()
+        self._spec = self._hooks.recipe or spec
+        self._images, self._bench, self._model = images, bench, model
+        model.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = _optimizer(model, self._spec, self._hooks)
+        self._scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "float16")
+        self._random = Randomness(bench.device, seed)
+        self.step, self.n_steps = 0, round(spec.epochs * len(images) / min(spec.batch, len(images)))
+        batches = _index_batches(len(images), self.n_steps, spec.batch, self._random.generator)
+        self._index_batches = list(batches)
+
+    def run(self, on_step: Callable[[float], None] = lambda share: None, *, until: int | None = None) -> None:
+        """Take the steps that remain; the model is left in training mode.
+
+        Args:
+            on_step: Called after each step with the share of the phase done, in (0, 1]. It may score the model or take
+                `state_dict`; what it raises ends the run between two steps.
+            until: Stop after this many steps of the phase.
+
+        Raises:
+            TrialError: The loss is no longer finite.
+        """
+        index_batches = self._index_batches[self.step : until]
+        self._model.train()
+        with self._random.in_use():
+            for indices, pixels in zip(index_batches, self._images.read(index_batches), strict=True):
+                self._take_step(indices, pixels)
+                self.step += 1
+                on_step(self.step / self.n_steps)
+                self._model.train()
+
+    def _take_step(self, indices: Tensor, pixels: Tensor) -> None:
+        spec, bench, hooks, optimizer, scaler = self._spec, self._bench, self._hooks, self._optimizer, self._scaler
+        rate = learning_rate(spec, self.step, self.n_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        inputs = bench.preprocess(augment(pixels, spec.augmentation, self._random.generator), bench.device)
+        targets = self._images.labels[indices].to(bench.device, non_blocking=True)
+        with bench.autocast():
+            logits = self._model(inputs)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
+        if hooks.extra_loss is not None:
+            loss = loss + hooks.extra_loss()
+        if (self.step % _CHECKED_EVERY == 0 or self.step == self.n_steps - 1) and not torch.isfinite(loss):
+            raise TrialError(
+                f"the loss must stay finite, but is {loss.item()} at step {self.step}. Lower the learning rate."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        hooks.transform_gradients()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() >= scale:  # A smaller scale says that this step overflowed and was left out.
+            hooks.shrink(rate)
+            hooks.after_step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the remaining steps depend on, by name; taken between two steps."""
+        state = {"step": torch.tensor(self.step)}
+        state |= _under("random", self._random.state_dict()) | _under("model", self._model.state_dict())
+        for name, parameter in self._model.named_parameters():
+            remembered = self._optimizer.state.get(parameter, {})
+            state |= _under(f"optimizer:{name}", {k: v for k, v in remembered.items() if isinstance(v, Tensor)})
+        state |= _under("scaler", {k: torch.tensor(v) for k, v in self._scaler.state_dict().items() if k in _SCALING})
+        if self._hooks.state is not None:
+            state |= _under("method", self._hooks.state.state_dict())
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state_dict` left off, in a training that was made from the same arguments."""
+        self.step = int(state["step"])
+        self._random.load_state_dict(_from_under("random", state))
+        self._model.load_state_dict(_from_under("model", state))
+        for name, parameter in self._model.named_parameters():
+            for key, value in _from_under(f"optimizer:{name}", state).items():
+                kept = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
+                self._optimizer.state[parameter][key] = kept
+        scaling = {key: value.item() for key, value in _from_under("scaler", state).items()}
+        self._scaler.load_state_dict(self._scaler.state_dict() | scaling)
+        if self._hooks.state is not None:
+            self._hooks.state.load_state_dict(_from_under("method", state))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}:{name}": tensor for name, tensor in tensors.items()}
+
+
+def _from_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}:"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def train(
@@ -118,59 +229,46 @@ def train(
     hooks: Hooks | None = None,
     on_step: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Train ``model`` in place for ``spec.epochs`` passes over ``images``.
+    """Run a whole phase of `Training`.
 
     Args:
-        model: On any device; it is moved to ``bench.device`` and left in training mode.
+        model: Trained in place.
         images: What to train on.
         spec: Optimizer, schedule, length.
         bench: Device, precision, normalisation.
-        seed: Fixes order, augmentation and what the network draws itself (dropout); the caller's own random state is
-            left as it was.
+        seed: Of the phase.
         hooks: What a method does in each step.
-        on_step: Called after each step with the share of the phase done, in (0, 1]. It may score the
-            model; training mode is restored.
+        on_step: Called after each step with the share of the phase done, in (0, 1].
 
     Raises:
         TrialError: The loss is no longer finite.
     """
-    hooks = hooks or Hooks()
-    n_steps = round(spec.epochs * len(images) / min(spec.batch, len(images)))
-    if n_steps == 0:
-        return
-    model.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = _optimizer(model, spec, hooks)
-    scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "float16")
-    index_batches = list(_index_batches(len(images), n_steps, spec.batch, generator))
-    with _own_randomness(bench.device, seed):
-        for step, (indices, pixels) in enumerate(zip(index_batches, images.read(index_batches), strict=True)):
-            rate = learning_rate(spec, step, n_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            inputs = bench.preprocess(augment(pixels, spec.augmentation, generator), bench.device)
-            targets = images.labels[indices].to(bench.device, non_blocking=True)
-            with bench.autocast():
-                logits = model(inputs)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
-            if hooks.extra_loss is not None:
-                loss = loss + hooks.extra_loss()
-            if (step % _CHECKED_EVERY == 0 or step == n_steps - 1) and not torch.isfinite(loss):
-                raise TrialError(
-                    f"the loss must stay finite, but is {loss.item()} at step {step}. Lower the learning rate."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            hooks.transform_gradients()
-            scale = scaler.get_scale()
-            scaler.step(optimizer)
-            scaler.update()
-            if scaler.get_scale() >= scale:  # A smaller scale says that this step overflowed and was left out.
-                hooks.shrink(rate)
-                hooks.after_step()
-            on_step((step + 1) / n_steps)
-            model.train()
+    Training(model, images, spec, bench=bench, seed=seed, hooks=hooks).run(on_step)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A few batches of training images without augmentation, the same each time they are gone through.
+
+    Args:
+        images: Training images.
+        bench: Device, precision, normalisation.
+        n_images: How many, at least one batch.
+        seed: Fixes which.
+    """
+
+    images: ImageSet
+    bench: Bench
+    n_images: int
+    seed: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images (N, C, H, W) and their classes (N,), on the bench's device."""
+        n_steps = max(1, round(self.n_images / min(_SAMPLED_BATCH, len(self.images))))
+        generator = torch.Generator().manual_seed(self.seed)
+        index_batches = list(_index_batches(len(self.images), n_steps, _SAMPLED_BATCH, generator))
+        for indices, pixels in zip(index_batches, self.images.read(index_batches), strict=True):
+            yield self.bench.preprocess(pixels, self.bench.device), self.images.labels[indices].to(self.bench.device)
 
 
 @torch.no_grad()
@@ -191,11 +289,9 @@ def recalibrate(model: nn.Module, images: ImageSet, *, bench: Bench, n_images: i
         norm.reset_running_stats()
         norm.momentum = None  # A cumulative average instead of an exponential one.
         norm.train()
-    generator = torch.Generator().manual_seed(seed)
-    n_steps = max(1, round(n_images / min(_RECALIBRATION_BATCH, len(images))))
-    for pixels in images.read(_index_batches(len(images), n_steps, _RECALIBRATION_BATCH, generator)):
+    for inputs, _ in Samples(images, bench, n_images, seed):
         with bench.autocast():
-            model(bench.preprocess(pixels, bench.device))
+            model(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

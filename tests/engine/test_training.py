@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,17 @@ from torch import nn
 
 from autoprune.engine.contracts import Hooks
 from autoprune.engine.data import ImageSet, Preprocess, augment
-from autoprune.engine.training import Bench, accuracy, default_device, learning_rate, recalibrate, train
+from autoprune.engine.training import (
+    Bench,
+    Samples,
+    Training,
+    accuracy,
+    default_device,
+    learning_rate,
+    recalibrate,
+    train,
+)
+from autoprune.engine.weights import publish, read_tensors
 from autoprune.errors import ConfigError, TrialError
 from autoprune.spec import TrainSpec
 
@@ -319,6 +330,104 @@ def test_on_step_may_score_the_network():
     assert equal(model, trained())
 
 
+def test_a_recipe_of_the_method_goes_over_the_study_s():
+    """As many steps on the same batches, but another optimizer, rate and decay."""
+    images, others = Images(), Images()
+    own = TrainSpec(
+        epochs=7, batch=3, optimizer="adamw", learning_rate=0.02, schedule="constant", momentum=0.5, weight_decay=0.25
+    )
+    got = trained(images=images, hooks=Hooks(recipe=own))
+    expected = trained(images=others, spec=dataclasses.replace(own, epochs=1, batch=8))
+    assert images.asked == others.asked
+    assert equal(got, expected)
+    assert not equal(got, trained())
+
+
+# -- pausing --------------------------------------------------------------------------------------------------------
+
+
+class Counter:
+    """A method's own state, which every step depends on."""
+
+    def __init__(self, model):
+        self.model, self.total = model, torch.zeros(())
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total.copy_(state["total"])
+
+    def count(self):
+        self.total += self.model[1].weight.detach().sum()
+        self.model[1].weight.data *= 1 + 0.01 * self.total.sin()
+
+
+def training(spec, bench=BENCH):
+    model = make(dropout=0.3)
+    counter = Counter(model)
+    return model, Training(
+        model, Images(40), spec, bench=bench, seed=3, hooks=Hooks(after_step=counter.count, state=counter)
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("pauses", [(4,), (0, 1, 9), (10,)])
+def test_pausing_changes_no_bit(optimizer, precision, pauses, tmp_path, monkeypatch):
+    monkeypatch.setattr(Bench, "autocast", lambda self: contextlib.nullcontext())
+    bench = Bench(torch.device("cpu"), precision, BENCH.preprocess)
+    spec = TrainSpec(epochs=2, batch=8, learning_rate=0.02, optimizer=optimizer, augmentation="crop_flip")
+    expected, whole = training(spec, bench)
+    whole.run()
+    assert whole.step == whole.n_steps == 10
+    model, part = training(spec, bench)
+    for number, pause in enumerate(pauses):
+        torch.manual_seed(number)
+        part.run(until=pause)
+        torch.rand(5)  # the caller draws, too
+        assert part.step == pause
+        publish(tmp_path / f"{number}.safetensors", part.state_dict(), {})
+        model, part = training(spec, bench)
+        part.load_state_dict(read_tensors(tmp_path / f"{number}.safetensors"))
+    part.run()
+    assert equal(model, expected)
+    assert {name: tensor.tolist() for name, tensor in part.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in whole.state_dict().items()
+    }
+
+
+def test_a_state_can_be_taken_at_any_step_and_after_an_interruption():
+    spec = TrainSpec(epochs=2, batch=8, learning_rate=0.02, augmentation="shift")
+    expected, whole = training(spec)
+    states = []
+    whole.run(lambda share: states.append(whole.state_dict()))
+    assert [int(state["step"]) for state in states] == list(range(1, 11))
+
+    def interrupt(share):
+        if share == 0.5:
+            raise InterruptedError("enough")
+
+    _, stopped = training(spec)
+    with pytest.raises(InterruptedError, match="enough"):
+        stopped.run(interrupt)
+    for state in (states[4], stopped.state_dict()):
+        model, rest = training(spec)
+        rest.load_state_dict(state)
+        rest.run()
+        assert equal(model, expected)
+
+
+def test_what_is_left_is_trained_and_reported():
+    spec = TrainSpec(epochs=2, batch=8, learning_rate=0.02)
+    _, part = training(spec)
+    shares = []
+    part.run(shares.append, until=3)
+    part.run(shares.append)
+    part.run(shares.append)
+    assert shares == [(step + 1) / 10 for step in range(10)]
+
+
 # -- divergence -----------------------------------------------------------------------------------------------------
 
 
@@ -394,6 +503,20 @@ def test_recalibration_is_the_average_over_batches():
     assert not any(module.training for module in model.modules())
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
+
+
+def test_samples_are_the_same_each_time_and_follow_their_seed():
+    images = Images(200)
+    samples = Samples(images, BENCH, 128, seed=1)
+    first, again = list(samples), list(samples)
+    assert [len(labels) for _, labels in first] == [64, 64]
+    assert images.asked[:2] == images.asked[2:]
+    for (inputs, labels), (same, _), indices in zip(first, again, images.asked, strict=False):
+        assert torch.equal(inputs, same)
+        torch.testing.assert_close(inputs, (images.images[indices].float() / 255 - 0.5) / 0.25)
+        assert torch.equal(labels, images.labels[indices])
+    list(Samples(images, BENCH, 128, seed=2))
+    assert images.asked[4:] != images.asked[:2]
 
 
 def test_recalibration_forgets_the_old_statistics_and_follows_its_seed():
