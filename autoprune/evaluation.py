@@ -19,7 +19,7 @@ from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy, recalibrate, train
 from autoprune.errors import DataError
 from autoprune.spec import SettingSpec, TrialSpec, seed_of
-from autoprune.trial import sparsified
+from autoprune.trial import folded, sparsified
 from autoprune.workbench import Workbench, open_workbench
 
 __all__ = ["Again", "evaluation_seed", "made_again", "open_test", "score"]
@@ -64,7 +64,8 @@ def made_again(spec: TrialSpec, kept: Mapping[str, Sequence[int]], *, seed: int,
     dense = workbench.dense(phases)
     parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=lambda report: None)
     channels = {name: np.asarray(indices, dtype=np.int64) for name, indices in kept.items()}
-    network = cut(workbench.with_weights(parent.tensors), workbench.traced.groups, channels)
+    whole = folded(workbench.with_weights(parent.weights), method, channels, workbench=workbench)
+    network = cut(whole, workbench.traced.groups, channels)
     cost, train_images, bench = workbench.traced.cost, workbench.splits.train, workbench.bench
     is_dense = int(cost.macs({name: len(indices) for name, indices in channels.items()})) == cost.dense_macs
     is_untouched = is_dense and not method.trains

@@ -17,9 +17,9 @@ from autoprune import methods
 from autoprune.cost import CONVENTION
 from autoprune.engine.contracts import Hooks, Method, Scores
 from autoprune.engine.latency import measure
-from autoprune.engine.phases import Phase, PhaseStore, phase_key
-from autoprune.engine.surgery import cut, masked
-from autoprune.engine.training import accuracy, recalibrate, train
+from autoprune.engine.phases import Phase, PhaseStore, phase_key, with_state
+from autoprune.engine.surgery import cut, fold_constants, masked
+from autoprune.engine.training import Samples, accuracy, recalibrate, train
 from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError, unknown_name
 from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
@@ -100,17 +100,31 @@ def sparsified(
         model = workbench.with_weights(dense.tensors)
         inputs = _example(workbench)
         before = _logits(model, inputs)
-        hooks: Hooks = method.attach(model, workbench.traced)
+        hooks: Hooks = method.attach(model, workbench.traced, recipe=spec.setting.sparsify)
         _assert_same(before, _logits(model, inputs), 1e-6, f"attaching {spec.method}")
         train(
             model, workbench.splits.train, spec.setting.sparsify,
             bench=workbench.bench, seed=workbench.sparsify_seed, hooks=hooks, on_step=_throttled(report, "sparsify"),
         )  # fmt: skip
-        return dict(model.state_dict()), {"method": spec.method, "hyper": dict(spec.hyper)}
+        state = hooks.state.state_dict() if hooks.state is not None else {}
+        return with_state(model.state_dict(), state), {"method": spec.method, "hyper": dict(spec.hyper)}
 
     phase = phases.get("sparsify", key, compute)
     report(RungReport(phase="sparsify", progress=1.0, phase_file=phase.file))
     return phase
+
+
+def _rank(method: Method, model: nn.Module, parent: Phase, workbench: Workbench) -> Scores:
+    setting, bench = workbench.setting, workbench.bench
+    samples = Samples(workbench.splits.train, bench, setting.recalibration_images, seed_of("rank", setting.seed))
+    state = {name: tensor.to(bench.device) for name, tensor in parent.state.items()}
+    return method.rank(model, workbench.traced, state=state, batches=samples)
+
+
+def folded(model: nn.Module, method: Method, kept: Kept, *, workbench: Workbench) -> nn.Module:
+    """The network to cut: what removed channels say, where that is constant, has moved to those that read it."""
+    # No layer gets a bias that it had not: the file of weights must fit the network that it was cut from.
+    return fold_constants(model, workbench.traced, kept, silence=method.silence, new_biases=False)
 
 
 def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
@@ -130,12 +144,14 @@ def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
     return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape))
 
 
-def _result_key(spec: TrialSpec, parent: Phase, kept: Kept, *, workbench: Workbench, untouched: bool) -> str:
+def _result_key(
+    spec: TrialSpec, parent: Phase, kept: Kept, *, silence: float, workbench: Workbench, untouched: bool
+) -> str:
     """Hash of all that fixes the result but the seed of the fine-tuning: two trials that share it differ by chance."""
     setting = spec.setting
     recipe = [setting.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed]
     channels = {name: indices.tolist() for name, indices in kept.items()}
-    measured = [setting.precision, setting.latency_batch]
+    measured = [silence, setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, channels, workbench.data, measured, "none" if untouched else recipe)
 
 
@@ -208,15 +224,16 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
     with clock.phase("sparsify"):
         parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
-        model = workbench.with_weights(parent.tensors)
-        kept = _choose(spec, method.rank(model, traced), workbench)
+        model = workbench.with_weights(parent.weights)
+        kept = _choose(spec, _rank(method, model, parent, workbench), workbench)
         widths = {name: len(indices) for name, indices in kept.items()}
         macs, params = int(cost.macs(widths)), int(cost.params(widths))
         macs_ratio = macs / cost.dense_macs
         # The dense network itself has nothing to recover from: more training would only move it off its optimum.
         untouched = not method.trains and macs == cost.dense_macs
-        result_key = _result_key(spec, parent, kept, workbench=workbench, untouched=untouched)
+        result_key = _result_key(spec, parent, kept, silence=method.silence, workbench=workbench, untouched=untouched)
         report(RungReport(phase="surgery", progress=0.0, macs_ratio=macs_ratio, result_key=result_key))
+        model = folded(model, method, kept, workbench=workbench)
         pruned = cut(model, traced.groups, kept)
         inputs = _example(workbench)
         _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")

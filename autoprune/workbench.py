@@ -74,6 +74,7 @@ class Workbench:
             return None
         setting = self.setting
         every = dataclasses.asdict(recipe)  # type: ignore[call-overload]  # a default that changes is another phase
+        every = {key: value for key, value in every.items() if key not in recipe.ranking}
         training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
         return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded)

@@ -470,10 +470,10 @@ def test_a_stop_is_noticed_between_rungs(setting, monkeypatch):
 def test_a_method_that_changes_answers_when_attached(setting, tmp_path, monkeypatch):
     attach = Slimming.attach
 
-    def broken(self, model, traced):
+    def broken(self, model, traced, **options):
         with torch.no_grad():
             model.conv1.weight.mul_(1.001)
-        return attach(self, model, traced)
+        return attach(self, model, traced, **options)
 
     monkeypatch.setattr(Slimming, "attach", broken)
     told = r"^attaching slimming must not change the network's answers, but they differ by .* \(allowed 1e-06\)"
@@ -505,8 +505,8 @@ def test_a_file_that_holds_other_weights(setting, monkeypatch):
 def test_scores_that_are_not_finite(setting, monkeypatch):
     rank = Slimming.rank
 
-    def broken(self, model, traced):
-        scores = rank(self, model, traced)
+    def broken(self, model, traced, **options):
+        scores = rank(self, model, traced, **options)
         scores["layer2.0.conv2"][3] = float("nan")
         return scores
 

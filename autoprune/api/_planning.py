@@ -178,7 +178,8 @@ def _check_prunable(config: StudyConfig, workbench: Workbench) -> None:
         )
     for name in config.space.methods:
         try:
-            methods.build(name, {}).attach(copy.deepcopy(workbench.network), workbench.traced)
+            copied, recipe = copy.deepcopy(workbench.network), config.setting.sparsify
+            methods.build(name, {}).attach(copied, workbench.traced, recipe=recipe)
         except NetworkError as error:
             raise NetworkError(f"[space] `methods`: {name!r} can't prune this network: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Keeps what silent channels say: one scaled by exactly zero still says a constant, which moves to its readers."""
+"""Keeps what silent channels say: one that is scaled by zero still says a constant, which moves to its readers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ __all__ = ["fold_constants"]
 _log = logging.getLogger(__name__)
 
 
-def fold_constants(model: nn.Module, traced: Traced, kept: Mapping[str, NDArray[np.int64]]) -> nn.Module:
-    """Move the constants of removed channels whose scale is exactly zero into the layers that read them.
+def fold_constants(
+    model: nn.Module,
+    traced: Traced,
+    kept: Mapping[str, NDArray[np.int64]],
+    *,
+    silence: float = 0.0,
+    new_biases: bool = True,
+) -> nn.Module:
+    """Move the constants of removed channels that no longer say anything else into the layers that read them.
 
     A channel with ``gamma = 0`` gives ``act(beta)`` everywhere, whatever the activation is: the constant is read off
     where it arrives, on two random inputs. A reader's output then differs by ``sum(K[o, c]) * constant``, which goes
@@ -39,7 +46,9 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Mapping[str, NDArray[
     Args:
         model: The dense network, left as it is.
         traced: What tracing it gave.
-        kept: Channels that will stay; removed ones with a non-zero scale are not touched.
+        kept: Channels that will stay; of the removed ones, those with a larger scale are not touched.
+        silence: Scales up to this size, >= 0, are taken for zero.
+        new_biases: Whether a convolution with neither bias nor normalisation may get a bias; else it goes without.
 
     Returns:
         A network of the dense size.
@@ -48,7 +57,7 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Mapping[str, NDArray[
         NetworkError: ``traced`` does not say on which input shape it was traced.
     """
     folded = copy.deepcopy(model)
-    silent = {group.name: _silent(folded, group, kept) for group in traced.groups if group.name in kept}
+    silent = {group.name: _silent(folded, group, kept, silence) for group in traced.groups if group.name in kept}
     groups = [group for group in traced.groups if len(silent.get(group.name, ()))]
     if not groups:
         return folded
@@ -56,6 +65,10 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Mapping[str, NDArray[
         raise NetworkError(
             "constants can only be folded on a trace that knows its input shape; trace the network again."
         )
+    for group in groups:
+        for name in group.scales:
+            positions = group.member(name).index[silent[group.name]].ravel()
+            folded.get_parameter(f"{name}.weight").data[torch.from_numpy(positions)] = 0
     constants, norms = _watch(folded, traced.input_shape)
     for group in groups:
         for member in group.members:
@@ -74,18 +87,21 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Mapping[str, NDArray[
                     member.module,
                 )
             norm = folded.get_submodule(norms[member.module]) if member.module in norms else None
-            _fold(reader, norm, positions[~varying], values)
+            if new_biases or norm is not None or isinstance(reader.bias, Tensor):
+                _fold(reader, norm, positions[~varying], values)
     return folded
 
 
-def _silent(model: nn.Module, group: ChannelGroup, kept: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Removed channels whose scales are all exactly zero; none in a group that nothing scales."""
+def _silent(
+    model: nn.Module, group: ChannelGroup, kept: Mapping[str, NDArray[np.int64]], silence: float
+) -> NDArray[np.int64]:
+    """Removed channels whose scales are all taken for zero; none in a group that nothing scales."""
     gone = np.setdiff1d(np.arange(group.width), kept[group.name])
     zero = np.full(len(gone), bool(group.scales))
     for name in group.scales:
         weight = model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        zero &= (weight.detach().cpu().numpy()[group.member(name).index[gone]] == 0).all(axis=1)
+        zero &= (weight.detach().abs().cpu().numpy()[group.member(name).index[gone]] <= silence).all(axis=1)
     silent: NDArray[np.int64] = gone[zero]
     return silent
 

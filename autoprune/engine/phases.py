@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from autoprune.engine.weights import publish, read_tensors, sha256_of
 from autoprune.errors import WeightsError
 from autoprune.spec import digest
 
-__all__ = ["PHASE_VERSIONS", "Phase", "PhaseStore", "phase_key"]
+__all__ = ["PHASE_VERSIONS", "Phase", "PhaseStore", "phase_key", "with_state"]
+
+_OWN = "method:"  # A name of a parameter can't begin so.
 
 PHASE_VERSIONS = {"dense": 1, "sparsify": 1, "finetune": 1}
 """Raised by one whenever the code of a phase changes what it computes."""
@@ -40,6 +42,16 @@ class Phase:
     size_bytes: int
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the tensors, the network's."""
+        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(_OWN)}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Of the tensors, what the method trained beside the network."""
+        return {name.removeprefix(_OWN): tensor for name, tensor in self.tensors.items() if name.startswith(_OWN)}
+
+    @property
     def sha256(self) -> str:
         """Hash of the file."""
         return str(self.record["sha256"])
@@ -48,6 +60,11 @@ class Phase:
     def file(self) -> dict[str, Any]:
         """What the ledger of phases keeps of it, JSON-serialisable."""
         return {"key": self.key, "place": str(self.path), "sha256": self.sha256, "size_bytes": self.size_bytes}
+
+
+def with_state(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a phase: the network's weights, and what the method trained beside them, apart by its names."""
+    return {**weights, **{f"{_OWN}{name}": tensor for name, tensor in state.items()}}
 
 
 def phase_key(kind: str, *depends_on: Any) -> str:

@@ -1,9 +1,29 @@
-"""Scores that rank the channels of a group, one file each."""
+"""Scores that rank channels, one file each; every entry of `IMPORTANCES` is a method that ranks the dense network."""
 
 from autoprune.engine.contracts import Importance
 from autoprune.importances._filter_norm import FilterNorm
-from autoprune.importances._scale import ScaleMagnitude
+from autoprune.importances._group_norm import GroupNorm
+from autoprune.importances._normalise import NORMALISATIONS, normalise
+from autoprune.importances._random import Random
+from autoprune.importances._scale import ScaleMagnitude, require_scales
+from autoprune.importances._taylor import Taylor
 
-__all__ = ["IMPORTANCES", "FilterNorm", "ScaleMagnitude"]
+__all__ = [
+    "IMPORTANCES",
+    "NORMALISATIONS",
+    "FilterNorm",
+    "GroupNorm",
+    "Random",
+    "ScaleMagnitude",
+    "Taylor",
+    "normalise",
+    "require_scales",
+]
 
-IMPORTANCES: dict[str, type[Importance]] = {"filter_norm": FilterNorm, "scale": ScaleMagnitude}
+IMPORTANCES: dict[str, type[Importance]] = {
+    "group_norm": GroupNorm,
+    "filter_norm": FilterNorm,
+    "scale": ScaleMagnitude,
+    "taylor": Taylor,
+    "random": Random,
+}

@@ -3,47 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.engine.contracts import Importance
-from autoprune.engine.groups import ChannelGroup
+from autoprune.engine.contracts import Batches, Importance, Scores
+from autoprune.engine.groups import Traced
 from autoprune.errors import NetworkError
 
-__all__ = ["ScaleMagnitude"]
+__all__ = ["ScaleMagnitude", "require_scales"]
 
 
 @dataclass(frozen=True)
 class ScaleMagnitude(Importance):
-    """Mean of ``|γ|`` over all scales of a channel: what slimming's penalty acts on.
+    """Mean of ``|γ|`` over all BatchNorm scales of a channel.
 
-    A channel has several where BatchNorms are coupled, or where it meets one more than once (conv groups, a
-    concatenation that others read).
+    It is what slimming's penalty acts on. A channel has several scales where BatchNorms are coupled, or where it meets
+    one more than once (conv groups, a concatenation that others read).
 
     References:
         Liu et al. (2017), arXiv 1708.06519. The mean over coupled BatchNorms is ours.
     """
 
-    def score(self, model: nn.Module, group: ChannelGroup) -> NDArray[np.float64]:
+    needs_scales: ClassVar[bool] = True
+
+    def score(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Scores:
         """Mean ``|γ|``, shape (C,).
 
         Raises:
-            NetworkError: The group has no BatchNorm.
+            NetworkError: A group has no BatchNorm.
         """
-        if not group.scales:
-            raise NetworkError(
-                f"channel group {group.name!r} must have a BatchNorm to be ranked by its scale, but has none. "
-                f"Add it to [network] `exclude`, or use a method that ranks by filter norms."
-            )
-        scales = [
-            model.get_parameter(f"{name}.weight")
-            .detach()
-            .double()
-            .abs()
-            .cpu()[torch.from_numpy(group.member(name).index)]
-            for name in group.scales
-        ]
-        return np.asarray(torch.cat(scales, dim=1).mean(1).numpy(), dtype=np.float64)
+        require_scales(traced)
+        scores = {}
+        for group in traced.groups:
+            scales = [
+                model.get_parameter(f"{name}.weight")
+                .detach()
+                .double()
+                .abs()
+                .cpu()[torch.from_numpy(group.member(name).index)]
+                for name in group.scales
+            ]
+            scores[group.name] = np.asarray(torch.cat(scales, dim=1).mean(1).numpy(), dtype=np.float64)
+        return scores
+
+
+def require_scales(traced: Traced) -> None:
+    """Refuse channel groups that pass through no BatchNorm.
+
+    Raises:
+        NetworkError: There is one; the first few are named.
+    """
+    unscaled = [group.name for group in traced.groups if not group.scales]
+    if unscaled:
+        raise NetworkError(
+            f"there must be a BatchNorm behind every prunable channel, but {', '.join(unscaled[:3])} has none. "
+            "Add it to [network] `exclude`, or use a method that looks at filters."
+        )

@@ -8,13 +8,24 @@ from typing import Any
 from autoprune.engine.contracts import Method
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.fields import read
-from autoprune.methods._magnitude import Magnitude
-from autoprune.methods._slimming import Slimming
+from autoprune.importances import IMPORTANCES
+from autoprune.methods._halo import Halo
+from autoprune.methods._implicit import Implicit
+from autoprune.methods._ranking import Ranking, ranking
+from autoprune.methods._slimming import Slimming, slimming
+from autoprune.penalties import PENALTIES
 from autoprune.spec import Range
 
-__all__ = ["METHODS", "Magnitude", "Slimming", "build", "ranges"]
+__all__ = ["METHODS", "Halo", "Implicit", "Ranking", "Slimming", "build", "ranges"]
 
-METHODS: dict[str, type[Method]] = {"magnitude": Magnitude, "slimming": Slimming}
+_ALL: tuple[type[Method], ...] = (
+    *(slimming(name, penalty) for name, penalty in PENALTIES.items()),
+    Halo,
+    Implicit,
+    *(ranking(name, importance) for name, importance in IMPORTANCES.items()),
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
+"""By name; a penalty or an importance that is added to its own mapping is a method here."""
 
 
 def build(name: str, hyper: Mapping[str, Any]) -> Method:

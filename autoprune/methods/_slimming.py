@@ -1,77 +1,86 @@
-"""Network slimming: a penalty on BatchNorm scales while training, channels ranked by what is left of them."""
+"""Network slimming: a penalty on channels while training, which are then ranked by what is left of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoprune.engine.contracts import Hooks, Method, Scores
+from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, Scores
 from autoprune.engine.groups import Traced
-from autoprune.errors import NetworkError
 from autoprune.fields import check, option
-from autoprune.importances import ScaleMagnitude
-from autoprune.penalties import L1
+from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
+from autoprune.methods._composed import composed, part_of
+from autoprune.methods._targets import FilterNorms, Scales
+from autoprune.spec import TrainSpec
 
-__all__ = ["Slimming"]
+__all__ = ["Slimming", "slimming"]
 
 
 @dataclass(frozen=True)
 class Slimming(Method):
-    """ℓ1 penalty on the scales γ of prunable channels, added to their gradient (so it passes through momentum).
+    """A penalty on the scales γ of prunable channels, or on the norms of their filters, while training.
+
+    The sub-gradient is added to the gradient, so it passes through momentum. The proximal form shrinks after each
+    optimizer step instead and makes exact zeros; its step is ``rate / (1 - momentum)`` with SGD, which is as far as a
+    constant gradient comes to move a weight in one step, so that a strength means the same in both forms. With Adam it
+    is ``rate``.
 
     Args:
-        strength: λ, the slope of the penalty, > 0.
-        scale_decay: Weight decay of γ, >= 0; it pulls on top of the penalty, so it is chosen apart.
+        form: ``"subgradient"`` or ``"prox"``.
+        acts_on: ``"scales"`` of BatchNorms, which must be behind every prunable channel, or ``"norms"``, the ℓ2 norm of
+            all filters that write a channel: for networks without BatchNorm, since before one it has no effect.
+        scale_decay: Weight decay of every γ that a prunable channel passes, >= 0; it pulls on top of the penalty, so it
+            is chosen apart. β has the recipe's, as has everything where the penalty acts on norms.
+        normalisation: What scores are divided by before channels of different layers are compared; see
+            `importances.normalise`.
 
     References:
-        Liu et al. (2017), arXiv 1708.06519. Only γ of prunable channels is penalised; the reference
-        penalises every BatchNorm. ``scale_decay`` is that of each BatchNorm that has such a channel.
+        Liu et al. (2017), arXiv 1708.06519. Only prunable channels are penalised; the reference penalises every
+        BatchNorm.
     """
 
-    name: ClassVar[str] = "slimming"
+    part: ClassVar[type[Penalty]]
+    ranking: ClassVar[tuple[str, ...]] = ("normalisation",)
 
-    strength: float = option(1e-3, above=0, high=1, search={"low": 1e-4, "high": 1e-2, "scale": "log", "points": 5})
+    form: str = option("subgradient", choices=("subgradient", "prox"), search={"values": ("prox", "subgradient")})
+    acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
+    normalisation: str = option("none", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
         check(self)
+        part_of(self, self.part)
 
-    def attach(self, model: nn.Module, traced: Traced) -> Hooks:
-        """Find the scales; the network itself is not changed.
+    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+        """Find what is penalised; the network itself is not changed.
 
         Raises:
             NetworkError: The channels of a group pass through no BatchNorm.
+            ConfigError: The proximal step is too long at the recipe's learning rate.
         """
-        unscaled = [group.name for group in traced.groups if not group.scales]
-        if unscaled:
-            raise NetworkError(
-                f"slimming needs a BatchNorm behind every prunable channel, but {', '.join(unscaled[:3])} has none. "
-                "Add it to [network] `exclude`, or use a method that ranks by filter norms."
+        penalty: Penalty = part_of(self, self.part)
+        target = Scales(model, traced) if self.acts_on == "scales" else FilterNorms(model, traced)
+        decay = dict.fromkeys(target.names, self.scale_decay) if self.acts_on == "scales" else {}
+        if self.form == "subgradient":
+            return Hooks(
+                transform_gradients=lambda: target.add_gradient(penalty.gradient(target.values())), weight_decay=decay
             )
-        positions: dict[str, set[int]] = {}
-        for group in traced.groups:
-            for scale in group.scales:
-                positions.setdefault(f"{scale}.weight", set()).update(group.member(scale).index.ravel().tolist())
-        penalised = []
-        for name, places in positions.items():
-            gamma = model.get_parameter(name)
-            prunable = torch.zeros(gamma.shape, device=gamma.device)
-            prunable[sorted(places)] = 1.0
-            penalised.append((gamma, prunable))
-        penalty = L1(self.strength)
+        gain = 1 / (1 - recipe.momentum) if recipe.optimizer == "sgd" else 1.0
+        penalty.prox(torch.zeros(1), gain * recipe.learning_rate)  # Refused before training, not in its midst.
+        return Hooks(shrink=lambda rate: target.assign(penalty.prox(target.values(), gain * rate)), weight_decay=decay)
 
-        @torch.no_grad()
-        def transform_gradients() -> None:
-            for gamma, prunable in penalised:
-                if gamma.grad is not None:
-                    gamma.grad.add_(penalty.gradient(gamma.float()).mul_(prunable).to(gamma.grad.dtype))
+    def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
+        """What is left of each channel: ``|γ|``, or the norm of its filters."""
+        importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()
+        return normalise(importance.score(model, traced, batches=batches), self.normalisation, traced.cost)
 
-        decay = dict.fromkeys(positions, self.scale_decay)
-        return Hooks(transform_gradients=transform_gradients, weight_decay=decay)
 
-    def rank(self, model: nn.Module, traced: Traced) -> Scores:
-        """``|γ|`` by group."""
-        return {group.name: ScaleMagnitude().score(model, group) for group in traced.groups}
+def slimming(penalty: str, kind: type[Penalty]) -> type[Slimming]:
+    """The method of one penalty. That of ℓ1 is slimming itself, whose name studies know."""
+    name = "slimming" if penalty == "l1" else f"slimming_{penalty}"
+    first = (kind.__doc__ or "").splitlines()[0]
+    return composed(Slimming, kind, name=name, summary=f"Network slimming with {first}")

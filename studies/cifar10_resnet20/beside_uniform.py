@@ -17,7 +17,7 @@ from autoprune.engine.phases import PhaseStore
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy, recalibrate
 from autoprune.inverse import fit
-from autoprune.methods import Magnitude
+from autoprune.methods import build
 from autoprune.widths import keep_best
 from autoprune.workbench import open_workbench
 
@@ -26,7 +26,7 @@ setting = study.config.setting
 workbench = open_workbench(setting)
 cost, groups = workbench.traced.cost, workbench.traced.groups
 dense = workbench.with_weights(workbench.dense(PhaseStore(Path(setting.artifacts) / "phases")).tensors)
-scores = Magnitude().rank(dense, workbench.traced)
+scores = build("magnitude", {}).rank(dense, workbench.traced, state={}, batches=())
 
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
 names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]

@@ -15,7 +15,7 @@ from autoprune import api, methods
 from autoprune.api import _planning
 from autoprune.errors import ConfigError, DataError, InfeasibleError
 from autoprune.fields import option
-from autoprune.methods import Magnitude
+from autoprune.methods import METHODS
 
 Write = Callable[..., Path]
 
@@ -56,7 +56,7 @@ def test_a_range_that_the_method_does_not_take(write_study: Write, tmp_path: Pat
 
 
 @dataclass(frozen=True)
-class Rounds(Magnitude):
+class Rounds(METHODS["magnitude"]):  # type: ignore[misc]
     """A method with a hyper-parameter that is a whole number."""
 
     rounds: int = option(2, low=1, high=9, search={"low": 1, "high": 4, "step": 1})

@@ -1,4 +1,5 @@
-"""What every method keeps: it attaches without a trace in the answers, ranks every group, and knows its own ranges."""
+"""What every method keeps, on every kind of network: it attaches without a trace in the answers, pauses to the bit,
+ranks every group, and what it leaves can be cut to any target."""
 
 import copy
 import dataclasses
@@ -10,27 +11,33 @@ import torch
 from torch import nn
 
 from autoprune import methods
-from autoprune.architectures import build
 from autoprune.engine.contracts import Hooks, Method
 from autoprune.engine.data import Preprocess
 from autoprune.engine.groups import trace
-from autoprune.engine.training import Bench, train
-from autoprune.errors import ConfigError
+from autoprune.engine.surgery import cut, fold_constants, masked
+from autoprune.engine.training import Bench, Samples, Training
+from autoprune.engine.weights import publish, read_tensors
+from autoprune.errors import ConfigError, InfeasibleError
 from autoprune.methods import METHODS
 from autoprune.spec import Range, TrainSpec
+from autoprune.widths import RULES, Limits, keep_best
+from tests.small_networks import NETWORKS, SHAPE, make
 
 torch.set_num_threads(1)
+
+RECIPE = TrainSpec(epochs=1, batch=8, learning_rate=0.02, augmentation="shift")
+BENCH = Bench(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
 
 
 class Blobs:
     """Two classes of noisy images."""
 
-    shape = (1, 8, 8)
+    shape = SHAPE
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
         self.labels = torch.arange(32) % 2
-        noise = torch.randint(0, 100, (32, 1, 8, 8), generator=generator)
+        noise = torch.randint(0, 100, (32, *SHAPE), generator=generator)
         self.images = (noise + 120 * self.labels[:, None, None, None]).to(torch.uint8)
 
     def __len__(self):
@@ -41,30 +48,48 @@ class Blobs:
             yield self.images[indices]
 
 
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    model = build("resnet_digits", n_classes=10, in_channels=1).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.copy_(0.5 + torch.rand_like(module.weight))
-                module.bias.copy_(0.1 * torch.randn_like(module.bias))
-                module.running_mean.copy_(0.1 * torch.randn_like(module.bias))
-    return model, trace(model, torch.zeros(1, 1, 8, 8))
+BATCHES = Samples(Blobs(), BENCH, 32, seed=0)
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(scope="module", params=list(METHODS))
 def name(request):
     return request.param
 
 
-def trained(method, network, epochs=2.0):
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def network(request):
+    model = make(request.param)
+    return model, trace(model, torch.zeros(1, *SHAPE))
+
+
+def training(method, network, recipe=RECIPE):
+    """A fresh attachment of the method, and its hooks."""
     model, traced = copy.deepcopy(network[0]), network[1]
-    hooks = method.attach(model, traced)
-    bench = Bench(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
-    train(model, Blobs(), TrainSpec(epochs=epochs, batch=8, learning_rate=0.01), bench=bench, seed=0, hooks=hooks)
-    return model.eval()
+    hooks = method.attach(model, traced, recipe=recipe)
+    return model, hooks, Training(model, Blobs(), recipe, bench=BENCH, seed=0, hooks=hooks)
+
+
+@pytest.fixture(scope="module")
+def phase(name, network):
+    """The network and the method's own state after the sparsify phase, if it has one; to be copied before a change."""
+    model, hooks, run = training(METHODS[name](), network)
+    if METHODS[name].trains:
+        run.run()
+    return model.eval(), hooks.state.state_dict() if hooks.state is not None else {}
+
+
+def logits(model):
+    inputs = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.eval()(inputs)
+
+
+def relative(one, other):
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def equal(one, other):
+    return set(one) == set(other) and all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
 def test_builds_from_its_defaults_and_is_frozen(name):
@@ -75,45 +100,117 @@ def test_builds_from_its_defaults_and_is_frozen(name):
     assert method == methods.build(name, {})
     assert method == methods.build(name, dataclasses.asdict(method))
     assert {field.metadata.keys() >= {"search"} for field in dataclasses.fields(method)} <= {True}
+    assert set(method.ranking) <= {field.name for field in dataclasses.fields(method)}
+    assert method.__doc__.splitlines()[0].endswith(".")
+    assert "References:" in method.__doc__
+
+
+# -- the sparsify phase ---------------------------------------------------------------------------------------------
 
 
 def test_attaching_changes_no_answer(name, network):
-    model, traced = copy.deepcopy(network[0]), network[1]
-    inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        before = model(inputs)
-        hooks = METHODS[name]().attach(model, traced)
-        after = model.eval()(inputs)
+    before = logits(network[0])
+    model, hooks, _ = training(METHODS[name](), network)
     assert isinstance(hooks, Hooks)
-    assert float((before - after).abs().max()) <= 1e-6 * float(before.abs().max())
+    assert relative(logits(model), before) <= 1e-6
 
 
-def test_only_parameters_of_the_network_have_their_own_weight_decay(name, network):
-    model, traced = copy.deepcopy(network[0]), network[1]
-    hooks = METHODS[name]().attach(model, traced)
-    assert set(hooks.weight_decay) <= {name for name, _ in model.named_parameters()}
+def test_weight_decay_of_prunable_scales_is_decided(name, network):
+    model, hooks, _ = training(METHODS[name](), network)
+    assert set(hooks.weight_decay) <= {key for key, _ in model.named_parameters()}
     assert all(decay >= 0 for decay in hooks.weight_decay.values())
+    if METHODS[name].trains:
+        scales = {f"{scale}.weight" for group in network[1].groups for scale in group.scales}
+        assert scales <= set(hooks.weight_decay) or hooks.recipe is not None
 
 
-def test_ranks_every_group_after_training(name, network):
-    method, traced = METHODS[name](), network[1]
-    model = trained(method, network) if method.trains else copy.deepcopy(network[0])
+def test_pausing_in_mid_phase_changes_no_bit(name, network, tmp_path):
+    method = METHODS[name]()
+    if not method.trains:
+        pytest.skip("has no sparsify phase")
+    _, hooks, whole = training(method, network)
+    whole.run()
+    _, _, part = training(method, network)
+    part.run(until=2)
+    publish(tmp_path / "paused.safetensors", part.state_dict(), {})
+    _, other, rest = training(method, network)
+    rest.load_state_dict(read_tensors(tmp_path / "paused.safetensors"))
+    assert (rest.step, rest.n_steps) == (2, 4)
+    rest.run()
+    assert equal(rest.state_dict(), whole.state_dict())  # weights, the method's state, optimizer, random numbers
+    if hooks.state is not None:
+        assert equal(other.state.state_dict(), hooks.state.state_dict())
+        assert any(key.startswith("method:") for key in rest.state_dict())
+
+
+def test_training_does_something_that_plain_training_does_not(name, network, phase):
+    if not METHODS[name].trains:
+        pytest.skip("has no sparsify phase")
+    plain = copy.deepcopy(network[0])
+    Training(plain, Blobs(), RECIPE, bench=BENCH, seed=0).run()
+    assert not equal(phase[0].state_dict(), plain.state_dict())
+
+
+# -- what it leaves -------------------------------------------------------------------------------------------------
+
+
+def test_ranks_every_group_and_leaves_the_network_alone(name, network, phase):
+    method, traced, (model, state) = METHODS[name](), network[1], phase
     before = copy.deepcopy(model.state_dict())
-    scores = method.rank(model, traced)
-    assert set(scores) == {group.name for group in traced.groups}
+    scores = method.rank(model, traced, state=state, batches=BATCHES)
+    again = method.rank(model, traced, state=state, batches=BATCHES)
+    assert list(scores) == [group.name for group in traced.groups]
     for group in traced.groups:
         assert scores[group.name].shape == (group.width,)
         assert scores[group.name].dtype == np.float64
         assert np.isfinite(scores[group.name]).all()
         assert len(np.unique(scores[group.name])) > 1
-    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in before.items())
+        assert np.array_equal(scores[group.name], again[group.name])
+    assert equal(model.state_dict(), before)
 
 
-def test_training_repeats_itself(name, network):
-    if not METHODS[name].trains:
-        pytest.skip("has no sparsify phase")
-    one, other = (trained(METHODS[name](), network, epochs=1.0).state_dict() for _ in range(2))
-    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+@pytest.mark.parametrize("rule", ["uniform", "global"])
+def test_can_be_cut_to_any_target_and_answers_as_masked(name, network, phase, rule):
+    method, traced, (model, state) = METHODS[name](), network[1], phase
+    scores = method.rank(model, traced, state=state, batches=BATCHES)
+    cost, least = traced.cost, {group.name: 1 for group in traced.groups}
+    for ratio in (1.0, 0.7, 0.3, cost.macs_ratio(least)):
+        limits = Limits(macs=ratio * cost.dense_macs * (1 + 1e-12), min_widths=least)
+        kept = keep_best(cost, scores, RULES[rule](cost, scores, limits, {}))
+        widths = {key: len(indices) for key, indices in kept.items()}
+        assert cost.macs_ratio(widths) <= ratio * (1 + 1e-9)
+        if ratio == 1.0:
+            assert widths == dict(zip(cost.groups, cost.dense, strict=True))
+        if ratio == cost.macs_ratio(least):
+            assert widths == least
+        for key, indices in kept.items():  # the best of each group
+            assert scores[key][indices].min() >= max(np.delete(scores[key], indices), default=-np.inf)
+        folded = fold_constants(model, traced, kept, silence=method.silence)
+        pruned = cut(folded, traced.groups, kept)
+        assert relative(logits(pruned), logits(masked(folded, traced.groups, kept))) <= 1e-5
+    with pytest.raises(InfeasibleError, match=r"least|minimum"):
+        RULES[rule](cost, scores, Limits(macs=0.5 * cost.macs(least), min_widths=least), {})
+
+
+def test_minimum_widths_and_ties_where_every_channel_is_dead(name, network, phase):
+    """Nothing is left to tell channels apart, as after too strong a penalty: no group is emptied."""
+    method, traced, (model, state) = METHODS[name](), network[1], copy.deepcopy(phase)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.Conv2d | nn.Linear):
+                module.weight.zero_()
+    scores = method.rank(model, traced, state={k: torch.ones_like(v) for k, v in state.items()}, batches=BATCHES)
+    least = {group.name: min(group.width, 3) for group in traced.groups}
+    limits = Limits(macs=traced.cost.macs(least), min_widths=least)
+    kept = keep_best(traced.cost, scores, RULES["global"](traced.cost, scores, limits, {}))
+    assert {key: len(indices) for key, indices in kept.items()} == least
+    if name != "random":  # which still draws lots
+        first = traced.groups[0].name
+        assert kept[first].tolist() == list(range(least[first])), "ties go to the lower index"
+    logits(cut(fold_constants(model, traced, kept, silence=method.silence), traced.groups, kept))
+
+
+# -- hyper-parameters -----------------------------------------------------------------------------------------------
 
 
 def ends(found):
@@ -123,16 +220,23 @@ def ends(found):
 
 def test_both_ends_of_every_range_are_valid(name):
     ranges = methods.ranges()[name]
-    assert set(ranges) <= {field.name for field in dataclasses.fields(METHODS[name])}
     for corner in itertools.product(*(ends(found) for found in ranges.values())):
         hyper = dict(zip(ranges, corner, strict=True))
         method = methods.build(name, hyper)
         assert {key: getattr(method, key) for key in hyper} == hyper
 
 
+def test_every_choice_of_every_text_is_valid(name):
+    for field in dataclasses.fields(METHODS[name]):
+        for choice in field.metadata["choices"] or ():
+            assert getattr(methods.build(name, {field.name: choice}), field.name) == choice
+
+
 def test_every_method_has_its_ranges():
     assert set(methods.ranges()) == set(METHODS)
-    assert all(isinstance(found, Range) for ranges in methods.ranges().values() for found in ranges.values())
+    for name, ranges in methods.ranges().items():
+        assert set(ranges) <= {field.name for field in dataclasses.fields(METHODS[name])}
+        assert all(isinstance(found, Range) for found in ranges.values())
 
 
 def test_unknown_hyper_parameters_are_refused(name):

@@ -11,7 +11,7 @@ from autoprune.importances import ScaleMagnitude
 
 
 def scores(model, shape):
-    return {group.name: ScaleMagnitude().score(model, group) for group in trace(model, torch.zeros(shape)).groups}
+    return ScaleMagnitude().score(model, trace(model, torch.zeros(shape)), batches=())
 
 
 def test_mean_over_coupled_normalisations():
@@ -57,16 +57,15 @@ def test_places_in_each_conv_group():
 
 def test_half_precision_scales_are_compared_exactly():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.Flatten())
-    group = trace(model, torch.zeros(1, 1, 2, 2)).groups[0]
+    traced = trace(model, torch.zeros(1, 1, 2, 2))
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([0.1, -0.2, 0.3]))
-    score = ScaleMagnitude().score(model.to(torch.bfloat16), group)
-    assert score.tolist() == torch.tensor([0.1, -0.2, 0.3]).bfloat16().double().abs().tolist()
+    scores = ScaleMagnitude().score(model.to(torch.bfloat16), traced, batches=())
+    assert scores["0"].tolist() == torch.tensor([0.1, -0.2, 0.3]).bfloat16().double().abs().tolist()
 
 
 def test_a_group_without_normalisation_is_refused():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Flatten())
-    with pytest.raises(
-        NetworkError, match=r"channel group '0' must have a BatchNorm .* Add it to \[network\] `exclude`"
-    ):
+    told = r"BatchNorm behind every prunable channel, but 0 has none\. Add it to \[network\] `exclude`"
+    with pytest.raises(NetworkError, match=told):
         scores(model, (1, 1, 2, 2))

@@ -7,11 +7,11 @@ import pytest
 from autoprune import methods
 from autoprune.errors import ConfigError
 from autoprune.fields import option
-from autoprune.methods import Magnitude
+from autoprune.methods import METHODS
 
 
 @dataclass(frozen=True)
-class Rounds(Magnitude):
+class Rounds(METHODS["magnitude"]):
     """A method with a whole number, a number and a truth value."""
 
     rounds: int = option(2, low=1, high=9)

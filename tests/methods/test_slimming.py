@@ -1,4 +1,4 @@
-"""The penalty reaches the scales of prunable channels, nothing else, and in full precision."""
+"""The penalty reaches the scales or filters of prunable channels, nothing else, and in full precision."""
 
 import copy
 
@@ -13,10 +13,19 @@ from autoprune.engine.data import Preprocess
 from autoprune.engine.groups import trace
 from autoprune.engine.training import Bench, train
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.methods import Slimming
+from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
+from autoprune.methods import METHODS, Slimming
+from autoprune.penalties import MCP, PENALTIES, TL1
 from autoprune.spec import TrainSpec
+from tests.small_networks import SHAPE, make
 
 torch.set_num_threads(1)
+
+RECIPE = TrainSpec()
+
+
+def slimming(penalty="l1", **hyper):
+    return METHODS["slimming" if penalty == "l1" else f"slimming_{penalty}"](**hyper)
 
 
 class Noise:
@@ -58,7 +67,8 @@ def scales(model):
 
 def after_training(model, method, spec, exclude=()):
     copied = copy.deepcopy(model)
-    hooks = method.attach(copied, trace(copied, torch.zeros(1, 1, 8, 8), exclude=exclude)) if method else None
+    traced = trace(copied, torch.zeros(1, 1, 8, 8), exclude=exclude)
+    hooks = method.attach(copied, traced, recipe=spec) if method else None
     train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
     return scales(copied)
 
@@ -66,7 +76,7 @@ def after_training(model, method, spec, exclude=()):
 def added(method, model, traced):
     """What the method adds to a gradient of zeros, by parameter."""
     copied = copy.deepcopy(model)
-    hooks = method.attach(copied, traced)
+    hooks = method.attach(copied, traced, recipe=RECIPE)
     for parameter in copied.parameters():
         parameter.grad = torch.zeros_like(parameter)
     hooks.transform_gradients()
@@ -77,7 +87,7 @@ def test_one_step_moves_gamma_by_the_slope(model):
     """Plain SGD without momentum: one step differs from one without penalty by rate × λ × sign."""
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.0)
     plain = after_training(model, None, spec)
-    slim = after_training(model, Slimming(strength=0.01), spec)
+    slim = after_training(model, slimming(strength=0.01), spec)
     start = scales(model)
     for name, gamma in slim.items():
         torch.testing.assert_close(plain[name] - gamma, 0.1 * 0.01 * start[name].sign(), rtol=0, atol=3e-7)
@@ -86,7 +96,7 @@ def test_one_step_moves_gamma_by_the_slope(model):
 
 def test_gamma_shrinks_in_training(model):
     spec = TrainSpec(epochs=10, batch=8, learning_rate=0.01, schedule="constant", weight_decay=0.0)
-    plain, slim = after_training(model, None, spec), after_training(model, Slimming(strength=0.05), spec)
+    plain, slim = after_training(model, None, spec), after_training(model, slimming(strength=0.05), spec)
     start, left, shrunk = (sum(float(g.abs().sum()) for g in found.values()) for found in (scales(model), plain, slim))
     assert left / start == pytest.approx(1.0, abs=0.1)
     assert shrunk / start < 0.75
@@ -94,7 +104,7 @@ def test_gamma_shrinks_in_training(model):
 
 def test_only_prunable_channels_are_penalised(model):
     traced = trace(model, torch.zeros(1, 1, 8, 8), exclude=["layer2.0.conv1"])
-    gradients = added(Slimming(strength=0.25), model, traced)
+    gradients = added(slimming(strength=0.25), model, traced)
     spared = [name for name, gradient in gradients.items() if not gradient.any()]
     penalised = {name for name in gradients if name not in spared}
     assert penalised == {f"{name}.weight" for name in scales(model)} - {"layer2.0.bn1.weight"}
@@ -108,7 +118,7 @@ def test_only_their_places_within_a_concatenation_are_penalised():
     shape = torch.zeros(1, 1, 8, 8)
     whole, part = trace(model, shape), trace(model, shape, exclude=["conv1"])
     name = whole.group("conv1").scales[1]
-    all_places, places = (added(Slimming(strength=0.5), model, t)[f"{name}.weight"] for t in (whole, part))
+    all_places, places = (added(slimming(strength=0.5), model, t)[f"{name}.weight"] for t in (whole, part))
     excluded = whole.group("conv1").member(name).index.ravel()
     kept = np.setdiff1d(np.arange(len(places)), excluded)
     assert (len(excluded), len(kept)) == (24, 12)
@@ -129,7 +139,9 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
     copied = copy.deepcopy(model)
     for parameter in copied.fc.parameters():
         nn.init.zeros_(parameter)  # No gradient reaches the layers before it.
-    hooks = Slimming(strength=1e-12, scale_decay=decay).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)))
+    hooks = slimming(strength=1e-12, scale_decay=decay).attach(
+        copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE
+    )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.2)
     train(copied, Silent(), spec, bench=bench(), seed=0, hooks=hooks)
     for name, gamma in scales(copied).items():
@@ -142,7 +154,7 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
 def test_arithmetic_is_float32_under_autocast(model):
     """bfloat16 holds 1e-3 as 9.995e-4 and loses it beside a gradient of 1."""
     copied = copy.deepcopy(model)
-    hooks = Slimming(strength=1e-3).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)))
+    hooks = slimming(strength=1e-3).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE)
     for parameter in copied.parameters():
         parameter.grad = torch.ones_like(parameter)
     with bench("bfloat16").autocast():
@@ -155,14 +167,14 @@ def test_arithmetic_is_float32_under_autocast(model):
 def test_frozen_scales_are_left_alone(model):
     copied = copy.deepcopy(model)
     copied.bn1.weight.requires_grad_(False)
-    hooks = Slimming(strength=0.1).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)))
+    hooks = slimming(strength=0.1).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE)
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1)
     train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
     assert torch.equal(copied.bn1.weight, model.bn1.weight)
 
 
 def test_ranks_by_magnitude(model):
-    scores = Slimming().rank(model, trace(model, torch.zeros(1, 1, 8, 8)))
+    scores = slimming().rank(model, trace(model, torch.zeros(1, 1, 8, 8)), state={}, batches=())
     assert scores["layer1.0.conv1"].tolist() == torch.linspace(-1, 1, 16).double().abs().tolist()
 
 
@@ -173,8 +185,9 @@ def test_groups_without_normalisation_are_refused_before_training():
     traced = trace(plain, torch.zeros(1, 1, 8, 8))
     assert [group.name for group in traced.groups] == ["0", "3"]
     with pytest.raises(NetworkError, match=r"BatchNorm behind every prunable channel, but 3 has none.*`exclude`"):
-        Slimming().attach(plain, traced)
-    Slimming().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8), exclude=["3"]))
+        slimming().attach(plain, traced, recipe=RECIPE)
+    slimming().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8), exclude=["3"]), recipe=RECIPE)
+    slimming(acts_on="norms").attach(plain, traced, recipe=RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +204,149 @@ def test_values_out_of_range(hyper, told):
         methods.build("slimming", hyper)
 
 
-def test_default_range_of_the_strength():
-    assert methods.ranges()["slimming"].keys() == {"strength"}
-    assert methods.ranges()["slimming"]["strength"].grid == (1e-4, 0.000316228, 1e-3, 0.00316228, 1e-2)
+def test_default_ranges():
+    found = methods.ranges()["slimming"]
+    assert set(found) == {"form", "strength"}
+    assert found["strength"].grid == (1e-5, 1e-4, 1e-3, 1e-2)
+    assert found["form"].grid == ("prox", "subgradient")
+    assert methods.ranges()["slimming_mcp"]["knee"].grid == (0.1, 0.5, 1.0, 2.0)
+
+
+# -- every penalty --------------------------------------------------------------------------------------------------
+
+
+def test_every_penalty_is_a_method():
+    names = {method.part: name for name, method in METHODS.items() if issubclass(method, Slimming)}
+    assert names == {kind: f"slimming_{name}" if name != "l1" else "slimming" for name, kind in PENALTIES.items()}
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_the_penalty_s_own_gradient_is_added(name, model):
+    method = slimming(name, strength=0.25, **({"knee": 0.75} if name in ("mcp", "scad") else {}))
+    penalty = PENALTIES[name](**{key: value for key, value in vars(method).items() if key in vars(PENALTIES[name]())})
+    gradients = added(method, model, trace(model, torch.zeros(1, 1, 8, 8)))
+    for layer, gamma in scales(model).items():
+        assert torch.equal(gradients[f"{layer}.weight"], penalty.gradient(gamma))
+
+
+def test_the_penalty_s_own_checks_hold():
+    with pytest.raises(ConfigError, match=r"^\[method\.slimming_mcp\]: `knee` must be greater than `strength`"):
+        methods.build("slimming_mcp", {"strength": 0.5, "knee": 0.25})
+    with pytest.raises(ConfigError, match=r"^\[method\.slimming_tl1\]: `bend` must be in \(0, 1000\]"):
+        methods.build("slimming_tl1", {"bend": 0.0})
+
+
+# -- proximal form --------------------------------------------------------------------------------------------------
+
+
+def shrunk(method, model, recipe, rate):
+    copied = copy.deepcopy(model)
+    hooks = method.attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=recipe)
+    for parameter in copied.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    assert not any(parameter.grad.any() for parameter in copied.parameters())
+    hooks.shrink(rate)
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gain"),
+    [
+        (TrainSpec(optimizer="sgd", momentum=0.9, learning_rate=0.1), 10),
+        (TrainSpec(optimizer="sgd", momentum=0.0, learning_rate=0.1), 1),
+        (TrainSpec(optimizer="adam", momentum=0.9, learning_rate=0.1), 1),
+    ],
+)
+def test_the_step_is_as_long_as_a_constant_gradient_moves(model, recipe, gain):
+    copied = shrunk(slimming("tl1", form="prox", strength=0.1), model, recipe, rate=0.05)
+    for name, gamma in scales(copied).items():
+        expected = TL1(0.1).prox(scales(model)[name], 0.05 * gain)
+        torch.testing.assert_close(gamma, expected, rtol=1e-6, atol=1e-7)
+    others = {name for name, tensor in copied.state_dict().items() if not torch.equal(tensor, model.state_dict()[name])}
+    assert others == {f"{name}.weight" for name in scales(model)}
+
+
+@pytest.mark.parametrize("pull", [0.5, 2.0])
+def test_both_forms_have_the_same_points_of_rest(pull):
+    """A task that pulls γ up by less than the strength loses, one that pulls by more wins, whatever the momentum."""
+    strength, recipe = 0.01, TrainSpec(momentum=0.9, learning_rate=0.1)
+    ends = {}
+    for form in ("subgradient", "prox"):
+        plain = make("plain")
+        hooks = slimming(form=form, strength=strength).attach(
+            plain, trace(plain, torch.zeros(1, *SHAPE)), recipe=recipe
+        )
+        gamma = plain.norm1.weight
+        gamma.data.fill_(0.02)
+        optimizer = torch.optim.SGD([gamma], 0.1, momentum=0.9)
+        for _ in range(100):
+            gamma.grad = torch.full_like(gamma, -pull * strength)
+            hooks.transform_gradients()
+            optimizer.step()
+            hooks.shrink(0.1)
+        ends[form] = gamma.mean().item()
+    if pull < 1:
+        assert ends["prox"] == 0.0
+        assert abs(ends["subgradient"]) < 0.02  # it jitters about zero
+    else:
+        assert ends["prox"] == pytest.approx(ends["subgradient"], rel=0.2)
+        assert ends["prox"] > 0.5
+
+
+@pytest.mark.parametrize("penalty", sorted(PENALTIES))
+def test_training_makes_exact_zeros(penalty):
+    spec = TrainSpec(epochs=20, batch=16, learning_rate=0.05, schedule="constant", weight_decay=0.0)
+    n_zero = {}
+    for form in ("prox", "subgradient"):
+        far = {"knee": 2.0} if penalty in ("mcp", "scad") else {}  # Beyond the knee nothing would pull.
+        left = after_training(make("residual"), slimming(penalty, form=form, strength=0.05, **far), spec)
+        n_zero[form] = sum(int((gamma == 0).sum()) for gamma in left.values())
+    assert n_zero["subgradient"] == 0  # it jitters about zero
+    assert 3 <= n_zero["prox"] < sum(gamma.numel() for gamma in left.values())
+
+
+def test_a_step_that_is_too_long_is_refused_before_training(model):
+    method, traced = slimming("mcp", form="prox", strength=0.05, knee=0.1), trace(model, torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ConfigError, match=r"proximal step of MCP needs `knee` above step size × strength = 0\.15"):
+        method.attach(model, traced, recipe=TrainSpec(learning_rate=0.3, momentum=0.9))
+    method.attach(model, traced, recipe=TrainSpec(learning_rate=0.1, momentum=0.9))
+    method.attach(model, traced, recipe=TrainSpec(learning_rate=0.3, momentum=0.9, optimizer="adam"))
+
+
+# -- norms of filters -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "concatenated", "depthwise"])
+@pytest.mark.parametrize("form", ["subgradient", "prox"])
+def test_filters_shrink_as_one_vector(name, form):
+    network = make(name)
+    traced, before = trace(network, torch.zeros(1, *SHAPE)), copy.deepcopy(network)
+    method = slimming("mcp", form=form, acts_on="norms", strength=0.5, knee=2.0)
+    recipe = TrainSpec(learning_rate=0.05, momentum=0.0)
+    hooks = method.attach(network, traced, recipe=recipe)
+    assert hooks.weight_decay == {}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    torch.optim.SGD(network.parameters(), 0.05).step()
+    hooks.shrink(0.05)
+    norms, left = (FilterNorm().score(found, traced, batches=()) for found in (before, network))
+    penalty = MCP(0.5, 2.0)
+    for group in traced.groups:
+        x = torch.from_numpy(norms[group.name])
+        goal = x - 0.05 * penalty.gradient(x) if form == "subgradient" else penalty.prox(x, 0.05)
+        np.testing.assert_allclose(left[group.name], goal.numpy(), rtol=1e-5)
+    changed = {key for key, tensor in network.state_dict().items() if not torch.equal(tensor, before.state_dict()[key])}
+    writers = {m.module for g in traced.groups for m in g.members if m.axis == "out"}
+    assert changed == {f"{w}.weight" for w in writers if isinstance(network.get_submodule(w), nn.Conv2d)}
+
+
+def test_ranks_by_what_it_acts_on(model):
+    traced = trace(model, torch.zeros(1, 1, 8, 8))
+    for acts_on, importance in (("scales", ScaleMagnitude()), ("norms", FilterNorm())):
+        for kind in ("none", "max"):
+            method = slimming(acts_on=acts_on, normalisation=kind)
+            expected = normalise(importance.score(model, traced, batches=()), kind, traced.cost)
+            scores = method.rank(model, traced, state={}, batches=())
+            assert all(np.array_equal(score, expected[name]) for name, score in scores.items())

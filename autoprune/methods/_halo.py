@@ -1,0 +1,145 @@
+"""HALO: a lasso whose strength for each channel is trained beside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.engine.contracts import Batches, Hooks, Method, Scores
+from autoprune.engine.groups import Traced
+from autoprune.fields import check, option
+from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
+from autoprune.methods._targets import FilterNorms, Scales, Target
+from autoprune.penalties import STRENGTH
+from autoprune.spec import TrainSpec
+
+__all__ = ["Halo", "halo_gradients", "halo_value"]
+
+_SMALLEST, _LARGEST = 1e-2, 1e2  # 1 / λ**2 must not explode, and a channel must be able to come back.
+
+
+def halo_value(x: Tensor, scale: Tensor, *, strength: float, price: float) -> Tensor:
+    """``sum(strength |x| / λ**2 + price |λ|)``, a scalar.
+
+    Args:
+        x: What is driven to zero, shape (C,).
+        scale: λ, shape (C,), not 0.
+        strength: ξ, of the lasso where λ is 1.
+        price: ψ, of a large λ.
+    """
+    return (strength * x.abs() / scale.square() + price * scale.abs()).sum()
+
+
+def halo_gradients(x: Tensor, scale: Tensor, *, strength: float, price: float) -> tuple[Tensor, Tensor]:
+    """Gradients of `halo_value` by ``x`` and by λ, each of shape (C,)."""
+    by_x = strength * torch.sign(x) / scale.square()
+    by_scale = price * torch.sign(scale) - 2 * strength * x.abs() / scale**3
+    return by_x, by_scale
+
+
+@dataclass(frozen=True)
+class Halo(Method):
+    """HALO (hierarchical adaptive lasso): important channels earn a weak penalty, the others a strong one.
+
+    The loss gets ``sum(strength |x| / λ**2 + ψ λ)`` with a trained λ for each channel and ``ψ = 2 strength pivot``. At
+    the best λ for a given x, ``λ* = (|x| / pivot)**(1/3)``, this is an ℓ_{1/3} penalty: channels below the pivot feel
+    more than ``strength``, those above it less. λ is trained by SGD with momentum 0.9 and kept in [0.01, 100]. It has
+    no weight decay, which would turn the penalty into ℓ_{1/2} and leave ψ without effect.
+
+    Args:
+        strength: ξ, the slope where λ is 1, > 0.
+        pivot: The size of a scale or norm at which λ comes to rest at 1, > 0.
+        start: λ before the first step, in [0.01, 100].
+        rate: Learning rate of λ as a multiple of the network's, > 0.
+        acts_on: ``"scales"`` of BatchNorms, or ``"norms"`` of filters; see `Slimming`. Where a channel has several
+            scales, they share its λ, which sees their mean.
+        scale_decay: Weight decay of every γ that a prunable channel passes; as in `Slimming`.
+        scored_by: ``"size"`` of what was penalised, or ``"lambda"``, which forgets more slowly.
+        normalisation: See `importances.normalise`.
+
+    References:
+        Seto, Wells and Zhang (2021), HALO: learning to prune neural networks with shrinkage, arXiv 2008.10183. There
+        each weight has its λ and λ the network's weight decay; one for each channel, its pivot and its clamp are ours.
+    """
+
+    name: ClassVar[str] = "halo"
+    ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
+
+    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    pivot: float = option(0.2, above=0, high=100, search={"values": (0.02, 0.2, 2.0), "scale": "log"})
+    start: float = option(1.0, low=_SMALLEST, high=_LARGEST)
+    rate: float = option(1.0, above=0, high=1000)
+    acts_on: str = option("scales", choices=("scales", "norms"))
+    scale_decay: float = option(0.0, low=0, high=1)
+    scored_by: str = option("size", choices=("size", "lambda"))
+    normalisation: str = option("none", choices=NORMALISATIONS)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+        """Make the λ of every channel; the network itself is not changed.
+
+        Raises:
+            NetworkError: The channels of a group pass through no BatchNorm.
+        """
+        target = Scales(model, traced) if self.acts_on == "scales" else FilterNorms(model, traced)
+        strengths = _Strengths(target, self)
+        return Hooks(
+            transform_gradients=strengths.add_gradients,
+            shrink=strengths.move,
+            weight_decay=dict.fromkeys(target.names, self.scale_decay) if self.acts_on == "scales" else {},
+            state=strengths,
+        )
+
+    def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
+        """``|γ|`` or the norm of the filters; or λ, small where a channel was forgotten."""
+        if self.scored_by == "lambda":
+            ends = np.cumsum([group.width for group in traced.groups])
+            parts = np.split(state["lambda"].double().cpu().numpy(), ends[:-1])
+            scores: Scores = {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
+        else:
+            importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()
+            scores = importance.score(model, traced, batches=batches)
+        return normalise(scores, self.normalisation, traced.cost)
+
+
+class _Strengths:
+    """λ of every channel, and how it moves."""
+
+    def __init__(self, target: Target, method: Halo) -> None:
+        self._target, self._method = target, method
+        channels = target.channels
+        self._count = torch.zeros(target.n_channels, device=channels.device)
+        self._count.index_add_(0, channels, torch.ones(len(channels), device=channels.device))
+        self._lambda = torch.full_like(self._count, method.start)
+        self._velocity, self._slope = torch.zeros_like(self._lambda), torch.zeros_like(self._lambda)
+
+    def add_gradients(self) -> None:
+        """Both gradients at the same point: the network's is added, that of λ waits for its step."""
+        method, channels, x = self._method, self._target.channels, self._target.values()
+        price = 2 * method.strength * method.pivot
+        by_x, by_lambda = halo_gradients(x, self._lambda[channels], strength=method.strength, price=price)
+        self._target.add_gradient(by_x)
+        total = torch.zeros_like(self._lambda).index_add_(0, channels, by_lambda.float())
+        self._slope = total / self._count.clamp_min(1)
+
+    def move(self, rate: float) -> None:
+        """A step of SGD for λ."""
+        # At a small λ the slope is that of 1 / λ**3: one such step would throw it to the other end of its range.
+        self._velocity.mul_(0.9).add_(self._slope.clamp(-1, 1))
+        self._lambda.sub_(rate * self._method.rate * self._velocity).clamp_(_SMALLEST, _LARGEST)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """λ and its momentum, each of shape (all channels,)."""
+        return {"lambda": self._lambda, "velocity": self._velocity}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state_dict` left off."""
+        self._lambda.copy_(state["lambda"])
+        self._velocity.copy_(state["velocity"])
