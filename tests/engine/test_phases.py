@@ -35,6 +35,10 @@ def test_computed_once_and_found_afterwards(tmp_path):
         assert {name: phase.record[name] for name in ("accuracy", "kind", "key")} == {
             "accuracy": 0.5, "kind": "dense", "key": "k",
         }  # fmt: skip
+        data = phase.path.read_bytes()
+        assert phase.file == {
+            "key": "k", "place": str(phase.path), "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data),
+        }  # fmt: skip
     assert store.get("sparsify", "k", computing(7, calls)).tensors["x"].tolist() == [1.0, 7.0]
     assert store.get("dense", "l", computing(8, calls)).tensors["x"].tolist() == [1.0, 8.0]
 
