@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
 
 __all__ = ["Removed", "clean", "retain"]
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ def retain(study: Study) -> list[Path]:
 
     # The trials first: what completes under a revision that we don't know yet must not be among them.
     trials = study.record.trials()
-    configs = study.configs()
+    try:
+        configs = study.configs()
+    except StorageError as error:  # A driver of a newer version may have written the revision.
+        _LOGGER.warning("no network was dropped, since %s", error)
+        return []
     newest = configs[max(configs)]
     if newest.retention.networks == "all":
         return []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api._cleaning import retain
 from autoprune.api._phases import phase_folder, phase_of, prepare_dense
 from autoprune.api._planning import identity_of, load_config, overridden, space_of
 from autoprune.api._progress import Progress
@@ -212,6 +213,7 @@ def _dispatcher(
         limits=config.constraints.limits,
         phase_of=lambda point: phase_of(workbench, point),
         on_published=cache.shrink,
+        on_complete=lambda: retain(Study(record.db, record)),
     )
 
 

@@ -56,6 +56,7 @@ class Dispatcher:
         limits: Upper limits of facts that a result holds; each becomes a constraint.
         phase_of: Key of the shared phase that a point's trial starts from, or None where it has none.
         on_published: Called when the cache has gained a phase.
+        on_complete: Called when the study has gained a COMPLETE trial.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Dispatcher:
         limits: Mapping[str, float] = MappingProxyType({}),
         phase_of: Callable[[Mapping[str, Any]], str | None] = _no_phase,
         on_published: Callable[[], None] = _do_nothing,
+        on_complete: Callable[[], object] = _do_nothing,
     ) -> None:
         self._study, self._claims, self._proposer = study, claims, proposer
         self._concurrency, self._caps, self._objectives = concurrency, caps, objectives
-        self._limits, self._phase_of, self._on_published = dict(limits), phase_of, on_published
+        self._limits, self._phase_of = dict(limits), phase_of
+        self._on_published, self._on_complete = on_published, on_complete
         self.phases = PhaseLeases(PhaseRows(study.db), owner=claims.owner, grace_s=lease_s)
         self._since = claims.newest_trial_id()
         self._entered_at = study.db.now()
@@ -309,6 +312,7 @@ class Dispatcher:
         constraints = {name: _excess(attrs.get(name), limit) for name, limit in self._limits.items()}
         known = {} if live.result_key is None else {"result_key": live.result_key}
         self._claims.complete(live.claim.trial_id, values, {**attrs, **known, **live.runs_on}, constraints=constraints)
+        self._on_complete()
 
     def _stop(self, live: Live, reason: str, found: Mapping[str, Any]) -> None:
         """Tell a trial that ended early; ``found`` is what it knows beyond its rungs."""

@@ -140,6 +140,18 @@ def test_all_networks_stay_where_the_study_says_so(tmp_path: Path) -> None:
     disk.db.close()
 
 
+def test_a_revision_of_a_newer_autoprune_lets_nothing_go(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    disk.finish(disk.start("a"), 0.8, 0.5)
+    disk.finish(disk.start("b"), 0.9, 0.5)
+    StudyRecord.create_or_join(
+        disk.db, name="s", identity={}, config={"config": {**disk.config.to_dict(), "retention": {"networks": "few"}}},
+        directions=disk.config.study.directions, objectives=disk.config.study.objectives,
+    )  # fmt: skip
+    assert retain(disk.study) == []
+    assert "no network was dropped, since the configuration of study 's' must be one that this auto" in caplog.text
+    assert len(disk.weights()) == 2
+
+
 def test_artifacts_that_moved_are_looked_after_in_both_places(disk: Disk, tmp_path: Path) -> None:
     disk.finish(disk.start("a"), 0.8, 0.5)
     old = disk.folder

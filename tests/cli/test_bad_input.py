@@ -472,6 +472,8 @@ READING = [
     ("show", "digits", "0"),
     ("stop", "digits"),
     ("resume", "digits"),
+    ("evaluate", "digits"),
+    ("clean", "digits"),
     ("list", "studies"),
 ]
 

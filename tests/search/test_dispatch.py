@@ -465,6 +465,17 @@ def excess(record):
     return [trial.constraints for trial in record.trials()]
 
 
+def test_a_complete_trial_is_told_once_it_is_in_the_database(record):
+    told = []
+    with make(record, n_trials=4, on_complete=lambda: told.append(states(record))) as dispatcher:
+        first, second = dispatcher.next("a"), dispatcher.next("b")
+        complete(dispatcher, "a", first)
+        assert told == [[TrialState.COMPLETE, TrialState.RUNNING]]
+        dispatcher.ended("b", {"outcome": "failed", "reason": "no luck"})
+        assert len(told) == 1
+        assert second.number == 1
+
+
 def test_limits_become_constraints(record):
     dispatcher = make(record, n_trials=3, limits={"macs_ratio": 0.5, "params": 100})
     for handle, params in (("a", 150), ("b", 100)):
