@@ -464,6 +464,57 @@ def test_a_stop_is_noticed_between_rungs(setting, monkeypatch):
     assert [round(share * 9) for share in shares] == [1, 2, 4, 5, 7, 8, 9]
 
 
+# -- what methods leave beside the weights --------------------------------------------------------------------------
+
+
+def kept_of(result):
+    return json.loads(Path(result.weights).with_suffix(".json").read_text())["kept"]
+
+
+def method_spec(setting, method, hyper, **options):
+    return dataclasses.replace(spec_of(setting, **options), method=method, hyper=hyper)
+
+
+def test_what_a_method_trained_ranks_channels_from_the_cache_too(setting):
+    before = sparsified(setting)
+    specs = [
+        method_spec(setting, "halo", {"strength": 0.01, "scored_by": scored_by}, number=60 + number)
+        for number, scored_by in enumerate(("lambda", "lambda", "size"))
+    ]
+    first, cached, by_size = (run(spec) for spec in specs)
+    assert len(sparsified(setting) - before) == 1  # What only the ranking looks at is no other phase.
+    assert kept_of(first) == kept_of(cached)
+    assert kept_of(first) != kept_of(by_size)
+
+
+def test_dead_channels_move_into_what_reads_them(setting, monkeypatch):
+    """The last stream is read by the classifier alone, where nothing is padded: its constants stay exactly."""
+    answers, fold = [], trial_module.fold_constants
+
+    def remembered(model, traced, kept, **options):
+        (group,) = traced.groups
+        whole, gone = copy.deepcopy(model), np.setdiff1d(np.arange(group.width), kept[group.name])
+        with torch.no_grad():
+            scales = [whole.get_submodule(name).weight for name in group.scales]
+            dead = [channel for channel in gone if all(scale[channel].abs() <= 1 for scale in scales)]
+            assert len(dead) >= 5
+            for scale in scales:
+                scale[dead] = 0
+            whole.fc.weight[:, np.setdiff1d(gone, dead)] = 0  # Those removed alive are simply gone.
+            folded = fold(model, traced, kept, **options)
+            inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+            answers.extend(net.eval()(inputs) for net in (whole, cut(folded, traced.groups, kept)))
+        return folded
+
+    monkeypatch.setattr(trial_module, "fold_constants", remembered)
+    network = dataclasses.replace(setting.network, exclude=("conv1", "layer1", "layer2", "layer3.0.conv1"))
+    last = dataclasses.replace(setting, network=network)
+    hyper = {"threshold": 1.0, "decay": 0.01, "learning_rate": 0.01}
+    run(method_spec(last, "implicit", hyper, number=64, width_rule="uniform", macs_target=0.8))
+    whole, pruned = answers
+    assert float((whole - pruned).abs().max() / whole.abs().max()) <= 1e-5
+
+
 # -- broken promises ------------------------------------------------------------------------------------------------
 
 

@@ -28,11 +28,11 @@ _SILENT = 1e-3  # Share of a channel's largest activation below which an image c
 
 @dataclass(frozen=True)
 class Implicit(Method):
-    """No pruning loss: Adam divides by the size of the gradient, so L2 in it starves scales that few images excite.
+    """Implicit sparsity: no penalty, but Adam with L2 in the gradient, which starves channels that few images excite.
 
-    Where a channel gets no gradient from the task, Adam moves its γ by the full learning rate towards zero, however
-    weak the decay: from 0.5 to 1e-3 in 1,396 steps at rate 1e-3, where AdamW with decay 0.1 takes 62,143. What
-    protects a channel is the activity of its gradient.
+    Adam divides by the size of the gradient. Where a channel gets none from the task, it moves γ by the full learning
+    rate towards zero, however weak the decay: from 0.5 to 1e-3 in 1,396 steps at rate 1e-3, where AdamW with decay 0.1
+    takes 62,143. What protects a channel is the activity of its gradient.
 
     Args:
         optimizer: Of the sparsify phase: ``"adam_l2"``; ``"adamw"``, whose decay is outside of the division, and

@@ -56,7 +56,7 @@ class Slimming(Method):
         part_of(self, self.part)
 
     def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
-        """Find what is penalised; the network itself is not changed.
+        """Find what is penalised; the network is not changed.
 
         Raises:
             NetworkError: The channels of a group pass through no BatchNorm.

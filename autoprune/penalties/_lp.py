@@ -19,7 +19,7 @@ _NEWTON_STEPS = 12  # Each doubles the correct digits; from the worst start, the
 
 @dataclass(frozen=True)
 class Lp(Penalty):
-    """ℓp with p < 1: the nearer to zero, the stronger the pull; smoothed at zero.
+    """ℓp (p < 1): the nearer to zero, the stronger the pull; smoothed at zero.
 
     ``P(x) = strength * ((x**2 + smoothing**2)**(power / 2) - smoothing**power)``
 

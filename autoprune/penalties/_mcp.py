@@ -17,14 +17,12 @@ __all__ = ["MCP"]
 
 @dataclass(frozen=True)
 class MCP(Penalty):
-    """MCP (minimax concave penalty): its pull fades linearly and ends at a knee, so large channels are left alone.
+    """MCP (minimax concave penalty): a pull that fades linearly and ends at a knee; its prox is firm shrinkage.
 
     ``P(x) = strength * (m - m**2 / (2 knee))`` with ``m = min(|x|, knee)``
 
     Papers write ``a * lam`` for the knee. With the strengths that suit BatchNorm scales, ``a`` would have to be in the
     thousands for the penalty to reach a scale of one half at all; a knee says where it ends.
-
-    Its proximal step is firm shrinkage; see `firm`.
 
     Args:
         strength: λ, the slope at zero, > 0.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autoprune.engine import phases
-from autoprune.engine.phases import PHASE_VERSIONS, PhaseStore, phase_key
+from autoprune.engine.phases import PHASE_VERSIONS, PhaseStore, phase_key, with_state
 from autoprune.errors import WeightsError
 
 torch.set_num_threads(1)
@@ -21,6 +21,16 @@ def computing(value, calls):
         return {"x": torch.tensor([1.0, float(value)])}, {"accuracy": value / 10}
 
     return compute
+
+
+def test_what_a_method_trained_lies_apart_from_the_weights(tmp_path):
+    weights, state = {"x": torch.ones(2), "state.y": torch.zeros(1)}, {"x": torch.full((3,), 5.0)}
+    phase = PhaseStore(tmp_path).get("sparsify", "k", lambda: (with_state(weights, state), {}))
+    assert {name: tensor.tolist() for name, tensor in phase.weights.items()} == {"x": [1.0, 1.0], "state.y": [0.0]}
+    assert {name: tensor.tolist() for name, tensor in phase.state.items()} == {"x": [5.0, 5.0, 5.0]}
+    plain = PhaseStore(tmp_path).get("dense", "k", lambda: (weights, {}))
+    assert plain.weights.keys() == plain.tensors.keys() == weights.keys()
+    assert plain.state == {}
 
 
 def test_computed_once_and_found_afterwards(tmp_path):
