@@ -57,6 +57,6 @@ def norms(model: nn.Module, traced: Traced, *, axes: tuple[str, ...]) -> Scores:
         for member, module in weighing_members(group, model):
             if member.axis in axes:
                 weight = model.get_parameter(f"{member.module}.weight")
-                total += sum_by_channel(weight.detach().double().cpu().square(), module, member)
+                total += sum_by_channel(weight.detach().cpu().double().square(), module, member)
         scores[group.name] = np.asarray(total.sqrt().numpy(), dtype=np.float64)
     return scores

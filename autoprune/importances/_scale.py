@@ -38,15 +38,10 @@ class ScaleMagnitude(Importance):
         require_scales(traced)
         scores = {}
         for group in traced.groups:
-            scales = [
-                model.get_parameter(f"{name}.weight")
-                .detach()
-                .double()
-                .abs()
-                .cpu()[torch.from_numpy(group.member(name).index)]
-                for name in group.scales
-            ]
-            scores[group.name] = np.asarray(torch.cat(scales, dim=1).mean(1).numpy(), dtype=np.float64)
+            sizes = [model.get_parameter(f"{name}.weight").detach().cpu().double().abs() for name in group.scales]
+            places = [torch.from_numpy(group.member(name).index) for name in group.scales]
+            each = torch.cat([size[place] for size, place in zip(sizes, places, strict=True)], dim=1)
+            scores[group.name] = np.asarray(each.mean(1).numpy(), dtype=np.float64)
         return scores
 
 

@@ -51,7 +51,7 @@ class Taylor(Importance):
             loss = F.cross_entropy(torch.func.functional_call(model, weights, (inputs,)).float(), labels)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
             changes = {
-                name: (weight.detach() * gradient).double().cpu()
+                name: (weight.detach() * gradient).cpu().double()
                 for name, weight, gradient in zip(names, weights.values(), gradients, strict=True)
             }
             for group_name, pairs in readers.items():

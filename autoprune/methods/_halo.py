@@ -101,7 +101,7 @@ class Halo(Method):
         """``|γ|`` or the norm of the filters; or λ, small where a channel was forgotten."""
         if self.scored_by == "lambda":
             ends = np.cumsum([group.width for group in traced.groups])
-            parts = np.split(state["lambda"].double().cpu().numpy(), ends[:-1])
+            parts = np.split(state["lambda"].cpu().double().numpy(), ends[:-1])
             scores: Scores = {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
         else:
             importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()

@@ -109,7 +109,7 @@ def universality(model: nn.Module, traced: Traced, *, batches: Batches) -> dict[
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].detach().abs()
             over = tuple(range(2, x.dim())) if isinstance(module, _ConvNd) else tuple(range(1, x.dim() - 1))
-            seen[name] = (x.amax(over) if over else x).double().cpu()
+            seen[name] = (x.amax(over) if over else x).cpu().double()
 
         return hook
 
