@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import autoprune
 from autoprune import api
 from autoprune.errors import AutopruneError, ConfigError, StorageError
+from autoprune.search import Database, StudyRecord
 
 
 def test_the_front(finished: Any) -> None:
@@ -27,6 +29,49 @@ def test_the_front(finished: Any) -> None:
     assert study.reference_point == {"accuracy": 0.5, "macs_ratio": 1.0}
 
 
+def revised(finished: Any, **tables: Any) -> autoprune.Study:
+    """The study under a new revision, some tables of its configuration replaced."""
+    db = Database.open(finished.url, create=False)
+    record = StudyRecord.open(db, "digits")
+    StudyRecord.create_or_join(
+        db, name="digits", identity=record.identity, directions=record.directions, objectives=record.objectives,
+        config={**record.config, "config": {**record.config["config"], **tables}},
+    )  # fmt: skip
+    db.close()
+    return autoprune.open_study("digits", finished.url)
+
+
+@pytest.mark.parametrize(
+    ("limits", "numbers", "hypervolume"),
+    [
+        # Trial 3 is beaten by trial 2, which has fewer parameters; shares of the box of 0.5.
+        ({"macs_ratio": 0.5}, [2, 1], 0.71),
+        ({"macs_ratio": 0.49}, [2], 0.64),
+        ({"macs_ratio": 0.3, "params": 15_270}, [2], 0.64),
+        ({"params": 15_269}, [], 0.0),
+        ({"latency_ms": 1e9}, [], 0.0),  # never measured
+    ],
+)
+def test_the_front_keeps_the_constraints_of_the_newest_revision(
+    limits: dict[str, float], numbers: list[int], hypervolume: float, finished: Any
+) -> None:
+    config = autoprune.open_study("digits", finished.url).config
+    setting = {**dataclasses.asdict(config.setting), "latency_batch": 8}
+    study = revised(finished, constraints=limits, setting=setting)
+    assert study.front()["number"].tolist() == numbers
+    assert study.hypervolume() == pytest.approx(hypervolume, rel=1e-12)
+    assert study.trials()["state"].tolist().count("COMPLETE") == 4
+    assert [config.constraints.limits for config in study.configs().values()] == [{}, limits]
+    assert study.front(where="accuracy > 0.9")["number"].tolist() == [n for n in numbers if n == 1]
+
+
+def test_there_are_no_test_scores_before_an_evaluation(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    assert len(study.evaluations()) == 0
+    assert not {"test_accuracy", "test_sd", "test_seeds", "like_next"} & set(study.front().columns)
+    assert not {"test_accuracy", "test_scores"} & set(study.trial(0))
+
+
 def test_all_trials(finished: Any) -> None:
     trials = autoprune.open_study("digits", finished.url).trials()
     assert trials["number"].tolist() == list(range(7))
@@ -38,7 +83,8 @@ def test_one_trial(finished: Any) -> None:
     study = autoprune.open_study("digits", finished.url)
     first = study.trial(0)
     assert (first["trial"], first["state"], first["accuracy"], first["macs_ratio"]) == (0, "COMPLETE", 0.98, 1.0)
-    assert first["point"] == {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}}
+    dense = {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}, "shape": {}}
+    assert first["point"] == dense
     assert first["started"] <= first["ended"]
     assert study.trial(5)["reason"] == "the loss became nan"
     with pytest.raises(ConfigError, match=r"^study 'digits' has no trial 7; it has trials 0 to 6\.$"):
@@ -85,7 +131,7 @@ def test_stop_is_heard(finished: Any) -> None:
 
 def test_lists(finished: Any) -> None:
     assert api.list_names("studies", finished.url) == [("digits", "5 finished, 1 running, 1 failed")]
-    assert dict(api.list_names("methods"))["magnitude"].startswith("Cut the dense network as it is")
+    assert dict(api.list_names("methods"))["magnitude"].endswith("ranks the dense network as it is.")
     assert "resnet_digits" in dict(api.list_names("architectures"))
     with pytest.raises(
         ConfigError, match=r"^there is no list 'method'; did you mean 'methods'\? Valid: architectures, "

@@ -74,6 +74,7 @@ def test_another_config_is_a_new_revision_that_says_what_changed(db: Database) -
     third = make(db)
     assert (third.revision, revisions(db)[2][2]) == (3, "changed: n_trials, stopper")
     assert StudyRecord.open(db, "digits").revision == 3
+    assert first.revisions() == {1: first.config, 2: config, 3: first.config}  # those of others, too
 
 
 def test_another_identity_is_refused_with_both_sides(db: Database) -> None:
