@@ -53,7 +53,11 @@ recalibration_images = 64
 {more}
 """
 TWO_METHODS = 'methods = ["magnitude", "slimming"]\nwidth_rules = ["uniform", "global"]'
-ONE_STRENGTH = 'methods = ["slimming"]\nwidth_rules = ["uniform"]\n[method.slimming]\nstrength = { values = [0.01] }'
+ONE_STRENGTH = """methods = ["slimming"]
+width_rules = ["uniform"]
+[method.slimming]
+strength = { values = [0.01] }
+form = { values = ["subgradient"] }"""
 
 
 class StopError(Exception):
@@ -272,7 +276,7 @@ def test_channels_that_were_chosen_before_are_not_fine_tuned_again(place):
     # MACs are whole numbers, so the second of each two targets buys no other channel than the first.
     targets = "macs_target = { values = [0.3, 0.3000000001, 0.6, 0.6000000001] }"
     space = f'methods = ["magnitude"]\nwidth_rules = ["global"]\n{targets}'
-    here = place("here", space=space, n_trials=5, epochs=4)
+    here = place("here", space=space, n_trials=5, epochs=4, more='[retention]\nnetworks = "all"')
     here.work()
     trials = here.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5
