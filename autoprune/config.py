@@ -1,10 +1,9 @@
-"""Study and search-space files: TOML, checked once, resolved into what the database keeps."""
+"""Study files: TOML, checked once, resolved into what the database keeps."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.fields import check, option, read
-from autoprune.spec import WIDTH_RULES, DataSpec, NetworkSpec, Range, SettingSpec, TrainSpec
+from autoprune.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
+from autoprune.spec import DataSpec, NetworkSpec, SettingSpec, TrainSpec
 
 __all__ = [
     "OBJECTIVES",
@@ -23,6 +23,7 @@ __all__ = [
     "SearchConfig",
     "SpaceConfig",
     "StudyConfig",
+    "load_setting",
     "load_study",
     "read_stored",
     "stock_spaces",
@@ -35,8 +36,6 @@ OBJECTIVES: Mapping[str, str] = {
     "latency_ms": "minimize",
 }
 SAMPLERS = ("tpe", "nsga2", "gp", "quasi_random", "random")
-_MACS_TARGET = Range(low=0.2, high=0.9, step=0.05)
-_SHAPE = Range(low=0.5, high=1.5, step=0.125)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,41 +161,6 @@ class RetentionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpaceConfig:
-    """A resolved search space: each method's hyper-parameters with their ranges, and the rules for widths.
-
-    ``shape`` is the range of each multiplier of the keep ratio that ``per_group`` and ``per_stage`` search.
-    """
-
-    name: str
-    methods: Mapping[str, Mapping[str, Range]]
-    width_rules: tuple[str, ...] = option(WIDTH_RULES)
-    macs_target: Range = _MACS_TARGET
-    shape: Range = _SHAPE
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.methods:
-            raise ConfigError("`methods` must name at least one method, but is empty.")
-        for rule in self.width_rules:
-            if rule not in WIDTH_RULES:
-                raise ConfigError(f"`width_rules`: {unknown_name('width rule', rule, WIDTH_RULES)}")
-        if not 1 <= len(set(self.width_rules)) == len(self.width_rules):
-            raise ConfigError(
-                f"`width_rules` must name at least one of {', '.join(WIDTH_RULES)}, each once, "
-                f"but got {list(self.width_rules)}."
-            )
-        for value in (self.macs_target.low, self.macs_target.high, *(self.macs_target.values or ())):
-            if isinstance(value, str | bool) or (value is not None and not 0 < value <= 1):
-                raise ConfigError(
-                    f"`macs_target` must lie in (0, 1], but got {value!r}. Give a share of the dense MACs."
-                )
-        for value in (self.shape.low, self.shape.high, *(self.shape.values or ())):
-            if isinstance(value, str | bool) or (value is not None and not value > 0):
-                raise ConfigError(f"`shape` must hold multipliers > 0, but got {value!r}. 1 leaves a group as it is.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class _TrainTables:
     dense: TrainSpec = TrainSpec()
     sparsify: TrainSpec = TrainSpec()
@@ -211,15 +175,6 @@ class _EngineTable:
     artifacts: str = option("autoprune_artifacts")
     threads: int | None = option(None, low=1, high=4096)
     latency_batch: int | None = option(None, low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SpaceTable:
-    name: str = "inline"
-    methods: tuple[str, ...] = ("*",)
-    width_rules: tuple[str, ...] = WIDTH_RULES
-    macs_target: Range = _MACS_TARGET
-    shape: Range = _SHAPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,117 +201,20 @@ class StudyConfig:
         return dataclasses.asdict(self)
 
 
-def stock_spaces() -> dict[str, Path]:
-    """The spaces that come with autoprune, by name."""
-    package = Path(__file__).resolve().parent
-    # A wheel carries the folder inside the package; a checkout has it beside the package.
-    folder = next((f for f in (package / "search_spaces", package.parent / "search_spaces") if f.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))} if folder else {}
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors put a byte-order mark first.
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file. Check the path.") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: this is a folder, but a TOML file is needed.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: this is not a text in UTF-8, but a TOML file is needed.") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an endless number.
-        raise ConfigError(f"{path}: this is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
-
-
-def _table(value: Any, where: str, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: [{key}] must be a table, but got {value!r}.")
-    return value
-
-
-def _resolve_space(
-    tables: Mapping[str, Any], catalogue: Mapping[str, Mapping[str, Range]], *, name: str, where: str
-) -> SpaceConfig:
-    for key, value in tables.items():
-        if key not in ("space", "method"):
-            raise ConfigError(f"{where}: {unknown_name('table', key, ('space', 'method'))}")
-        _table(value, where, key)
-    file = read(_SpaceTable, {"name": name, **tables.get("space", {})}, where=f"{where}: [space]")
-    names = list(catalogue) if file.methods == ("*",) else list(file.methods)
-    for method in names:
-        if method not in catalogue:
-            raise ConfigError(f"{where}: [space] `methods`: {unknown_name('method', method, ['*', *catalogue])}")
-    for method in tables.get("method", {}):
-        if method not in catalogue:
-            raise ConfigError(f"{where}: [method.{method}]: {unknown_name('method', method, catalogue)}")
-        if method not in names:
-            raise ConfigError(
-                f"{where}: [method.{method}] is given, but `methods` of [space] names only {', '.join(names)}. "
-                f"Add {method!r} there, or drop the table."
-            )
-    methods: dict[str, dict[str, Range]] = {}
-    for method in names:
-        ranges, place = dict(catalogue[method]), f"{where}: [method.{method}]"
-        for key, value in _table(tables.get("method", {}).get(method, {}), where, f"method.{method}").items():
-            if key not in ranges:
-                raise ConfigError(f"{place}: {unknown_name('hyper-parameter', key, ranges)}")
-            table = value if isinstance(value, Mapping) else {"values": value if isinstance(value, list) else [value]}
-            ranges[key] = read(Range, table, where=f"{place[:-1]}.{key}]")
-        methods[method] = ranges
-    table = {**vars(file), "methods": methods}
-    return read(SpaceConfig, table, where=f"{where}: [space]")
-
-
-def _space_of(
-    study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Path, catalogue: Mapping[str, Mapping[str, Range]]
-) -> SpaceConfig:
-    inline = {key: tables[key] for key in ("space", "method") if key in tables}
-    name, place = study.get("space"), f"{path}: [study] `space`"
-    if inline and name is not None:
-        raise ConfigError(
-            f"{path}: the space is given twice, by [study] `space` and by the table [{next(iter(inline))}]. Drop one."
-        )
-    if inline:
-        return _resolve_space(inline, catalogue, name="inline", where=str(path))
-    stock = stock_spaces()
-    if not isinstance(name, str):
-        got = "is missing" if name is None else f"got {name!r}"
-        raise ConfigError(
-            f"{place} must name a search space ({', '.join(stock) or 'none come with autoprune'}) or its .toml file, "
-            f"but {got}. Or write the space into a table [space]."
-        )
-    if name in stock:
-        return _resolve_space(_toml(stock[name]), catalogue, name=name, where=f"space {name}")
-    if not name.endswith(".toml"):
-        raise ConfigError(f"{place}: {unknown_name('search space', name, stock)} Or give a .toml file.")
-    file = Path(_resolved(name, path.resolve().parent, place))
-    if not file.is_file():
-        raise ConfigError(f"{place}: there is no file {file}. Check the path, which starts at the study file's folder.")
-    return _resolve_space(_toml(file), catalogue, name=file.stem, where=str(file))
-
-
-def _resolved(value: str, folder: Path, place: str) -> str:
-    try:
-        return str((folder / Path(value).expanduser()).resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # An unknown ~user, a loop of links, a NUL.
-        raise ConfigError(f"{place} must be a path, but got {value!r}: {error}.") from None
-
-
 def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], *, folder: Path, where: str) -> dict[str, Any]:
     # What is not a text is left for the reader to refuse in its own words.
     return {
-        key: _resolved(value, folder, f"{where} `{key}`") if key in keys and isinstance(value, str) else value
+        key: absolute(value, folder, f"{where} `{key}`") if key in keys and isinstance(value, str) else value
         for key, value in spec.items()
     }
 
 
-def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> StudyConfig:
+def load_study(path: Path, catalogue: Catalogue) -> StudyConfig:
     """Read a study file; relative paths in it are relative to its folder.
 
     Args:
         path: The TOML file.
-        catalogue: The methods there are and the range of each of their hyper-parameters.
+        catalogue: The methods there are; see `space_files.Catalogue`.
 
     Returns:
         The resolved study; artifacts lie in the current folder unless the file says otherwise.
@@ -364,47 +222,67 @@ def load_study(path: Path, catalogue: Mapping[str, Mapping[str, Range]]) -> Stud
     Raises:
         ConfigError: Something in the file does not hold; file and key are named.
     """
-    tables, where = _toml(path), str(path)
+    tables = _tables(path)
+    space = find_space(tables["study"], tables, path=path, catalogue=catalogue)
+    study = _search(tables, path)
+    limits = {
+        key: read(kind, tables.get(key, {}), where=f"{path}: [{key}]")
+        for key, kind in (
+            ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
+        )
+    }  # fmt: skip
+    parts = {"study": study, "setting": _setting(tables, path, seed=study.seed), "space": space, **limits}
+    return read(StudyConfig, parts, where=str(path))
+
+
+def load_setting(path: Path) -> SettingSpec:
+    """Read what a study file says of network, data and training, whatever its space, which may be missing.
+
+    Raises:
+        ConfigError: Something of it does not hold; file and key are named.
+    """
+    tables = _tables(path)
+    return _setting(tables, path, seed=_search(tables, path).seed)
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    tables, where = read_toml(path), str(path)
     known = (
         "study", "network", "data", "train", "engine", "resources", "constraints", "retention", "space", "method",
     )  # fmt: skip
     for key, value in tables.items():
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
-        _table(value, where, key)
+        table_of(value, where, key)
     for key in ("study", "network", "data"):
         if key not in tables:
             raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")
-    folder = path.resolve().parent
-    space = _space_of(tables["study"], tables, path=path, catalogue=catalogue)
-    search = {key: value for key, value in tables["study"].items() if key != "space"}
-    study = read(SearchConfig, search, where=f"{where}: [study]")
+    return tables
+
+
+def _search(tables: Mapping[str, Any], path: Path) -> SearchConfig:
+    table = {key: value for key, value in tables["study"].items() if key != "space"}
+    return read(SearchConfig, table, where=f"{path}: [study]")
+
+
+def _setting(tables: Mapping[str, Any], path: Path, *, seed: int) -> SettingSpec:
+    where, folder = str(path), path.resolve().parent
     train = read(_TrainTables, tables.get("train", {}), where=f"{where}: [train]")
-    data_table = dict(tables["data"])
-    held_out = data_table.get("validation")
+    held_out = tables["data"].get("validation")
     file_keys: tuple[str, ...] = ("train", "test")
     if isinstance(held_out, str) and not held_out.startswith(("last:", "random:")):
         file_keys = (*file_keys, "validation")
 
-    def with_paths(key: str, table: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-        return _absolute(table, keys, folder=folder, where=f"{where}: [{key}]")
+    def with_paths(key: str, keys: tuple[str, ...]) -> dict[str, Any]:
+        return _absolute(tables.get(key, {}), keys, folder=folder, where=f"{where}: [{key}]")
 
-    network = read(NetworkSpec, with_paths("network", tables["network"], ("weights",)), where=f"{where}: [network]")
-    data = read(DataSpec, with_paths("data", data_table, file_keys), where=f"{where}: [data]")
-    engine_table = with_paths("engine", tables.get("engine", {}), ("artifacts",))
-    engine = read(_EngineTable, {"artifacts": str(Path.cwd() / "autoprune_artifacts"), **engine_table},
-                  where=f"{where}: [engine]")  # fmt: skip
-    limits = {
-        key: read(kind, tables.get(key, {}), where=f"{where}: [{key}]")
-        for key, kind in (
-            ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
-        )
-    }  # fmt: skip
-    parts = {"network": network, "data": data, "seed": study.seed, **vars(train), **vars(engine)}
+    network = read(NetworkSpec, with_paths("network", ("weights",)), where=f"{where}: [network]")
+    data = read(DataSpec, with_paths("data", file_keys), where=f"{where}: [data]")
+    here = str(Path.cwd() / "autoprune_artifacts")
+    engine = read(_EngineTable, {"artifacts": here, **with_paths("engine", ("artifacts",))}, where=f"{where}: [engine]")
     # Its own fields are those of [engine]; all others have been read above.
-    setting = read(SettingSpec, parts, where=f"{where}: [engine]")
-    parts = {"study": study, "setting": setting, "space": space, **limits}
-    return read(StudyConfig, parts, where=where)
+    parts = {"network": network, "data": data, "seed": seed, **vars(train), **vars(engine)}
+    return read(SettingSpec, parts, where=f"{where}: [engine]")
 
 
 def read_stored(data: Mapping[str, Any]) -> StudyConfig:

@@ -1,6 +1,7 @@
 """The composition root: the two halves meet here; heavy imports lie inside the functions."""
 
 from autoprune.api._cleaning import Removed, clean
+from autoprune.api._drafting import write_space
 from autoprune.api._evaluating import Evaluated, evaluate
 from autoprune.api._exporting import Exported, export_trial, load_model
 from autoprune.api._measuring import MeasuredBatch, measure_latency
@@ -35,4 +36,5 @@ __all__ = [
     "status",
     "stop",
     "storage_url",
+    "write_space",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.config import ResourcesConfig, SearchConfig, StudyConfig, load_study
+from autoprune.config import ResourcesConfig, SearchConfig, SpaceConfig, StudyConfig, load_setting, load_study
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.fields import read
 from autoprune.spec import Range
@@ -25,7 +26,7 @@ def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: i
     """Read a study file against the methods there are; arguments go over the file."""
     from autoprune import methods
 
-    config = load_study(Path(path), methods.ranges())
+    config = load_study(Path(path), methods.catalogue())
     for method, ranges in config.space.methods.items():
         for key, values in ranges.items():
             for value in values.grid or _samples(values):
@@ -78,7 +79,7 @@ class Inspection:
     least_macs_ratio: float
 
 
-def _inspection(workbench: Workbench) -> Inspection:
+def inspection_of(workbench: Workbench) -> Inspection:
     cost, network = workbench.traced.cost, workbench.setting.network
     dense, rows = dict(zip(cost.groups, cost.dense, strict=True)), []
     for group in workbench.traced.groups:
@@ -99,10 +100,13 @@ def _inspection(workbench: Workbench) -> Inspection:
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Trace a study file's network: its channel groups, what they cost, what is refused and why."""
+    """Trace a study file's network: its channel groups, what they cost, what is refused and why.
+
+    The file's search space is not looked at, and may be missing.
+    """
     from autoprune.workbench import open_workbench
 
-    return _inspection(open_workbench(load_config(path).setting))
+    return inspection_of(open_workbench(load_setting(Path(path))))
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Plan:
     """What a launch would do.
 
     Args:
-        config: The resolved configuration.
+        config: The resolved configuration, its space without the methods that can't prune the network.
         inspection: The traced network.
         opening: The first proposals, in order.
         identity: What may never change within the study.
@@ -148,15 +152,15 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
     """
     from autoprune.search.space import Space
 
-    _check_prunable(config, workbench)
+    fitting = _fitting(config.space, workbench)
     space = Space(
-        config.space,
+        fitting,
         workbench.traced.cost,
         min_widths=workbench.min_widths(),
         multiple=config.setting.network.multiple,
         constraints=config.constraints,
     )
-    highest = config.space.macs_target.high or max(float(v) for v in config.space.macs_target.values or (1.0,))
+    highest = fitting.macs_target.high or max(float(v) for v in fitting.macs_target.values or (1.0,))
     if highest < space.least_macs_ratio:
         raise ConfigError(
             f"`macs_target` must reach {space.least_macs_ratio:.4f}, the MACs ratio of the minimum widths, "
@@ -165,23 +169,44 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
     return space
 
 
-def _check_prunable(config: StudyConfig, workbench: Workbench) -> None:
-    import copy
-
-    from autoprune import methods
-
+def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
+    """The space with those of its methods that can prune the network, which must be all that it names."""
     if not workbench.traced.groups:
         first = next((f" ({str(refusal).rstrip('.')})" for refusal in workbench.traced.refused), "")
         raise NetworkError(
             f"the network must have a channel group that can be pruned, but there is none{first}. "
             "`autoprune inspect` lists what is refused and why."
         )
-    for name in config.space.methods:
+    reasons = unfit_methods(space.methods, workbench)
+    fit = {name: ranges for name, ranges in space.methods.items() if name not in reasons}
+    if reasons and not (space.any_method and fit):
+        name, reason = next(iter(reasons.items()))
+        raise NetworkError(f"[space] `methods`: {name!r} can't prune this network: {reason}")
+    return dataclasses.replace(space, methods=fit)
+
+
+def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench) -> dict[str, str]:
+    """Why a method can't prune the network, by the names of those that can't with one of their choices.
+
+    Args:
+        space: Ranges of the hyper-parameters by method.
+        workbench: The network.
+    """
+    import copy
+
+    from autoprune import methods
+
+    reasons = {}
+    for name, ranges in space.items():
+        choices = {key: r.values for key, r in ranges.items() if r.values and isinstance(r.values[0], str)}
         try:
-            copied, recipe = copy.deepcopy(workbench.network), config.setting.sparsify
-            methods.build(name, {}).attach(copied, workbench.traced, recipe=recipe)
+            for chosen in itertools.product(*choices.values()):
+                method = methods.build(name, dict(zip(choices, chosen, strict=True)))
+                copied = copy.deepcopy(workbench.network)
+                method.attach(copied, workbench.traced, recipe=workbench.setting.sparsify)
         except NetworkError as error:
-            raise NetworkError(f"[space] `methods`: {name!r} can't prune this network: {error}") from None
+            reasons[name] = str(error)
+    return reasons
 
 
 def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> Plan:
@@ -193,7 +218,8 @@ def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | No
     workbench = open_workbench(config.setting)
     space = space_of(config, workbench)
     points = tuple(point.to_dict() for point in opening(space, config.study.n_trials))
-    return Plan(config, _inspection(workbench), points, identity_of(config, workbench))
+    config = dataclasses.replace(config, space=space.config)
+    return Plan(config, inspection_of(workbench), points, identity_of(config, workbench))
 
 
 def identity_of(config: StudyConfig, workbench: Workbench) -> dict[str, Any]:

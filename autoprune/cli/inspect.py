@@ -14,22 +14,29 @@ must be kept or removed together, their dense width, and how much of the MACs
 hangs on them. Layers that can't be pruned are listed with the reason. The last
 line tells how far down the MACs can go. Nothing is trained, and no database is
 touched.
+
+With --write-space, also write a search space for the network: the methods that
+can prune it with their ranges, the width rules, and the MACs targets that it
+can reach, all with comments and ready to be edited.
 """
 EPILOG = """\
-example:
+examples:
   autoprune inspect studies/digits/study.toml
+  autoprune inspect study.toml --write-space space.toml
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("study_file", metavar="STUDY.toml", help="the study file")
+    parser.add_argument("study_file", metavar="STUDY.toml", help="the study file; its search space may be missing")
+    parser.add_argument("--write-space", metavar="FILE", help="write a search space for the network, a new .toml file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what tracing found."""
     from autoprune import api
 
+    written = None if args.write_space is None else api.write_space(args.study_file, args.write_space)
     found = api.inspect(args.study_file)
     shape = " x ".join(str(size) for size in found.image_shape)
     print(
@@ -50,4 +57,6 @@ def run(args: argparse.Namespace) -> int:
     for refusal in found.refused:
         print(f"not prunable: {refusal}")
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
+    if written is not None:
+        print(f'wrote {args.write_space}; name it in [study] of {args.study_file}: space = "{written}"')
     return 0

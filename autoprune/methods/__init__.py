@@ -16,7 +16,7 @@ from autoprune.methods._slimming import Slimming, slimming
 from autoprune.penalties import PENALTIES
 from autoprune.spec import Range
 
-__all__ = ["METHODS", "Halo", "Implicit", "Ranking", "Slimming", "build", "ranges"]
+__all__ = ["METHODS", "Halo", "Implicit", "Ranking", "Slimming", "build", "catalogue", "ranges"]
 
 _ALL: tuple[type[Method], ...] = (
     *(slimming(name, penalty) for name, penalty in PENALTIES.items()),
@@ -47,13 +47,26 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, float) and value.is_integer()
 
 
-def ranges() -> dict[str, dict[str, Range]]:
-    """The search range of every searched hyper-parameter of every method, from the fields' own metadata."""
+def catalogue() -> dict[str, dict[str, Range | None]]:
+    """Every hyper-parameter of every method, from the fields' own metadata.
+
+    Each comes with the range that is searched where a space names none; None stands for one that then stays at its
+    default.
+    """
     return {
-        name: {
-            field.name: read(Range, field.metadata["search"], where=f"{name}.{field.name}")
-            for field in dataclasses.fields(method)  # type: ignore[arg-type]
-            if field.metadata["search"] is not None
-        }
+        name: {field.name: _range_of(name, field) for field in dataclasses.fields(method)}  # type: ignore[arg-type]
         for name, method in METHODS.items()
+    }
+
+
+def _range_of(method: str, field: dataclasses.Field[Any]) -> Range | None:
+    search = field.metadata["search"]
+    return None if search is None else read(Range, search, where=f"{method}.{field.name}")
+
+
+def ranges() -> dict[str, dict[str, Range]]:
+    """What of the `catalogue` is searched where a space names nothing."""
+    return {
+        name: {key: values for key, values in fields.items() if values is not None}
+        for name, fields in catalogue().items()
     }

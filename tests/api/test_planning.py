@@ -13,7 +13,7 @@ import pytest
 
 from autoprune import api, methods
 from autoprune.api import _planning
-from autoprune.errors import ConfigError, DataError, InfeasibleError
+from autoprune.errors import ConfigError, DataError, InfeasibleError, NetworkError
 from autoprune.fields import option
 from autoprune.methods import METHODS
 
@@ -72,6 +72,40 @@ def test_whole_numbers_are_searched_on_a_grid_of_them(
     told = r"`rounds` must be a whole number, but got 1.95\d+ \(a number\). Give `step = 1`, or a list `values`."
     with pytest.raises(ConfigError, match=told):
         _planning.load_config(path)
+
+
+NORMLESS = """
+import torch
+
+def net():
+    layers = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 64, 10)
+    return torch.nn.Sequential(*layers)
+"""
+
+
+def test_of_any_method_those_that_fit_the_network(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planned_by_test.py").write_text(NORMLESS)
+
+    def planned(space: str) -> set[str]:
+        path = write_study(tmp_path, network='factory = "planned_by_test:net"', space=space)
+        return set(api.plan(path).config.space.methods)
+
+    found = planned('methods = ["*"]')
+    assert {"magnitude", "filter_norm"} <= found < METHODS.keys()
+    assert "slimming" not in found
+    told = r"^\[space\] `methods`: 'slimming' can't prune this network: there must be a BatchNorm behind every prunable"
+    with pytest.raises(NetworkError, match=told):
+        planned('methods = ["magnitude", "slimming"]')
+    # What is not searched unasked may be set, and decides whether the method fits.
+    assert planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = "norms"') == {
+        "magnitude",
+        "slimming",
+    }
+    with pytest.raises(NetworkError, match=told):
+        planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = ["norms", "scales"]')
 
 
 def test_constraints_that_no_widths_keep(write_study: Write, tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ def test_stop(run: Run, finished: Any) -> None:
 
 def test_list(run: Run, finished: Any) -> None:
     assert ok(run("list", "studies", "--storage", finished.url)) == "digits  5 finished, 1 running, 1 failed\n"
-    assert [line.split()[0] for line in ok(run("list", "spaces")).splitlines()] == ["resnet_cifar", "resnet_digits"]
+    spaces = dict(line.split(maxsplit=1) for line in ok(run("list", "spaces")).splitlines())
+    assert {"resnet_cifar", "resnet_digits", "torchvision"} <= spaces.keys()
+    assert spaces["vgg_cifar"] == "VGG-16 and VGG-19 for 32 x 32 images: most of their channels can go."
     listed = [line.split()[0] for line in ok(run("list", "methods")).splitlines()]
     assert {"magnitude", "slimming"} <= set(listed)
     assert listed == sorted(listed)

@@ -12,7 +12,7 @@ from autoprune.cli.main import build_parser
 
 # A new flag is a promise for years: whoever adds one writes it down here.
 ARGUMENTS = {
-    "inspect": ["STUDY.toml"],
+    "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
         "STUDY.toml", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL", "--dry-run",
     ],
