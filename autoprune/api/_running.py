@@ -54,9 +54,11 @@ def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     """Run one trial in a worker process."""
     import torch
 
+    from autoprune.engine.memory import hand_back
     from autoprune.engine.phases import PhaseStore
     from autoprune.trial import run_trial
 
+    hand_back()  # What the worker's last trial has freed.
     spec = TrialSpec.from_dict(config["spec"])
     if spec.setting.threads is not None:
         torch.set_num_threads(spec.setting.threads)
