@@ -20,8 +20,17 @@ from tests.system.conftest import STUDY, Sandbox
 pytestmark = pytest.mark.ray
 
 # Every trial starts from one sparsify phase, which takes longer than it takes to kill somebody.
-ONE_PHASE = STUDY.replace('methods = ["magnitude", "slimming"]', 'methods = ["slimming"]\nwidth_rules = ["uniform"]')
-ONE_PHASE = ONE_PHASE.replace("[network]", "[method.slimming]\nstrength = {{ values = [0.01] }}\n\n[network]")
+SPACE = """[space]
+methods = ["slimming"]
+width_rules = ["uniform"]
+macs_target = {{ low = 0.1, high = 0.9, step = 0.05 }}
+
+[method.slimming]
+strength = {{ values = [0.01] }}
+form = {{ values = ["prox"] }}
+
+"""
+ONE_PHASE = STUDY[: STUDY.index("[space]")] + SPACE + STUDY[STUDY.index("[network]") :]
 ONE_PHASE = ONE_PHASE.replace("epochs = 0.5", "epochs = 40").replace("lease_s = 20", "lease_s = 5")
 
 
