@@ -30,7 +30,7 @@ def table_under(heading):
 
 def test_the_method_table_names_every_method_and_no_other():
     header, _, *rows = table_under("Methods:\n")
-    assert header == ["method", "what it does", "formula", "when to use it", "when not", "paper"]
+    assert header == ["method", "what it penalises", "formula", "when to use it", "when not", "paper"]
     assert [row[0].strip("`") for row in rows] == sorted(METHODS)
     for name, *cells in rows:
         assert all(cells), f"a cell of {name} is empty"
