@@ -76,6 +76,7 @@ def of_revisions(names: set[str]) -> bool:
     return {"method", "method #2", "macs_target", "width_rule"} <= names
 
 
+@pytest.mark.filterwarnings("ignore:Some regimes for parameter")  # Of eight trials, little can be said.
 def test_the_dashboard_shows_every_trial(storage: optuna.storages.RDBStorage) -> None:
     # The development tools include it; a person may do without.
     app = pytest.importorskip("optuna_dashboard").wsgi(storage)
