@@ -99,7 +99,8 @@ class Interval:
     def at(self, share: float) -> float:
         """The value at a share in [0, 1) of the way from low to high on the scale."""
         if self.is_log:
-            return min(max(self.low * (self.high / self.low) ** share, self.low), self.high)
+            value: float = self.low * (self.high / self.low) ** share
+            return min(max(value, self.low), self.high)
         return min(self.low + share * (self.high - self.low), self.high)
 
     def holding(self, value: float) -> Interval:

@@ -131,16 +131,16 @@ class Proposer:
         number = sum("retry_of" not in trial.user_attrs for trial in history)
         # A trial that is tried again adds no number: an interrupted study makes the proposals of one that was not.
         number = sum("retry_of" not in trial.user_attrs for trial in history)
-        view, n_drawn = self._viewer.look(history), 0
+        view, draw, n_attempts = self._viewer.look(history), Draw(self._seed, number), 0
         for sampler in self._samplers:
-            for _ in range(sampler.n_draws):
-                point = self._space.point(sampler.sample(view, Draw(self._seed, number, n_drawn)))
+            for values in sampler.attempts(view, draw):
+                point = self._space.point(values)
                 key = self._key(point)
                 if key not in tried:
                     return self._proposal(key, point, history)
-                view, n_drawn = view.with_running(point.params), n_drawn + 1  # So that it looks elsewhere.
+                n_attempts += 1
         raise SpaceExhaustedError(
-            f"{n_drawn} draws from space {self._space.config.name!r} gave nothing that was not "
+            f"{n_attempts} draws from space {self._space.config.name!r} gave nothing that was not "
             f"tried in {len(history)} trials. Widen a range, add a method, or lower `n_trials`."
         )
 

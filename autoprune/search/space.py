@@ -47,9 +47,13 @@ class Point:
     @property
     def params(self) -> dict[str, Value]:
         """Parameter values by the names that the sampler and the database know them by."""
-        choice = {"method": self.method, "width_rule": self.width_rule, "macs_target": self.macs_target}
-        hyper = {f"{self.method}.{key}": value for key, value in self.hyper.items()}
-        return {**choice, **hyper, **{f"{self.width_rule}.{key}": value for key, value in self.shape.items()}}
+        return {
+            "method": self.method,
+            "width_rule": self.width_rule,
+            "macs_target": self.macs_target,
+            **{f"{self.method}.{key}": value for key, value in self.hyper.items()},
+            **{f"{self.width_rule}.{key}": value for key, value in self.shape.items()},
+        }
 
     @property
     def told_hyper(self) -> str:

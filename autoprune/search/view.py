@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -107,12 +107,11 @@ class View:
         return dataclasses.replace(self, sights=(*self.sights, Sight(number, dict(params))))
 
     def study(
-        self, sampler: BaseSampler, *, flat: bool = False, marks: Mapping[int, Mapping[str, Any]] | None = None
+        self, *, flat: bool = False, marks: Mapping[int, Mapping[str, Any]] | None = None
     ) -> tuple[optuna.Study, FrozenTrial]:
         """The view as a study in memory, and its next trial, which has no parameters yet.
 
         Args:
-            sampler: The study's sampler.
             flat: Whether every trial has all parameters of the space, with defaults for those that it does not use.
             marks: System attributes by the number of the trial.
         """
@@ -142,7 +141,7 @@ class View:
             for name in broken if is_finished else ():
                 trial.set_constraint(name, sight.violations.get(name, 0.0))
             storage.create_new_trial(study_id, template_trial=trial)
-        study = optuna.Study("view", storage, sampler)
+        study = optuna.Study("view", storage, _NO_SAMPLER)
         return study, storage.get_trial(storage.create_new_trial(study_id))
 
     def _losses(self, sights: Sequence[Sight]) -> npt.NDArray[np.float64]:
@@ -153,6 +152,7 @@ class View:
         return losses
 
 
+_NO_SAMPLER = RandomSampler(seed=0)  # A study must have one; ours are asked directly.
 _NEVER = datetime(1970, 1, 1)  # Optuna wants a date of each trial, but no sampler looks at it.
 
 
@@ -239,7 +239,7 @@ class Viewer:
         ]
 
     def _learn(self, number: int, trial: FrozenTrial) -> _Known:
-        rungs = {int(rung): float(accuracy) for rung, accuracy in trial.user_attrs.get("rungs", {}).items()}
+        rungs = {int(rung): float(accuracy) for rung, accuracy in (trial.user_attrs.get("rungs") or {}).items()}
         choices = {n: d for n, d in trial.distributions.items() if isinstance(d, CategoricalDistribution)}
         return _Known(trial, trial.state, self._sight(number, trial, rungs), rungs, choices)
 

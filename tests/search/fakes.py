@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta
 from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.config import ConstraintsConfig, SpaceConfig
 from autoprune.cost import CostModel, LayerCost, LinearForm
 from autoprune.inverse import allowed_widths
 from autoprune.search.propose import Proposer
-from autoprune.search.space import Space
+from autoprune.search.samplers._contract import uniform
+from autoprune.search.space import Point, Space
 from autoprune.spec import Range
 
 METHODS = {"plain": {}, "strong": {"strength": Range(low=1e-4, high=1e-2, scale="log", points=5)}}
@@ -73,10 +77,41 @@ def proposer(of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe", *
     )
 
 
+def trial(
+    space: Space, point: Point, state: TrialState = TrialState.COMPLETE, *, ended: int = 0, **attrs: Any
+) -> FrozenTrial:
+    """The trial of a point as the database gives it back, with `run_trial`'s result where it is complete."""
+    result = run_trial(point.to_dict()) if state is TrialState.COMPLETE else {}
+    made = create_trial(
+        state=state,
+        values=[result[name] for name in OBJECTIVES] if result else None,
+        params=point.params,
+        distributions=space.distributions(point),
+        user_attrs={"point": point.to_dict(), "key": space.key(point, ["recipe"]), **result, **attrs},
+    )
+    if made.state.is_finished():
+        made.datetime_complete = moment(ended)
+    return made
+
+
+def moment(seconds: float) -> datetime:
+    """So long after the start of a study."""
+    return datetime(2026, 1, 1) + timedelta(seconds=seconds)
+
+
+def draw(space: Space, seed: int) -> Point:
+    """A point at random."""
+    return space.point(uniform(space.parameters, seed))
+
+
 def run_trial(point: dict[str, Any]) -> dict[str, Any]:
-    """The accuracy is known: concave in the target, a little better for the method with a strength near 1e-3."""
-    target = point["macs_target"]
+    """The accuracy is known: concave in the target, a little better with a strength near 1e-3 and a fitting shape."""
+    target, hyper, shape = point["macs_target"], point["hyper"], point.get("shape", {}).values()
     bonus = 0.0
     if point["method"] == "strong":
-        bonus = 0.02 - 0.01 * abs(math.log10(point["hyper"]["strength"]) + 3)
+        bonus = 0.02 - 0.01 * abs(math.log10(hyper["strength"]) + 3)
+    # The more there is to know, the more there is to gain: the best of each number depends on the target.
+    numbers = [value for name, value in hyper.items() if name != "strength" and isinstance(value, float)]
+    bonus -= 0.15 * sum((value - target) ** 2 for value in numbers)
+    bonus -= 0.1 * sum((value - 1.5 * target) ** 2 for value in shape)
     return {"accuracy": 0.5 + 0.4 * target**0.5 + bonus, "macs_ratio": target, "macs": round(1e6 * target)}

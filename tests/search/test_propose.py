@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from autoprune.errors import SpaceExhaustedError
-from autoprune.search.propose import opening
+from autoprune.config import ConstraintsConfig
+from autoprune.errors import IdentityError, SpaceExhaustedError, StorageError
+from autoprune.search.claims import Claim, Claims, Proposal, Room
+from autoprune.search.database import Database
+from autoprune.search.propose import imported_points, opening
+from autoprune.search.samplers import SAMPLERS
 from autoprune.search.space import Point
-from autoprune.spec import Range
+from autoprune.search.study import StudyRecord
+from autoprune.spec import WIDTH_RULES, DataSpec, NetworkSpec, Range, SettingSpec, TrainSpec, TrialSpec
+from autoprune.widths import RULES, Limits
 from tests.search import fakes
+
+SETTING = SettingSpec(
+    network=NetworkSpec(architecture="resnet_digits"),
+    data=DataSpec(source="digits"),
+    dense=TrainSpec(), sparsify=TrainSpec(), finetune=TrainSpec(),
+)  # fmt: skip
 
 
 def finished(proposal, state=TrialState.COMPLETE):
@@ -106,6 +121,172 @@ def test_a_changed_list_of_choices_is_stored_under_a_name_of_its_own():
     assert "method #2" in again.params
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_every_sampler_repeats_itself(sampler):
-    assert [t.params for t in search(15, sampler=sampler)] == [t.params for t in search(15, sampler=sampler)]
+# -- a function of history and seed ----------------------------------------------------------------------------------
+
+
+def several_at_once(propose, space, n, *, at_once=3):
+    """A study whose trials run several at a time and end in another order than they began."""
+    order, running, history = random.Random(0), [], []
+    while len(history) < n or running:
+        while len(running) < at_once and len(history) < n:
+            proposal = propose(list(history))
+            point = Point(**proposal.attrs["point"])
+            running.append((len(history), point))
+            history.append(fakes.trial(space, point, TrialState.RUNNING))
+        number, point = running.pop(order.randrange(len(running)))
+        state = order.choice([TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED])
+        partial = {"rungs": {"0": 0.1 + number / 100}, "partial_macs_ratio": point.macs_target}
+        history[number] = fakes.trial(space, point, state, ended=number, **partial, params=1_000 + 100 * number)
+    return history
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_resumed_driver_proposes_what_the_one_before_would_have(sampler):
+    """Warm and cold agree to the last bit, while trials run, stop early, break a limit and end out of order."""
+    space = fakes.space(
+        cost=fakes.staged_model(3, 1),
+        width_rules=("uniform", "global", "per_stage"),
+        macs_target=Range(low=0.1, high=0.9),
+        constraints=ConstraintsConfig(params=3_000),
+    )
+    n = 16 if sampler == "gp" else 48  # Enough for the model to be asked.
+    warm = fakes.proposer(space, n_trials=9, sampler=sampler)
+
+    def propose(history):
+        proposal = warm.propose(history)
+        if sampler != "gp" or len(history) % 3 == 0:
+            assert fakes.proposer(space, n_trials=9, sampler=sampler).propose(history) == proposal
+        return proposal
+
+    history = several_at_once(propose, space, n)
+    assert {trial.state for trial in history} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_other_histories_in_between_change_nothing():
+    proposer, histories = fakes.proposer(fakes.space(), n_trials=9), [search(12, seed=seed) for seed in range(3)]
+    expected = [fakes.proposer(fakes.space(), n_trials=9).propose(history) for history in histories]
+    for history, proposal in [*zip(histories, expected, strict=True)] * 2:
+        assert proposer.propose(history) == proposal
+
+
+def test_a_trial_that_is_tried_again_changes_no_later_proposal():
+    space = fakes.space()
+    straight = [fakes.trial(space, fakes.draw(space, seed), seed_number=seed) for seed in range(12)]
+    lost = fakes.trial(space, fakes.draw(space, 5), TrialState.FAIL, seed_number=5)
+    again = fakes.trial(space, fakes.draw(space, 5), seed_number=5, retry_of=5)
+    interrupted = [*straight[:5], lost, *straight[6:], again]
+    one, other = (fakes.proposer(space, n_trials=3).propose(history) for history in (straight, interrupted))
+    assert one == other
+
+
+# -- where to begin --------------------------------------------------------------------------------------------------
+
+
+def shaped_space(**changes):
+    return fakes.space(**{"cost": fakes.staged_model(), "methods": {"plain": {}}, **changes})
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        (("uniform", "per_group", "per_stage"), ["uniform"]),
+        (("per_stage", "global"), ["global", "per_stage"]),
+        (("per_group", "per_stage"), ["per_group"]),
+        (("global",), ["global"]),
+    ],
+)
+def test_rules_with_multipliers_need_no_ladder_where_uniform_has_one(rules, expected):
+    points = opening(shaped_space(width_rules=rules), 30)
+    assert list(dict.fromkeys(point.width_rule for point in points)) == expected
+    assert {value for point in points for value in point.shape.values()} <= {1.0}
+
+
+def test_imported_points_come_right_after_the_dense_network_as_far_as_the_space_holds_them():
+    space = fakes.space()
+    first = Point("strong", "global", 0.35, {"strength": 1e-3})
+    alike = Point("plain", "uniform", 0.5)
+    gone = [Point("gone", "uniform", 0.5), Point("plain", "uniform", 0.95), Point("plain", "per_stage", 0.5)]
+    points = opening(space, 30, [first, *gone, alike])
+    assert points[:3] == [opening(space, 30)[0], first, alike]
+    assert points[3:] == opening(space, 30)[1:]
+    history, proposer = [], fakes.proposer(space, n_trials=30, imported=[first, first, *gone, alike])
+    for _ in range(12):
+        history.append(finished(proposer.propose(history)))
+    assert [Point(**trial.user_attrs["point"]) for trial in history[1:3]] == [first, alike]
+    # The uniform ladder has the second one as well: it is proposed once.
+    assert len({trial.user_attrs["key"] for trial in history}) == 12
+
+
+def finish_study(db, name, identity, points):
+    study = StudyRecord.create_or_join(
+        db, name=name, identity=identity, config={}, directions=["maximize", "minimize"], objectives=fakes.OBJECTIVES
+    )
+    claims, space = Claims(study, owner="me", n_trials=99), fakes.space()
+    for point in points:
+        attrs = {"point": point.to_dict()}
+        proposal = Proposal(point.params, space.distributions(point), space.key(point), attrs)
+        result = fakes.run_trial(point.to_dict())
+        claims.complete(claims.claim(proposal).trial_id, [result[name] for name in fakes.OBJECTIVES], result)
+
+
+def test_the_fronts_of_other_studies_are_imported(db):
+    best = [Point("strong", "global", target, {"strength": 1e-3}) for target in (0.2, 0.8)]
+    poor = [Point("strong", "global", target, {"strength": 1e-4}) for target in (0.2, 0.8)]
+    finish_study(db, "one", {"network": "a"}, [poor[0], best[0], poor[1]])
+    finish_study(db, "two", {"network": "a"}, [best[1], poor[0]])
+    # Of the first study, its poor trial at the low target is dominated; each front counts for itself.
+    assert imported_points(db, ["one", "two"], {"network": "a"}) == [best[0], poor[1], best[1], poor[0]]
+    assert imported_points(db, [], {"network": "a"}) == []
+
+
+def test_the_front_of_another_network_is_refused_with_both_sides(db):
+    finish_study(db, "one", {"network": "a", "data": {"seed": 1}}, [])
+    told = r"in 'one' `data.seed` is 1 there and 2 here; `network` is \"a\" there and \"b\" here\. Take it out"
+    with pytest.raises(IdentityError, match=told):
+        imported_points(db, ["one"], {"network": "b", "data": {"seed": 2}})
+    with pytest.raises(StorageError, match="there is no study 'gone'"):
+        imported_points(db, ["gone"], {})
+
+
+# -- a long study under constraints ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampler", "n"), [("random", 100), ("nsga2", 100), pytest.param("tpe", 500, marks=pytest.mark.slow)]
+)
+def test_every_launched_trial_keeps_both_constraints_and_none_is_launched_twice(tmp_path, sampler, n):
+    cost = fakes.staged_model(3, 2)
+    limits = ConstraintsConfig(macs_ratio=0.6, params=cost.dense_params * 2 // 5)
+    space = fakes.space(cost=cost, width_rules=WIDTH_RULES, constraints=limits)
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    study = StudyRecord.create_or_join(
+        db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=fakes.OBJECTIVES
+    )
+    claims, proposer = Claims(study, owner="me", n_trials=n), fakes.proposer(space, n_trials=n, sampler=sampler)
+    while claims.room() is Room.OPEN:
+        claim = claims.claim(proposer.propose(study.trials()))
+        assert isinstance(claim, Claim)
+        result = fakes.run_trial(claim.attrs["point"])
+        claims.complete(claim.trial_id, [result[name] for name in fakes.OBJECTIVES], result)
+    launched = [
+        TrialSpec(
+            setting=SETTING, study="s", number=trial.number, **space.trial_fields(Point(**trial.user_attrs["point"]))
+        )
+        for trial in study.trials()
+    ]
+    db.close()
+    assert len(launched) == n
+    rng, fixed = np.random.default_rng(0), []
+    for spec in launched:
+        bounds = Limits(
+            macs=spec.macs_target * cost.dense_macs, params=spec.params_limit, min_widths=dict.fromkeys(cost.groups, 1)
+        )
+        scores = {name: rng.random(width) for name, width in zip(cost.groups, cost.dense, strict=True)}
+        widths = RULES[spec.width_rule](cost, scores, bounds, spec.shape)
+        assert cost.macs_ratio(widths) <= 0.6
+        assert cost.params(widths) <= cost.dense_params * 2 // 5
+        if spec.width_rule != "global":
+            fixed.append((spec.method, tuple(spec.hyper.items()), tuple(widths.values())))
+    assert len(fixed) > n / 3
+    assert len(set(fixed)) == len(fixed)
+    assert {spec.width_rule for spec in launched} == set(WIDTH_RULES)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -14,7 +14,7 @@ from autoprune.search.parameters import Parameter
 from autoprune.search.view import View
 from autoprune.spec import seed_of
 
-__all__ = ["Draw", "Sampler"]
+__all__ = ["Draw", "Sampler", "searched", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -23,32 +23,27 @@ class Draw:
 
     Args:
         study_seed: The study's seed.
-        number: How many trials the study has.
-        attempt: How many points were drawn for this proposal before, which had been tried already.
+        number: How many first tries the study has had.
     """
 
     study_seed: int
     number: int
-    attempt: int = 0
 
-    @property
-    def seed(self) -> int:
-        """A seed in [0, 2**31), another one for every draw."""
-        return seed_of("proposal", self.study_seed, self.number, self.attempt)
+    def seed(self, attempt: int) -> int:
+        """A seed in [0, 2**31), another one for every attempt at every proposal."""
+        return seed_of("proposal", self.study_seed, self.number, attempt)
 
 
 class Sampler(ABC):
     """Proposes values of the space's parameters; a sampler keeps nothing from one proposal to the next."""
 
-    n_draws: ClassVar[int] = 20
-    """Draws that turn out to have been tried, after which a proposal is drawn at random."""
-
     @abstractmethod
-    def sample(self, view: View, draw: Draw) -> dict[str, Any]:
+    def attempts(self, view: View, draw: Draw) -> Iterator[dict[str, Any]]:
         """Values by parameter, at least of those that the point which they name has.
 
-        The same view and draw give the same values, to the last bit. Values lie in the ranges; grids are not looked at,
-        since they are snapped afterwards.
+        One attempt after another, until the caller has found one that was not tried before, or this sampler gives up.
+        The same view and draw give the same attempts, to the last bit. Values lie in the ranges; grids are not looked
+        at, since values are snapped afterwards.
         """
 
 

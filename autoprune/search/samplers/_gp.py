@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
+import numpy as np
 from optuna.samplers import GPSampler
 
+from autoprune.search._quiet import quiet
 from autoprune.search.samplers._contract import Draw, Sampler, searched, uniform
+from autoprune.search.samplers._tpe import TPE
 from autoprune.search.view import View
 
 __all__ = ["GP"]
+
+
+_ATTEMPTS = 3
+_CHATTY = "optuna._gp.optim_mixed"
 
 
 class GP(Sampler):
@@ -17,19 +26,28 @@ class GP(Sampler):
 
     Running trials are counted in. Every trial has values of all parameters of the space, the defaults where it does not
     use one: a process needs one set of dimensions, and learns from all trials what they share.
+
+    An attempt that was tried before counts as running at the next one. As every attempt takes long, few are made; then
+    TPE goes on.
     """
 
-    n_draws = 3
-    most_trials = 200
+    most_trials: ClassVar[int] = 200
     """Beyond them the sampler sees the front and the newest: time grows with the cube of the number of trials."""
 
-    def sample(self, view: View, draw: Draw) -> dict[str, Any]:
+    def attempts(self, view: View, draw: Draw) -> Iterator[dict[str, Any]]:
         """Values of all parameters.
 
         References:
             Daulton et al. (2020), arXiv 2006.05078; Ament et al. (2023), arXiv 2310.20708.
         """
-        sampler = GPSampler(seed=draw.seed, n_startup_trials=10, warn_independent_sampling=False)
-        study, trial = view.thinned(self.most_trials).study(sampler, flat=True)
-        found = uniform(view.space.parameters, draw.seed)
-        return found | sampler.sample_relative(study, trial, searched(view.space.parameters))
+        space, seen = view.space, view.thinned(self.most_trials)
+        for attempt in range(_ATTEMPTS):
+            seed = draw.seed(attempt)
+            study, trial = seen.study(flat=True)
+            sampler, found = GPSampler(seed=seed), uniform(space.parameters, seed)
+            # Where nothing promises a gain, Optuna divides by zero and says so; it then proposes the least loss.
+            with np.errstate(divide="ignore", invalid="ignore"), quiet(_CHATTY, up_to=logging.WARNING):
+                found |= sampler.sample_relative(study, trial, searched(space.parameters))
+            yield found
+            seen = seen.with_running(space.point(found).params)
+        yield from TPE().attempts(view, draw)

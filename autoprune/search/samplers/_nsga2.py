@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-from optuna.exceptions import ExperimentalWarning
+import numpy as np
+import numpy.typing as npt
+import optuna
 from optuna.samplers import NSGAIISampler
-from optuna.samplers.nsgaii import BLXAlphaCrossover
+from optuna.samplers.nsgaii import BaseCrossover
 
 from autoprune.search.samplers._contract import Draw, Sampler, searched, uniform
-from autoprune.search.view import View
+from autoprune.search.view import Sight, View
 
 __all__ = ["NSGA2"]
 
-with warnings.catch_warnings():
-    # Here, once, because warning filters belong to the whole process, and proposals are made in several threads.
-    warnings.simplefilter("ignore", ExperimentalWarning)
-    _CROSSOVER = BLXAlphaCrossover()
+_ATTEMPTS = 40
 _GENERATION = "NSGAIISampler:generation"  # The system attribute in which Optuna keeps a trial's generation.
+
+
+class _Blend(BaseCrossover):
+    """BLX-α within the bounds: Optuna's own draws again until all numbers are inside, which many never are."""
+
+    n_parents = 2
+
+    def crossover(
+        self,
+        parents_params: npt.NDArray[np.float64],
+        rng: np.random.RandomState,
+        study: optuna.Study,
+        search_space_bounds: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float64]:
+        low, high = parents_params.min(axis=0), parents_params.max(axis=0)
+        beyond = 0.5 * (high - low)
+        return np.clip(rng.uniform(low - beyond, high + beyond), search_space_bounds[:, 0], search_space_bounds[:, 1])
 
 
 class NSGA2(Sampler):
     """Crossover and mutation of the best trials so far, by front and crowding distance.
 
-    Trials are numbered in the order in which they ended, and every ``population`` of them are a generation. The parents
-    of the generation that is being made are the best of all trials of the generations before it; Optuna is shown only
-    them. The first generation is drawn at random.
+    Trials are numbered in the order in which they ended, and every ``population_size`` of them are a generation. The
+    parents of the generation that is being made are the best of all trials of the generations before it; Optuna is
+    shown only them. The first generation is drawn at random.
 
     Parents have values of all parameters of the space, the defaults where they do not use one, because crossover takes
-    a child's parameters from both; a child uses those of its own method and rule, and on average one of them mutates.
-    Numbers are crossed by BLX-α, which also looks beyond the parents and between them: with Optuna's uniform crossover,
-    known problems of 8, 9 and 36 parameters (``tests/search/test_samplers.py``) came out worse.
+    a child's parameters from both; a child uses those of its own method and rule, and on average one of them mutates,
+    or more where a child has turned out to be a trial that there was.
+    Numbers are crossed by BLX-α, which also looks between the parents and beyond them: with Optuna's uniform crossover,
+    which takes each from one parent, known problems of 8, 9 and 36 parameters came out worse.
     """
 
-    population = 20
+    population_size: ClassVar[int] = 20
     """Optuna's own 50 would be most of a typical study."""
 
-    def sample(self, view: View, draw: Draw) -> dict[str, Any]:
+    def parents(self, view: View) -> list[Sight]:
+        """The best of all trials of the generations before the one that is being made, best first; none at first."""
+        in_order = sorted(view.finished, key=lambda sight: (sight.ended_at, sight.number))
+        n_older = len(in_order) // self.population_size * self.population_size
+        return view.best(self.population_size, in_order[:n_older])
+
+    def attempts(self, view: View, draw: Draw) -> Iterator[dict[str, Any]]:
         """Values of all parameters.
 
         References:
             Deb et al. (2002), doi:10.1109/4235.996017; Eshelman and Schaffer (1993), FOGA 2, for BLX-α.
         """
-        found = uniform(view.space.parameters, draw.seed)
-        in_order = sorted(view.finished, key=lambda sight: (sight.ended_at, sight.number))
-        n_older = len(in_order) // self.population * self.population
-        if n_older == 0:
-            return found
-        parents = view.best(self.population, in_order[:n_older])
-        n_used = sum(len(parent.params) for parent in parents) / len(parents)
-        sampler = NSGAIISampler(
-            seed=draw.seed, population_size=self.population, mutation_prob=1 / n_used, crossover=_CROSSOVER
-        )
+        space, parents = view.space, self.parents(view)
+        n_used = sum(len(parent.params) for parent in parents) / max(1, len(parents))
         marks = {parent.number: {_GENERATION: 0} for parent in parents}
-        elite = View(view.space, view.objectives, tuple(sorted(parents, key=lambda sight: sight.number)))
-        study, trial = elite.study(sampler, flat=True, marks=marks)
-        # What mutates is left out by Optuna, to be drawn anew.
-        return found | sampler.sample_relative(study, trial, searched(view.space.parameters))
+        elite = View(space, view.objectives, tuple(sorted(parents, key=lambda sight: sight.number)))
+        study, trial = elite.study(flat=True, marks=marks)
+        for attempt in range(_ATTEMPTS):
+            found = uniform(space.parameters, draw.seed(attempt))
+            if parents:
+                sampler = NSGAIISampler(
+                    seed=draw.seed(attempt),
+                    population_size=self.population_size,
+                    mutation_prob=min(1.0, (1 + attempt / 4) / n_used),
+                    crossover=_Blend(),
+                )
+                # What mutates is left out by Optuna, and so stays as it was drawn at random.
+                found |= sampler.sample_relative(study, trial, searched(space.parameters))
+            yield found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from autoprune.search.samplers._contract import Draw, Sampler, uniform
@@ -9,12 +10,13 @@ from autoprune.search.view import View
 
 __all__ = ["Random"]
 
+_ATTEMPTS = 500
+
 
 class Random(Sampler):
     """Every parameter on its own, uniformly on its scale; the history is not looked at."""
 
-    n_draws = 500
-
-    def sample(self, view: View, draw: Draw) -> dict[str, Any]:
+    def attempts(self, view: View, draw: Draw) -> Iterator[dict[str, Any]]:
         """Values of all parameters of the space."""
-        return uniform(view.space.parameters, draw.seed)
+        for attempt in range(_ATTEMPTS):
+            yield uniform(view.space.parameters, draw.seed(attempt))
