@@ -31,7 +31,8 @@ form = {{ values = ["prox"] }}
 
 """
 ONE_PHASE = STUDY[: STUDY.index("[space]")] + SPACE + STUDY[STUDY.index("[network]") :]
-ONE_PHASE = ONE_PHASE.replace("epochs = 0.5", "epochs = 40").replace("lease_s = 20", "lease_s = 5")
+ONE_PHASE = ONE_PHASE.replace("epochs = 0.5", "epochs = 15").replace("lease_s = 20", "lease_s = 5")
+ONE_PHASE += "threads = 1\n"
 
 
 def phases(sandbox: Sandbox, kind: str = "sparsify") -> list[Any]:
@@ -62,6 +63,10 @@ def computing(sandbox: Sandbox) -> str | None:
     return owners[0] if owners else None
 
 
+def pid_of(owner: str) -> int:
+    return int(owner.split("|")[1])
+
+
 def trainers_of(session: int) -> list[int]:
     """Processes of that session in which a trial runs."""
     listed = subprocess.run(["ps", "-s", str(session), "-o", "pid=,args="], capture_output=True, text=True, check=False)
@@ -85,17 +90,19 @@ def check_end(sandbox: Sandbox, *, n_trials: int) -> None:
 
 def test_another_driver_takes_over_the_phase_of_a_killed_one(sandbox):
     sandbox.write(n_trials=3, text=ONE_PHASE)
-    first = sandbox.start("launch", "study.toml", "--concurrency", "1")
+    started = [sandbox.start("launch", "study.toml", "--concurrency", "1") for _ in range(2)]
+    drivers = {process.pid: process for process in started}
     owner = until(sandbox, lambda: computing(sandbox))
-    second = sandbox.start("launch", "study.toml", "--concurrency", "1")
-    # The second driver has claimed a trial, which it parks: the first one is at their phase.
+    # The other one has claimed a trial, too, which it parks.
     until(sandbox, lambda: sandbox.states().count("RUNNING") == 2)
     assert computing(sandbox) == owner
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    killed = drivers.pop(pid_of(owner))
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    (survivor,) = drivers.values()
     heir = until(sandbox, lambda: (now := computing(sandbox)) != owner and now)
-    assert heir.split("/")[:-1] != owner.split("/")[:-1]
-    assert second.wait(timeout=300) == 0, sandbox.output(second)
+    assert pid_of(heir) == survivor.pid
+    assert survivor.wait(timeout=300) == 0, sandbox.output(survivor)
     check_end(sandbox, n_trials=3)
     (lost,) = [trial for trial in sandbox.trials() if trial.state.name == "FAIL"]
     assert "expired: no sign of life" in lost.user_attrs["reason"]
@@ -111,7 +118,7 @@ def test_a_parked_trial_takes_over_the_phase_of_a_killed_worker(sandbox):
     assert computing(sandbox) == owner
     os.kill(worker, signal.SIGKILL)
     heir = until(sandbox, lambda: (now := computing(sandbox)) != owner and now)
-    assert heir.split("/")[:-1] == owner.split("/")[:-1]
+    assert pid_of(heir) == pid_of(owner) == driver.pid
     assert driver.wait(timeout=300) == 0, sandbox.output(driver)
     check_end(sandbox, n_trials=5)
     (lost,) = [trial for trial in sandbox.trials() if trial.state.name == "FAIL"]
