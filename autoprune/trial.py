@@ -149,9 +149,9 @@ def _result_key(
 ) -> str:
     """Hash of all that fixes the result but the seed of the fine-tuning: two trials that share it differ by chance."""
     setting = spec.setting
-    recipe = [setting.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed]
+    recipe = [setting.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed, silence]
     channels = {name: indices.tolist() for name, indices in kept.items()}
-    measured = [silence, setting.precision, setting.latency_batch]
+    measured = [setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, channels, workbench.data, measured, "none" if untouched else recipe)
 
 

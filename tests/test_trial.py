@@ -262,6 +262,7 @@ def test_two_ways_to_the_same_channels_have_one_result_key(setting):
         for rule in ("uniform", "global")
     ]
     assert dense[0] == dense[1] != key
+    assert result_key(spec_of(setting, method="random", macs_target=1.0)) == dense[0]
     # No fine-tuning follows, so its recipe does not matter.
     other = dataclasses.replace(setting, finetune=dataclasses.replace(SHORT, epochs=7.0))
     assert result_key(spec_of(other, method="magnitude", macs_target=1.0)) == dense[0]
