@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.api._reading import Study, storage_url
 from autoprune.config import ResourcesConfig, SearchConfig, SpaceConfig, StudyConfig, load_setting, load_study
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.fields import read
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from autoprune.search.space import Space
     from autoprune.workbench import Workbench
 
-__all__ = ["GroupRow", "Inspection", "Plan", "identity_of", "inspect", "load_config", "plan", "space_of"]
+__all__ = ["GroupRow", "Inspection", "Joined", "Plan", "identity_of", "inspect", "load_config", "plan", "space_of"]
 
 
 def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> StudyConfig:
@@ -116,14 +118,33 @@ class Plan:
     Args:
         config: The resolved configuration, its space without the methods that can't prune the network.
         inspection: The traced network.
-        opening: The first proposals, in order.
+        opening: The first proposals of a new study, in order.
         identity: What may never change within the study.
+        joins: The study of that name in the database, which the launch would join, or None.
     """
 
     config: StudyConfig
     inspection: Inspection
     opening: tuple[dict[str, Any], ...]
     identity: Mapping[str, Any]
+    joins: Joined | None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A stored study that a launch would join.
+
+    Args:
+        url: The database.
+        n_finished: Trials that have finished.
+        revision: The newest revision.
+        changed: Tables of the configuration that the launch would change, in a new revision.
+    """
+
+    url: str
+    n_finished: int
+    revision: int
+    changed: tuple[str, ...]
 
 
 def overridden(config: StudyConfig, *, n_trials: int | None, concurrency: int | None) -> StudyConfig:
@@ -209,8 +230,14 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
     return reasons
 
 
-def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> Plan:
-    """Work out what `launch` would do, without writing to any database."""
+def plan(
+    path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None, storage: str | None = None
+) -> Plan:
+    """Work out what `launch` would do, without writing to any database.
+
+    Raises:
+        IdentityError: The database has a study of this name that is another one.
+    """
     from autoprune.search.propose import opening
     from autoprune.workbench import open_workbench
 
@@ -218,8 +245,32 @@ def plan(path: Path | str, *, n_trials: int | None = None, concurrency: int | No
     workbench = open_workbench(config.setting)
     space = space_of(config, workbench)
     points = tuple(point.to_dict() for point in opening(space, config.study.n_trials))
+    identity = identity_of(config, workbench)
+    joins = _joined(config, identity, storage_url(storage))
     config = dataclasses.replace(config, space=space.config)
-    return Plan(config, inspection_of(workbench), points, identity_of(config, workbench))
+    return Plan(config, inspection_of(workbench), points, identity, joins)
+
+
+def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> Joined | None:
+    from autoprune.search.claims import Claims
+    from autoprune.search.database import Database
+    from autoprune.search.study import StudyRecord
+
+    if not Database.is_there(url):
+        return None
+    db, search = Database.open_readonly(url), config.study
+    try:
+        record = StudyRecord.find(
+            db, name=search.name, identity=identity, directions=search.directions, objectives=search.objectives
+        )
+        if record is None:
+            return None
+        n_finished = Claims(record, owner="reader", n_trials=1).counts().finished
+        ours, stored = config.to_dict(), Study(db, record).config.to_dict()
+        changed = tuple(key for key in ours if json.dumps(ours[key]) != json.dumps(stored[key]))
+        return Joined(db.url, n_finished, record.revision, changed)
+    finally:
+        db.close()
 
 
 def identity_of(config: StudyConfig, workbench: Workbench) -> dict[str, Any]:

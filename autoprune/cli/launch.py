@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def _dry_run(args: argparse.Namespace) -> int:
     from autoprune import api
 
-    plan = api.plan(args.study_file, n_trials=args.trials, concurrency=args.concurrency)
+    plan = api.plan(args.study_file, n_trials=args.trials, concurrency=args.concurrency, storage=args.storage)
     search, space = plan.config.study, plan.config.space
     print(f"study {search.name!r}: {search.n_trials} trials, {search.sampler} sampler, seed {search.seed}")
     found = plan.inspection
@@ -66,5 +66,8 @@ def _dry_run(args: argparse.Namespace) -> int:
         print(
             f"  {point['method']:<12} {point['width_rule']:<8} macs_target {point['macs_target']:.3f}  {hyper}".rstrip()
         )
-    print("nothing was trained, and no database was touched.")
+    if (there := plan.joins) is not None:
+        told = f"changing {', '.join(there.changed)}" if there.changed else "changing nothing"
+        print(f"joins the study in {there.url}: {there.n_finished} trials finished, revision {there.revision}; {told}")
+    print("nothing was trained, and no database was changed.")
     return 0

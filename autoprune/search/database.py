@@ -86,6 +86,25 @@ class Database:
         database._opening(create=False)
         return database
 
+    @classmethod
+    def is_there(cls, url: str) -> bool:
+        """Whether there is anything to open at a URL: a SQLite file or a server's database that holds a table.
+
+        Raises:
+            ConfigError: The URL is neither of the two kinds.
+            StorageError: The file is something else, or the server does not answer.
+        """
+        address = Address.parse(url)
+        address.check_file(create=True)
+        if address.path is not None and not address.path.exists():
+            return False
+        database = cls(address, readonly=True, clock=None)
+        try:
+            with database.speaking():
+                return bool(database._tables())
+        finally:
+            database._engine.dispose()
+
     @property
     def url(self) -> str:
         """The URL for people: the password is hidden."""

@@ -119,6 +119,29 @@ class StudyRecord:
             return cls.open(db, name)
 
     @classmethod
+    def find(
+        cls,
+        db: Database,
+        *,
+        name: str,
+        identity: Mapping[str, Any],
+        directions: Sequence[str],
+        objectives: Sequence[str],
+    ) -> StudyRecord | None:
+        """The study that `create_or_join` would join, or None where it would make a new one.
+
+        Raises:
+            IdentityError: A study of this name exists and is another one.
+        """
+        with db.reading() as connection:
+            row = _find(connection, name)
+        if row is None:
+            return None
+        goals = _check_objectives(objectives, directions)
+        _compare_identity(row, goals=goals, identity=_as_json("identity", identity))
+        return cls.open(db, name)
+
+    @classmethod
     def open(cls, db: Database, name: str) -> StudyRecord:
         """Open an existing study with its newest revision.
 

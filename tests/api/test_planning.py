@@ -13,9 +13,10 @@ import pytest
 
 from autoprune import api, methods
 from autoprune.api import _planning
-from autoprune.errors import ConfigError, DataError, InfeasibleError, NetworkError
+from autoprune.errors import ConfigError, DataError, IdentityError, InfeasibleError, NetworkError, StorageError
 from autoprune.fields import option
 from autoprune.methods import METHODS
+from tests.postgres import Postgres
 
 Write = Callable[..., Path]
 
@@ -153,6 +154,30 @@ def test_a_plan(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {point["method"] for point in plan.opening} == {"magnitude", "slimming"}
     assert {point["width_rule"] for point in plan.opening} == {"uniform", "global"}
     assert {path.name for path in tmp_path.iterdir()} == {"study.toml"}  # no database
+
+
+def test_a_plan_knows_the_study_that_it_would_join(
+    finished: Any, postgres: Postgres, write_study: Write, tmp_path: Path
+) -> None:
+    def joins(space: str, **tables: str) -> _planning.Joined | None:
+        study = 'name = "digits"\nn_trials = 10\nlease_s = 600\nreference_point = { accuracy = 0.5, macs_ratio = 1.0 }'
+        path = write_study(tmp_path, **{"study": study, "space": space, **tables})
+        return api.plan(path, storage=finished.url).joins
+
+    before, stored = finished.database.read_bytes(), 'methods = ["magnitude", "slimming"]\nmacs_target = {{ low = {} }}'
+    targets = "0.1, high = 0.9, step = 0.1"
+    assert joins(stored.format(targets)) == _planning.Joined(finished.url, 5, 1, ())
+    narrower = stored.format("0.2, high = 0.9, step = 0.1")
+    assert joins(narrower, resources="cpu = 2") == _planning.Joined(finished.url, 5, 1, ("space", "resources"))
+    with pytest.raises(IdentityError, match=r"^the study 'digits' must stay .*`network` is .resnet_digits. there"):
+        joins(stored.format(targets), network='architecture = "resnet20"')
+    assert joins(stored.format(targets), study='name = "new"') is None
+    assert finished.database.read_bytes() == before
+    # No database yet, or one without tables.
+    for storage in (f"sqlite:///{tmp_path}/none.db", postgres.blank()):
+        assert api.plan(finished.file, storage=storage).joins is None
+    with pytest.raises(StorageError, match="something else"):
+        api.plan(finished.file, storage=f"sqlite:///{finished.file}")
 
 
 def test_the_identity(write_study: Write, tmp_path: Path) -> None:

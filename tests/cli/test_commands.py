@@ -163,5 +163,13 @@ def test_dry_run_starts_nothing(run: Run, write_study: Callable[..., Path]) -> N
     assert lines[1] == "network resnet_digits: 763,520 MACs, 6 channel groups"
     assert lines[5].split() == ["magnitude", "uniform", "macs_target", "1.000"]  # the dense network first
     assert len(lines[5:-1]) == 4  # a third of the trials
-    assert lines[-1] == "nothing was trained, and no database was touched."
+    assert lines[-1] == "nothing was trained, and no database was changed."
     assert [path.name for path in Path().iterdir()] == ["study.toml"]
+
+
+def test_dry_run_tells_of_the_study_that_would_be_joined(run: Run, finished: Any) -> None:
+    lines = ok(run("launch", finished.file, "--dry-run", "--trials", 12, "--storage", finished.url)).splitlines()
+    joins = f"joins the study in sqlite:///{finished.database}: 5 trials finished, revision 1; changing study"
+    assert lines[-2:] == [joins, "nothing was trained, and no database was changed."]
+    told = ok(run("launch", finished.file, "--dry-run", "--storage", finished.url))
+    assert "5 trials finished, revision 1; changing nothing\n" in told
