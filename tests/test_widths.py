@@ -271,6 +271,35 @@ def test_uniform_is_the_inverse_of_the_cost():
         uniform(cost, scores, Limits(macs=1.0, min_widths={}), {})
 
 
+@pytest.mark.parametrize("rule", ["per_group", "per_stage"])
+def test_multipliers_set_the_proportions_of_the_keep_ratios(rule):
+    cost = chain([60, 60, 60])
+    scores = {name: np.zeros(60) for name in cost.groups}
+    target = cost.macs({"a": 45, "b": 30, "c": 15})
+    limits = Limits(macs=target, min_widths={})
+    assert RULES[rule](cost, scores, limits, {"a": 1.5, "b": 1.0, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
+    # Only the proportions count, and an absent group has 1.
+    assert RULES[rule](cost, scores, limits, {"a": 0.75, "b": 0.5, "c": 0.25}) == {"a": 45, "b": 30, "c": 15}
+    assert RULES[rule](cost, scores, limits, {"a": 1.5, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
+    # A multiplier above what is there leaves the group dense, and the others take what is left.
+    widths = RULES[rule](cost, scores, Limits(macs=cost.macs({"b": 40, "c": 20}), min_widths={}), {"a": 1.5, "c": 0.5})
+    assert widths == {"a": 60, "b": 40, "c": 20}
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_whichever_limit_is_tighter_binds(rule):
+    cost, shape = chain([60, 60, 60]), {"a": 1.5, "c": 0.5}
+    scores = scores_of(cost, 0)
+    for macs_share, params_share in ((0.3, 0.9), (0.9, 0.3), (0.5, 0.5)):
+        macs, params = macs_share * cost.dense_macs, int(params_share * cost.dense_params)
+        widths = RULES[rule](cost, scores, Limits(macs=macs, params=params, min_widths={}), shape)
+        assert cost.macs(widths) <= macs
+        assert cost.params(widths) <= params
+        for name in cost.groups:  # and nothing more would fit
+            wider = {**widths, name: min(60, widths[name] + 1)}
+            assert wider == widths or cost.macs(wider) > macs or cost.params(wider) > params
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_network_without_groups_has_its_dense_cost(rule):
     cost = CostModel((), (), (), (LayerCost("fc", 1, 1, 0, LinearForm(3), LinearForm(4)),))

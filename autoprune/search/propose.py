@@ -20,13 +20,15 @@ from autoprune.search.view import Viewer
 
 __all__ = ["Proposer", "imported_points", "opening"]
 
+_MOST_RUNGS = 20  # More would tell little that the sampler could not find better.
+
 
 def opening(space: Space, n_trials: int, imported: Sequence[Point] = ()) -> list[Point]:
     """Points to start with: the dense network, imported points that the space admits, then ladders of MACs targets.
 
     Network and ladders take at most a third of ``n_trials`` (but always three), so that the sampler has the rest. A
-    rule that samples multipliers does as ``uniform`` does while they are alike, so it has a ladder only where
-    ``uniform`` is not there.
+    ladder has at most 20 rungs. A rule that samples multipliers does as ``uniform`` does while they are alike, so it
+    has one only where ``uniform`` is not there.
 
     Args:
         space: The search space.
@@ -43,7 +45,7 @@ def opening(space: Space, n_trials: int, imported: Sequence[Point] = ()) -> list
         return space.repair(Point(method, rule, target, space.default_hyper(method), space.neutral_shape(rule)))
 
     n = max(3, n_trials // 3)
-    rungs = max(2, -(-(n - 1) // len(climbing)))
+    rungs = min(max(2, -(-(n - 1) // len(climbing))), _MOST_RUNGS)
     points = [point(plain, climbing[0], 1.0)]
     for rule in climbing:
         # Each rule's ladder takes the methods in turn, so that none is unknown when the sampler starts.

@@ -200,6 +200,17 @@ def test_children_are_near_their_parents():
     assert 0.3 < np.mean(far) < 1.2
 
 
+def test_many_numbers_at_the_ends_of_their_ranges_are_crossed_at_once():
+    # Half of all draws beyond both parents would lie outside, for each of 27 numbers: all inside hardly ever.
+    space = fakes.space(cost=fakes.staged_model(3, 9), methods={"m": {}}, width_rules=("per_group",))
+    lowest = {f"conv{i}": 0.5 for i in range(27)}
+    shapes = [{**lowest, f"conv{i}": 1.5} for i in range(20)]
+    history = [fakes.trial(space, Point("m", "per_group", 0.5, shape=shape), ended=i) for i, shape in enumerate(shapes)]
+    view = view_of(space, history)
+    children = [sample("nsga2", view, Draw(0, number)) for number in range(10)]
+    assert all(space.parameters[name].holds(value) for child in children for name, value in child.items())
+
+
 def test_quasi_random_points_are_one_sequence_read_on():
     space = known_problem()
     attempts = SAMPLERS["quasi_random"].attempts

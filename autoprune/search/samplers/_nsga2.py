@@ -34,7 +34,8 @@ class _Blend(BaseCrossover):
     ) -> npt.NDArray[np.float64]:
         low, high = parents_params.min(axis=0), parents_params.max(axis=0)
         beyond = 0.5 * (high - low)
-        return np.clip(rng.uniform(low - beyond, high + beyond), search_space_bounds[:, 0], search_space_bounds[:, 1])
+        child: npt.NDArray[np.float64] = rng.uniform(low - beyond, high + beyond)
+        return child.clip(search_space_bounds[:, 0], search_space_bounds[:, 1])
 
 
 class NSGA2(Sampler):
