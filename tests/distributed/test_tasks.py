@@ -61,6 +61,9 @@ def test_no_more_at_once_than_there_are_slots(concurrency: int, cluster: Cluster
     def work(job: int) -> dict[str, Any]:
         mine = tmp_path / str(job)
         mine.touch()
+        started = time.monotonic()
+        while len(list(tmp_path.iterdir())) < concurrency and time.monotonic() < started + 30:
+            time.sleep(0.05)  # A worker takes a while to start.
         time.sleep(0.3)
         others = len(list(tmp_path.iterdir()))
         mine.unlink()
