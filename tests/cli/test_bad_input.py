@@ -106,7 +106,7 @@ def test_arguments(arguments: list[str], told: str, refused: Refused) -> None:
             {"study": 'name = "s"\nobjectives = ["accuracy", "flops"]'},
             (
                 "study.toml: [study]: `objectives`: there is no "
-                "objective 'flops'. Valid: accuracy, macs_ratio, params_ratio."
+                "objective 'flops'. Valid: accuracy, latency_ms, macs_ratio, "
             ),
         ),
         (
@@ -366,7 +366,7 @@ number = 3
             "own_by_test:network",
             "the network must have a channel group that can be pruned, but there is none. `autoprune inspect` lists ",
         ),
-        ("own_by_test:normless", "[space] `methods`: 'slimming' can't prune this network: slimming "),
+        ("own_by_test:normless", "[space] `methods`: 'slimming' can't prune this network: there must "),
         (
             "broken_by_test:f",
             (
