@@ -129,8 +129,6 @@ class Proposer:
         for key, point in self._opening.items():
             if key not in tried:
                 return self._proposal(key, point, history)
-        # A retry and what it retries are one trial, so an interrupted study goes on as if it had not been interrupted.
-        number = sum("retry_of" not in trial.user_attrs for trial in history)
         # A trial that is tried again adds no number: an interrupted study makes the proposals of one that was not.
         number = sum("retry_of" not in trial.user_attrs for trial in history)
         view, draw, n_attempts = self._viewer.look(history), Draw(self._seed, number), 0
