@@ -3,8 +3,8 @@
 ``proposals``: 30 parameters (method, width rule, MACs target and a multiplier for each of 27 channel groups), two
 objectives. Both sides end with a RUNNING trial in the database that has all its parameters: here a proposal and its
 claim, there `ask` and 30 suggestions. *Cold*: from opening the database. *Warm*: the next proposal of the same process,
-after one more trial has finished; the median of three. Every cell is a process of its own, without the time of its
-imports.
+after one more trial has finished; the median of three, or a single one where it takes long. Every cell is a process of
+its own, without the time of its imports.
 """
 
 from __future__ import annotations
@@ -106,6 +106,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, made
 
 
+def repeats(cold: float) -> int:
+    """How often the next proposal is timed."""
+    return 3 if cold < 5 else 1
+
+
 def ours(path: Path, sampler: str) -> dict[str, float]:
     """Cold and warm seconds of autoprune."""
 
@@ -122,7 +127,7 @@ def ours(path: Path, sampler: str) -> dict[str, float]:
 
     cold, (claims, proposer, claimed) = timed(first)
     warm = []
-    for _ in range(3):
+    for _ in range(repeats(cold)):
         values = score(Point(**claimed.attrs["point"]))
         claims.complete(claimed.trial_id, values, dict(zip(OBJECTIVES, values, strict=True)))
         seconds, claimed = timed(lambda: claim(claims, proposer))
@@ -158,7 +163,7 @@ def plain(path: Path, sampler: str) -> dict[str, float]:
 
     cold, (study, trial) = timed(first)
     warm = []
-    for _ in range(3):
+    for _ in range(repeats(cold)):
         study.tell(trial, score(of.point(trial.params)))
         seconds, trial = timed(lambda: ask(study))
         warm.append(seconds)

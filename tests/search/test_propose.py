@@ -62,6 +62,12 @@ def test_the_opening_leaves_the_sampler_two_thirds(n_trials):
     assert len(opening(fakes.space(), n_trials)) == max(3, n_trials // 3)
 
 
+def test_a_long_study_opens_with_ladders_of_twenty_rungs():
+    points = opening(fakes.space(macs_target=Range(low=0.1, high=0.9)), 10_000)
+    assert [point.width_rule for point in points] == ["uniform"] * 21 + ["global"] * 20
+    assert points[2].macs_target == pytest.approx(0.9 - 0.8 / 19)
+
+
 def test_the_same_history_and_seed_give_the_same_proposals():
     first, second, other = search(25), search(25), search(25, seed=1)
     assert [t.params for t in first] == [t.params for t in second]
