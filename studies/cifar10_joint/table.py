@@ -1,0 +1,27 @@
+"""The front as a table, and how often each method and width rule is on it: python ../table.py > ../front.md."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+import autoprune
+
+study = autoprune.open_study("cifar10_joint", "sqlite:///study.db")
+front, trials = study.front(), study.trials()
+names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+cpu = names[0] if names else platform.machine()
+print(f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}.\n")
+print("| trial | macs_ratio | accuracy | params | method | widths | hyper-parameters |")
+print("|---:|---:|---:|---:|---|---|---|")
+for row in front.to_dict("records"):
+    figures = [f"{row['number']:.0f}", f"{row['macs_ratio']:.4f}", f"{row['accuracy']:.4f}", f"{row['params']:,.0f}"]
+    print(f"| {' | '.join([*figures, row['method'], row['width_rule'], row['hyper']])} |")
+print(f"\nHypervolume {study.hypervolume():.4f} up to {study.reference_point}.")
+finished = trials[trials["state"].isin(["COMPLETE", "PRUNED"])]
+for column in ("method", "width_rule"):
+    print(f"\n| {column} | trials | on the front |\n|---|---:|---:|")
+    on_front = front[column].value_counts()
+    for name, n_trials in finished[column].value_counts().sort_index().items():
+        print(f"| {name} | {n_trials} | {on_front.get(name, 0)} |")
