@@ -74,7 +74,7 @@ def test_the_setting_of_a_file_whose_space_is_missing(tmp_path: Path) -> None:
 
 def test_the_shipped_digits_study() -> None:
     config = load_study(REPOSITORY / "studies/digits/study.toml", methods.ranges())
-    assert (config.study.n_trials, config.study.seed, config.space.name) == (28, 0, "resnet_digits")
+    assert (config.study.n_trials, config.study.seed, config.space.name) == (28, 0, "inline")
     assert config.setting.data == DataSpec(source="digits", validation="random:0.4")
     assert (config.setting.dense.epochs, config.setting.sparsify.epochs, config.setting.finetune.epochs) == (15, 5, 6)
     assert config.space.methods["slimming"]["strength"].grid == (1e-4, 1e-3, 1e-2)
