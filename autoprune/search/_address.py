@@ -15,6 +15,7 @@ __all__ = ["Address"]
 _ACCEPTED = "Give a file, `sqlite:///autoprune.db`, or a server, `postgresql://user@host/name`."
 _POSTGRES = frozenset({"postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"})
 _SQLITE_MAGIC = b"SQLite format 3\0"
+_KNOWN: set[tuple[int, int]] = set()  # device and inode of each file that this process has found to be a database
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,27 @@ class Address:
                 f"the database must exist, but there is no {self.path}. `autoprune launch` makes one; "
                 "`--storage` or AUTOPRUNE_STORAGE says where."
             )
+        # To close a file drops the locks of all connections that this process has to it. Another process would then
+        # take itself for the last one and delete the write-ahead log under our hands, so each file is opened once.
         try:
+            if self._identity() in _KNOWN:
+                return
             with self.path.open("rb") as file:
                 head = file.read(len(_SQLITE_MAGIC))
         except OSError as error:
             raise self.unopened(error.strerror or str(error)) from error
         if head and head != _SQLITE_MAGIC:
             raise StorageError(f"the database must be a SQLite file, but {self.path} is something else. Name another.")
+
+    def remember(self) -> None:
+        """Say that the file is a database to which this process has connections; does nothing for a server."""
+        if self.path is not None:
+            _KNOWN.add(self._identity())
+
+    def _identity(self) -> tuple[int, int]:
+        assert self.path is not None
+        status = self.path.stat()
+        return status.st_dev, status.st_ino
 
     def unopened(self, why: str) -> StorageError:
         """The error that says why this database can't be opened, with the password cut out of ``why``."""

@@ -216,6 +216,7 @@ class Database:
         except BaseException:
             self._engine.dispose()
             raise
+        self._address.remember()
         self._is_open = True
 
     def _tables(self) -> set[str]:

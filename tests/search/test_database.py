@@ -446,3 +446,28 @@ def test_importing_search_loads_neither_torch_nor_ray() -> None:
 
 def _phase(key: str) -> dict[str, object]:
     return {"key": key, "kind": "dense", "owner": "me", "expires_at": 0.0, "created_at": 0.0, "used_at": 0.0}
+
+
+_OPEN_WRITE_CLOSE = """
+import sys
+from autoprune.search.database import Database
+db = Database.open(sys.argv[1], create=False)
+with db.writing() as connection:
+    connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS other (x INTEGER)")
+db.close()
+"""
+
+
+def test_opening_a_file_twice_keeps_its_locks_so_that_nobody_deletes_the_log(tmp_path):
+    url = f"sqlite:///{tmp_path}/a.db"
+    db = Database.open(url, create=True)
+    with db.reading() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM autoprune_schema").all()
+    second = Database.open(url, create=False)
+    log = (tmp_path / "a.db-wal").stat().st_ino
+    subprocess.run([sys.executable, "-c", _OPEN_WRITE_CLOSE, url], check=True)
+    assert (tmp_path / "a.db-wal").stat().st_ino == log
+    with db.writing() as connection:
+        connection.exec_driver_sql("INSERT INTO other VALUES (1)")
+    second.close()
+    db.close()
