@@ -291,8 +291,6 @@ def test_channels_that_were_chosen_before_are_not_fine_tuned_again(place):
         assert twin.values == original.values
         assert here.told[number][-1]["phase"] == "surgery"  # Nothing came after it.
         assert "wall_s" not in twin.user_attrs
-        seconds = [(trial.datetime_complete - trial.datetime_start).total_seconds() for trial in (twin, original)]
-        assert seconds[0] < original.user_attrs["wall_s"]["finetune"] < seconds[1]
     saved = sorted(path.stem for path in (here.folder / "artifacts" / "trials" / "tiny").glob("*.safetensors"))
     assert saved == [f"{trial.number:05d}" for trial in trials if trial.number not in twins]
 

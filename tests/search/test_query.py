@@ -54,6 +54,7 @@ def test_the_table_of_a_study(db: Database, study: StudyRecord, clock: Any) -> N
     assert list(frame.columns) == [
         "number", "state", "accuracy", "macs_ratio", "mcp.lam", "method", "param.state", "width",
         "attempt", "claimed_at", "key", "macs", "attr.method", "ok", "owner", "partial_accuracy", "reason", "revision",
+        "seed_number",
     ]  # fmt: skip
     assert frame["number"].tolist() == [0, 1, 2, 3]
     assert frame["state"].tolist() == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
