@@ -16,10 +16,10 @@ from autoprune import methods
 from autoprune.engine.data import ImageSet, load_test
 from autoprune.engine.phases import Phase, PhaseStore
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import accuracy, recalibrate, train
+from autoprune.engine.training import accuracy, train
 from autoprune.errors import DataError
 from autoprune.spec import SettingSpec, TrialSpec, seed_of
-from autoprune.trial import folded, sparsified
+from autoprune.trial import folded, is_untouched, recalibrated, sparsified
 from autoprune.workbench import Workbench, open_workbench
 
 __all__ = ["Again", "evaluation_seed", "made_again", "open_test", "score"]
@@ -59,21 +59,19 @@ def made_again(spec: TrialSpec, kept: Mapping[str, Sequence[int]], *, seed: int,
         seed: Seeds the fine-tuning; with the trial's own seed the result is the trial's network.
         phases: Where the parent lies; it is computed where it is not there.
     """
-    workbench, setting = open_workbench(spec.setting), spec.setting
+    workbench = open_workbench(spec.setting)
     method = methods.build(spec.method, spec.hyper)
     dense = workbench.dense(phases)
     parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=lambda report: None)
     channels = {name: np.asarray(indices, dtype=np.int64) for name, indices in kept.items()}
     whole = folded(workbench.with_weights(parent.weights), method, channels, workbench=workbench)
     network = cut(whole, workbench.traced.groups, channels)
-    cost, train_images, bench = workbench.traced.cost, workbench.splits.train, workbench.bench
-    is_dense = int(cost.macs({name: len(indices) for name, indices in channels.items()})) == cost.dense_macs
-    is_untouched = is_dense and not method.trains
-    if not is_untouched:
-        n_images, recalibration_seed = setting.recalibration_images, seed_of("recalibrate", setting.seed)
-        recalibrate(network, train_images, bench=bench, n_images=n_images, seed=recalibration_seed)
-        train(network, train_images, setting.finetune, bench=bench, seed=seed)
-    return Again(network, parent, is_untouched)
+    macs = int(workbench.traced.cost.macs({name: len(indices) for name, indices in channels.items()}))
+    untouched = is_untouched(method, macs=macs, workbench=workbench)
+    if not untouched:
+        recalibrated(network, workbench)
+        train(network, workbench.splits.train, spec.setting.finetune, bench=workbench.bench, seed=seed)
+    return Again(network, parent, untouched)
 
 
 @functools.lru_cache(maxsize=2)

@@ -26,7 +26,7 @@ from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
 from autoprune.widths import RULES, Kept, Limits, keep_best
 from autoprune.workbench import Workbench, open_workbench
 
-__all__ = ["Report", "run_trial", "sparsified"]
+__all__ = ["Report", "folded", "is_untouched", "recalibrated", "run_trial", "sparsified"]
 
 Report = Callable[[RungReport], None]
 _TOLD_EVERY_S = 2.0  # Between rungs, so that a stop is obeyed within seconds.
@@ -125,6 +125,19 @@ def folded(model: nn.Module, method: Method, kept: Kept, *, workbench: Workbench
     """The network to cut: what removed channels say, where that is constant, has moved to those that read it."""
     # No layer gets a bias that it had not: the file of weights must fit the network that it was cut from.
     return fold_constants(model, workbench.traced, kept, silence=method.silence, new_biases=False)
+
+
+def is_untouched(method: Method, *, macs: int, workbench: Workbench) -> bool:
+    """Whether the pruned network is the dense one: more training would only move it off its optimum."""
+    return not method.trains and macs == workbench.traced.cost.dense_macs
+
+
+def recalibrated(network: nn.Module, workbench: Workbench) -> nn.Module:
+    """The same network, its BatchNorm statistics estimated anew as in every trial of the study."""
+    setting, seed = workbench.setting, seed_of("recalibrate", workbench.setting.seed)
+    images, n_images = workbench.splits.train, setting.recalibration_images
+    recalibrate(network, images, bench=workbench.bench, n_images=n_images, seed=seed)
+    return network
 
 
 def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
@@ -229,8 +242,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         widths = {name: len(indices) for name, indices in kept.items()}
         macs, params = int(cost.macs(widths)), int(cost.params(widths))
         macs_ratio = macs / cost.dense_macs
-        # The dense network itself has nothing to recover from: more training would only move it off its optimum.
-        untouched = not method.trains and macs == cost.dense_macs
+        untouched = is_untouched(method, macs=macs, workbench=workbench)
         result_key = _result_key(spec, parent, kept, silence=method.silence, workbench=workbench, untouched=untouched)
         report(RungReport(phase="surgery", progress=0.0, macs_ratio=macs_ratio, result_key=result_key))
         model = folded(model, method, kept, workbench=workbench)
@@ -238,10 +250,8 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         inputs = _example(workbench)
         _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")
     with clock.phase("recalibrate"):
-        seed = seed_of("recalibrate", spec.setting.seed)
-        n_images = spec.setting.recalibration_images
         if not untouched:
-            recalibrate(pruned, workbench.splits.train, bench=bench, n_images=n_images, seed=seed)
+            recalibrated(pruned, workbench)
     latency = {}
     if spec.setting.latency_batch is not None:
         with clock.phase("latency"):  # At rung 0: what is too slow shows before it costs a fine-tuning.

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import machine
 import numpy as np
 import torch
 import torch_pruning
@@ -149,10 +148,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     print(
-        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
+        f"{machine.described()}, {torch.get_num_threads()} thread(s), "
         f"torch {torch.__version__}, torch-pruning {torch_pruning.__version__}, medians of {args.rounds}"
     )
     if args.what == "cost":

@@ -12,13 +12,13 @@ import argparse
 import dataclasses
 import itertools
 import os
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import machine
 import torch
 
 from autoprune import methods
@@ -107,11 +107,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     print(
-        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}",
+        f"{machine.described()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="autoprune-bench-") as folder:

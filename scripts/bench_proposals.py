@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import sqlite3
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machine
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
@@ -199,10 +199,8 @@ def main() -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         print(json.dumps((ours if side == "ours" else plain)(Path(file), sampler)))
         return
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     print(
-        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, "
+        f"{machine.described()}, Python {platform.python_version()}, "
         f"optuna {optuna.__version__}; 30 parameters, 2 objectives, SQLite; seconds. TPE sees at most "
         f"{TPE.most_trials:,} trials here, GP {GP.most_trials:,}.\n"
     )

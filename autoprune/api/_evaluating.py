@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.api._phases import phase_folder
+from autoprune.api._phases import enter_worker
 from autoprune.api._planning import identity_of, overridden
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, storage_url
@@ -101,13 +101,9 @@ class _Desk:
 
 def _work(job: _Job, *, threads: int) -> dict[str, Any]:
     """One run in a worker process."""
-    import torch
-
-    from autoprune.engine.phases import PhaseStore
     from autoprune.evaluation import score
 
-    torch.set_num_threads(job.spec.setting.threads or threads)
-    phases = PhaseStore(phase_folder(job.spec.setting))
+    phases = enter_worker(dataclasses.replace(job.spec.setting, threads=job.spec.setting.threads or threads))
     return score(job.spec, job.kept, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
 
 
@@ -194,12 +190,9 @@ def _members(study: Study, where: str | None) -> list[FrozenTrial]:
 
 
 def _check_identity(study: Study, config: StudyConfig, workbench: Workbench) -> None:
-    now = json.loads(json.dumps(identity_of(config, workbench)))
-    changed = [key for key, value in now.items() if study.record.identity.get(key) != value]
-    if changed:
+    if differing := study.record.differences(identity_of(config, workbench)):
         raise IdentityError(
-            f"study {study.name!r} must be scored with what it was made of, but since then changed: "
-            f"{', '.join(changed)}. Put the old files back."
+            f"study {study.name!r} must be scored with what it was made of, but {differing}. Put the old files back."
         )
 
 

@@ -14,10 +14,11 @@ from autoprune.spec import SettingSpec
 
 if TYPE_CHECKING:
     from autoprune.distributed import Slots
+    from autoprune.engine.phases import PhaseStore
     from autoprune.search.dispatch import Dispatcher
     from autoprune.workbench import Workbench
 
-__all__ = ["phase_folder", "phase_of", "prepare_dense"]
+__all__ = ["enter_worker", "phase_folder", "phase_of", "prepare_dense"]
 
 _DENSE = "dense"
 
@@ -25,6 +26,19 @@ _DENSE = "dense"
 def phase_folder(setting: SettingSpec) -> Path:
     """Where a study's phases are cached."""
     return Path(setting.artifacts) / "phases"
+
+
+def enter_worker(setting: SettingSpec) -> PhaseStore:
+    """Begin some work in a worker process, which may have done other work before; gives the study's phases."""
+    import torch
+
+    from autoprune.engine.memory import hand_back
+    from autoprune.engine.phases import PhaseStore
+
+    hand_back()  # What the worker's last work has freed.
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    return PhaseStore(phase_folder(setting))
 
 
 def phase_of(workbench: Workbench, point: Mapping[str, Any]) -> str | None:
@@ -74,12 +88,7 @@ def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, p
 
 
 def _train_dense(setting: SettingSpec) -> dict[str, Any]:
-    import torch
-
-    from autoprune.engine.phases import PhaseStore
     from autoprune.workbench import open_workbench
 
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
-    phase = open_workbench(setting).dense(PhaseStore(phase_folder(setting)))
+    phase = open_workbench(setting).dense(enter_worker(setting))
     return {"accuracy": phase.record["accuracy"], "macs": phase.record["macs"], "file": phase.file}

@@ -252,7 +252,6 @@ def plan(
 
 
 def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> Joined | None:
-    from autoprune.search.claims import Claims
     from autoprune.search.database import Database
     from autoprune.search.study import StudyRecord
 
@@ -265,10 +264,9 @@ def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> Joine
         )
         if record is None:
             return None
-        n_finished = Claims(record, owner="reader", n_trials=1).counts().finished
         ours, stored = config.to_dict(), Study(db, record).config.to_dict()
         changed = tuple(key for key in ours if json.dumps(ours[key]) != json.dumps(stored[key]))
-        return Joined(db.url, n_finished, record.revision, changed)
+        return Joined(db.url, record.counts().finished, record.revision, changed)
     finally:
         db.close()
 

@@ -213,8 +213,6 @@ def status(name: str, storage: str | None = None) -> Status:
     """How far a study is, who runs what, and what failed."""
     from optuna.trial import TrialState
 
-    from autoprune.search.claims import Claims
-
     study = open_study(name, storage)
     record, search = study.record, study.config.study
     trials, now = record.trials(), record.db.now()
@@ -226,13 +224,7 @@ def status(name: str, storage: str | None = None) -> Status:
             if state == "at work" or running:
                 drivers.append(DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), tuple(running)))
     failures = [(t.number, str(t.user_attrs.get("reason"))) for t in trials if t.state is TrialState.FAIL]
-    return Status(
-        search.n_trials,
-        record.revision,
-        Claims(record, owner="reader", n_trials=1).counts(),
-        tuple(drivers),
-        tuple(failures),
-    )
+    return Status(search.n_trials, record.revision, record.counts(), tuple(drivers), tuple(failures))
 
 
 def stop(name: str, storage: str | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.api._cleaning import retain
-from autoprune.api._phases import phase_folder, phase_of, prepare_dense
+from autoprune.api._phases import enter_worker, phase_folder, phase_of, prepare_dense
 from autoprune.api._planning import identity_of, load_config, overridden, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
@@ -52,21 +52,14 @@ class Outcome:
 
 def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Run one trial in a worker process."""
-    import torch
-
-    from autoprune.engine.memory import hand_back
-    from autoprune.engine.phases import PhaseStore
     from autoprune.trial import run_trial
 
-    hand_back()  # What the worker's last trial has freed.
     spec = TrialSpec.from_dict(config["spec"])
-    if spec.setting.threads is not None:
-        torch.set_num_threads(spec.setting.threads)
 
     def tell(rung_report: RungReport) -> None:
         report(dataclasses.asdict(rung_report))
 
-    result = run_trial(spec, tell, PhaseStore(phase_folder(spec.setting)))
+    result = run_trial(spec, tell, enter_worker(spec.setting))
     return result.to_dict()
 
 

@@ -77,8 +77,7 @@ class Claims:
 
     def counts(self) -> Counts:
         """Number of trials by state."""
-        with self._db.reading() as connection:
-            return _lease_rows.count(connection, self.study.study_id)
+        return self.study.counts()
 
     def newest_trial_id(self) -> int:
         """The highest trial id of the study, 0 when it has no trial."""

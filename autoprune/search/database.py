@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import optuna
 import sqlalchemy as sa
 import sqlalchemy.orm  # Optuna imports it late, in one thread, while another thread stumbles over the half-made module
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy.dialects import postgresql, sqlite
 
 from autoprune.errors import StorageError
 from autoprune.search import schema
@@ -140,6 +141,12 @@ class Database:
             raise StorageError(f"the database {self.url} was opened to read only, so nothing can be written to it.")
         with self.speaking(), self._beginning(deferred=False), self._engine.begin() as connection:
             yield connection
+
+    def insert_new(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row within a transaction unless its key is there; False if it is."""
+        make = sqlite.insert if self.is_sqlite else postgresql.insert
+        query = make(table).values(**row).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        return connection.execute(query).rowcount == 1
 
     @contextmanager
     def looking(self) -> Iterator[None]:

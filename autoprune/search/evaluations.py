@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from autoprune.search import schema
 from autoprune.search.database import Database
@@ -73,9 +72,8 @@ class EvaluationRows:
         """Store a score; one that is there already stays."""
         row = {"study_id": self._study_id, "trial_number": score.number, "created_at": self._db.now()}
         row |= {key: value for key, value in vars(score).items() if key != "number"}
-        insert = sqlite.insert(_TABLE) if self._db.is_sqlite else postgresql.insert(_TABLE)
         with self._db.writing() as connection:
-            connection.execute(insert.values(**row).on_conflict_do_nothing())
+            self._db.insert_new(connection, _TABLE, row)
 
     def read(self) -> list[TestScore]:
         """All scores in the order in which they were stored; none in a database of an older version."""

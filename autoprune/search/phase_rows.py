@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 
 from autoprune.search import schema
 from autoprune.search.database import Database
@@ -59,7 +58,7 @@ class PhaseRows:
         row = {"kind": kind, "owner": owner, "expires_at": now + grace_s, "used_at": now}
         with self._db.writing() as connection:
             # Insert, or else take what nobody works at; the row decides, so two claims at once get one answer each.
-            if self._insert(connection, {"key": key, "created_at": now, **row}):
+            if self._db.insert_new(connection, _TABLE, {"key": key, "created_at": now, **row}):
                 return "mine"
             free = sa.or_(_TABLE.c.owner == owner, _TABLE.c.expires_at <= now)
             mine = sa.update(_TABLE).where(_TABLE.c.key == key, _TABLE.c.place.is_(None), free)
@@ -88,7 +87,7 @@ class PhaseRows:
         result = {"place": place, "sha256": sha256, "size_bytes": size_bytes}
         row = {"kind": kind, "owner": owner, "expires_at": now, "used_at": now, **result}
         with self._db.writing() as connection:
-            if self._insert(connection, {"key": key, "created_at": now, **row}):
+            if self._db.insert_new(connection, _TABLE, {"key": key, "created_at": now, **row}):
                 return True
             columns = [_TABLE.c[name] for name in result]
             known = connection.execute(sa.select(*columns).where(_TABLE.c.key == key)).mappings().one()
@@ -131,12 +130,6 @@ class PhaseRows:
         with self._db.reading() as connection:
             query = sa.select(_TABLE).where(_TABLE.c.place.is_not(None)).order_by(_TABLE.c.used_at, _TABLE.c.key)
             return [_place(row) for row in connection.execute(query)]
-
-    def _insert(self, connection: sa.Connection, row: dict[str, Any]) -> bool:
-        """Insert unless the key is there; False if it is."""
-        make = sqlite.insert if self._db.is_sqlite else postgresql.insert
-        query = make(_TABLE).values(**row).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-        return connection.execute(query).rowcount == 1
 
 
 def _place(row: Any) -> PhasePlace:

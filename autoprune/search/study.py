@@ -14,7 +14,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import ConfigError, IdentityError, StorageError, unknown_name
-from autoprune.search import schema
+from autoprune.search import _lease_rows, schema
+from autoprune.search._claim_types import Counts
 from autoprune.search._history import History
 from autoprune.search._quiet import quiet
 from autoprune.search.database import Database
@@ -167,6 +168,11 @@ class StudyRecord:
     def differences(self, identity: Mapping[str, Any]) -> str:
         """In what this study's identity differs from another one, in words; empty where they are the same."""
         return _told(_differences(self.identity, _as_json("identity", identity), prefix=""))
+
+    def counts(self) -> Counts:
+        """Number of trials by state."""
+        with self.db.reading() as connection:
+            return _lease_rows.count(connection, self.study_id)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; those that have ended are read once and shared, so change nothing in them."""
