@@ -64,7 +64,8 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     return logits.double()
 
 
-def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> None:
+def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> float:
+    """The largest difference of the logits, over the largest logit; refused where it is above ``tolerance``."""
     scale = before.abs().max().clamp_min(1e-12)
     difference = float(((before - after).abs().max() / scale).item())
     if not difference <= tolerance:
@@ -72,6 +73,7 @@ def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> 
             f"{what} must not change the network's answers, but they differ by {difference:.2e} of the largest logit "
             f"(allowed {tolerance:.0e}). This is a bug of the engine; please report it with the study file."
         )
+    return difference
 
 
 def _example(workbench: Workbench) -> Tensor:
@@ -92,7 +94,7 @@ def sparsified(
         phases: Where the phase is looked for, and kept once it is computed.
         report: Told the progress, and where the result lies.
     """
-    key = workbench.sparsify_key(spec.method, spec.hyper)
+    key = workbench.sparsify_key(spec.method, spec.hyper, spec.macs_target)
     if key is None:
         return dense
 
@@ -100,25 +102,34 @@ def sparsified(
         model = workbench.with_weights(dense.tensors)
         inputs = _example(workbench)
         before = _logits(model, inputs)
-        hooks: Hooks = method.attach(model, workbench.traced, recipe=spec.setting.sparsify)
+        hooks: Hooks = method.attach(model, workbench.traced, plan=workbench.sparsify_plan(spec.macs_target))
         _assert_same(before, _logits(model, inputs), 1e-6, f"attaching {spec.method}")
         train(
             model, workbench.splits.train, spec.setting.sparsify,
             bench=workbench.bench, seed=workbench.sparsify_seed, hooks=hooks, on_step=_throttled(report, "sparsify"),
         )  # fmt: skip
+        record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
         state = hooks.state.state_dict() if hooks.state is not None else {}
-        return with_state(model.state_dict(), state), {"method": spec.method, "hyper": dict(spec.hyper)}
+        if hooks.fold is not None:
+            trained = _logits(model, inputs)
+            hooks.fold(_samples(workbench))
+            record["fold_difference"] = _assert_same(trained, _logits(model, inputs), 1e-4, f"folding {spec.method}")
+        return with_state(model.state_dict(), state), record
 
     phase = phases.get("sparsify", key, compute)
     report(RungReport(phase="sparsify", progress=1.0, phase_file=phase.file))
     return phase
 
 
+def _samples(workbench: Workbench) -> Samples:
+    """Training images that channels are measured on."""
+    setting = workbench.setting
+    return Samples(workbench.splits.train, workbench.bench, setting.recalibration_images, seed_of("rank", setting.seed))
+
+
 def _rank(method: Method, model: nn.Module, parent: Phase, workbench: Workbench) -> Scores:
-    setting, bench = workbench.setting, workbench.bench
-    samples = Samples(workbench.splits.train, bench, setting.recalibration_images, seed_of("rank", setting.seed))
-    state = {name: tensor.to(bench.device) for name, tensor in parent.state.items()}
-    return method.rank(model, workbench.traced, state=state, batches=samples)
+    state = {name: tensor.to(workbench.bench.device) for name, tensor in parent.state.items()}
+    return method.rank(model, workbench.traced, state=state, batches=_samples(workbench))
 
 
 def folded(model: nn.Module, method: Method, kept: Kept, *, workbench: Workbench) -> nn.Module:

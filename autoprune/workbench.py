@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from autoprune import architectures, methods
 from autoprune.cost import CONVENTION
+from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.data import Splits, load_splits
 from autoprune.engine.factory import call_factory
 from autoprune.engine.groups import Traced, trace
 from autoprune.engine.phases import Phase, PhaseStore, phase_key
-from autoprune.engine.training import Bench, accuracy, default_device, train
+from autoprune.engine.training import Bench, accuracy, default_device, n_steps_of, train
 from autoprune.engine.weights import load_into, read_tensors, sha256_of
 from autoprune.errors import ConfigError, DataError, NetworkError, WeightsError, unknown_name
 from autoprune.inverse import allowed_widths
@@ -59,12 +60,22 @@ class Workbench:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
 
-    def sparsify_key(self, method: str, hyper: Mapping[str, Any]) -> str | None:
+    def sparsify_plan(self, macs_target: float) -> PhasePlan:
+        """What the methods of the study's trials are told of their sparsify phase.
+
+        Args:
+            macs_target: Of the trial.
+        """
+        recipe = self.setting.sparsify
+        return PhasePlan(recipe, n_steps_of(recipe, len(self.splits.train)), macs_target, self.min_widths())
+
+    def sparsify_key(self, method: str, hyper: Mapping[str, Any], macs_target: float) -> str | None:
         """Hash of everything that the weights after a method's sparsify phase depend on, or None where it has none.
 
         Args:
             method: Name of the method.
             hyper: Its hyper-parameters; those left out have their defaults.
+            macs_target: Of the trial; it counts where the method aims at it.
 
         Raises:
             ConfigError: There is no such method, or it does not take these hyper-parameters.
@@ -77,7 +88,8 @@ class Workbench:
         every = {key: value for key, value in every.items() if key not in recipe.ranking}
         training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
-        return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded)
+        aim = [[macs_target, sorted(self.min_widths().items())]] if recipe.aims else []
+        return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded, *aim)
 
     @property
     def data(self) -> list[Any]:

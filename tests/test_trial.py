@@ -220,13 +220,13 @@ def test_the_key_is_known_without_a_trial(setting):
     told = []
     run(spec_of(setting, number=3), told.append)
     (file,) = [report.phase_file for report in told if report.phase_file is not None]
-    assert file["key"] == bench.sparsify_key("slimming", STRONG)
+    assert file["key"] == bench.sparsify_key("slimming", STRONG, 0.4)
     path = store(setting).path("sparsify", file["key"])
     assert file == {
         "key": file["key"], "place": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "size_bytes": path.stat().st_size,
     }  # fmt: skip
-    assert bench.sparsify_key("magnitude", {}) is None
+    assert bench.sparsify_key("magnitude", {}, 0.4) is None
     told.clear()
     run(spec_of(setting, number=4, method="magnitude"), told.append)
     assert all(report.phase_file is None for report in told)

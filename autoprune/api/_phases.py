@@ -44,7 +44,7 @@ def enter_worker(setting: SettingSpec) -> PhaseStore:
 def phase_of(workbench: Workbench, point: Mapping[str, Any]) -> str | None:
     """Key of the sparsify phase that a point's trial starts from, or None where it starts from the dense network."""
     try:
-        return workbench.sparsify_key(point["method"], point["hyper"])
+        return workbench.sparsify_key(point["method"], point["hyper"], point["macs_target"])
     except ConfigError:
         return None  # A retry of what this version does not know: it fails in its worker, with this reason.
 

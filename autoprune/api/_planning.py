@@ -224,7 +224,7 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
             for chosen in itertools.product(*choices.values()):
                 method = methods.build(name, dict(zip(choices, chosen, strict=True)))
                 copied = copy.deepcopy(workbench.network)
-                method.attach(copied, workbench.traced, recipe=workbench.setting.sparsify)
+                method.attach(copied, workbench.traced, plan=workbench.sparsify_plan(1.0))
         except NetworkError as error:
             reasons[name] = str(error)
     return reasons

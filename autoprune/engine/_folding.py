@@ -21,7 +21,7 @@ from autoprune.engine._layers import is_per_conv_group
 from autoprune.engine._records import ChannelGroup, Traced
 from autoprune.errors import NetworkError
 
-__all__ = ["fold_constants"]
+__all__ = ["fold_constants", "norms_behind"]
 
 _log = logging.getLogger(__name__)
 
@@ -164,23 +164,34 @@ class _Watcher(TorchDispatchMode):
         self.paused = False
 
 
+def norms_behind(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
+    """The BatchNorm that is alone right behind a convolution or linear layer, by the layer's name.
+
+    Args:
+        model: Left as it is.
+        shape: Of one input, batch included.
+    """
+    watcher = _watcher_of(model, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    return {reader: norm for reader, (norm, between) in watcher.behind.items() if watcher.uses[between] == 1}
+
+
 def _watch(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What each reader reads on each input position, not a number where it varies; and the norms behind readers."""
-    parameter = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    watchers = []
-    for _ in range(2):
-        copied = copy.deepcopy(model).eval()
-        watcher = _Watcher(copied)
-        for module in copied.modules():
-            if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)):
-                module.register_forward_hook(watcher.watch)
-        with torch.no_grad(), watcher:
-            copied(torch.randn(shape, generator=generator).to(parameter))
-        watchers.append(watcher)
+    first, second = (_watcher_of(model, torch.randn(shape, generator=generator)) for _ in range(2))
     constants = {}
-    for name, first in watchers[0].read.items():
-        same = ((first - watchers[1].read[name]).abs() <= 1e-5 * (1 + first.abs())).all(dim=1)
-        constants[name] = torch.where(same, first[:, watchers[0].middle[name]], torch.nan)
-    norms = {reader: norm for reader, (norm, between) in watcher.behind.items() if watcher.uses[between] == 1}
-    return constants, norms
+    for name, values in first.read.items():
+        same = ((values - second.read[name]).abs() <= 1e-5 * (1 + values.abs())).all(dim=1)
+        constants[name] = torch.where(same, values[:, first.middle[name]], torch.nan)
+    return constants, norms_behind(model, shape)
+
+
+def _watcher_of(model: nn.Module, inputs: Tensor) -> _Watcher:
+    copied = copy.deepcopy(model).eval()
+    watcher = _Watcher(copied)
+    for module in copied.modules():
+        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)):
+            module.register_forward_hook(watcher.watch)
+    with torch.no_grad(), watcher:
+        copied(inputs.to(next(model.parameters())))
+    return watcher

@@ -10,18 +10,19 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.engine.groups import Traced
 from autoprune.spec import TrainSpec
 
-__all__ = ["Batches", "Hooks", "Importance", "Method", "Penalty", "Scores", "Stateful"]
+__all__ = ["Batches", "Compactor", "Hooks", "Importance", "Method", "Penalty", "PhasePlan", "Scores", "Stateful"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """A few training batches to measure on: normalised images (N, C, H, W) and their classes (N,), on the network's device;
 the same each time they are gone through, and read only then."""
 
 Scores = Mapping[str, NDArray[np.float64]]
-"""Importance by group name, each of shape (C,); higher stays."""
+"""Importance by group name, each of shape (C,); higher stays. One of 0 or less says that nothing is lost without it."""
 
 
 class Penalty(ABC):
@@ -67,6 +68,38 @@ class Importance(ABC):
         """
 
 
+class Compactor(nn.Module, ABC):
+    """Mixes the channels of a group between a convolution's BatchNorm and what follows, and learns which can go.
+
+    In evaluation mode it is one matrix, so that it folds into the convolution. It begins as the identity there.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, norm: _BatchNorm) -> Tensor:
+        """What follows in place of ``x``, the output of ``norm``; both of shape (N, C, H, W)."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """What it multiplies the channels by in evaluation mode, shape (C, C), detached, in float32 or wider."""
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What a method is told of the sparsify phase before it begins.
+
+    Args:
+        recipe: The study's recipe of the phase.
+        n_steps: Its length, >= 1 unless the recipe has no epochs.
+        macs_target: The trial's upper bound of pruned / dense MACs, in (0, 1]; for methods that aim at it.
+        min_widths: Smallest width by group, 1 if absent; for methods that aim at a target.
+    """
+
+    recipe: TrainSpec
+    n_steps: int
+    macs_target: float = 1.0
+    min_widths: Mapping[str, int] = field(default_factory=dict)
+
+
 class Stateful(Protocol):
     """State that a method trains or counts, to be saved with the phase."""
 
@@ -90,7 +123,7 @@ class Hooks:
     """What a method does in each step of the sparsify phase; what it does not name does nothing.
 
     One step: forward, loss + ``extra_loss``, backward, ``transform_gradients``, optimizer, ``shrink``, ``after_step``.
-    Where the gradients overflowed in float16, the last three are left out.
+    Where the gradients overflowed in float16, the last three are left out. After the last step comes ``fold``.
 
     Args:
         recipe: Trains the phase instead of the study's recipe; as many epochs and the same batches.
@@ -99,7 +132,10 @@ class Hooks:
         shrink: Proximal or clamping step on the parameters, given the learning rate.
         after_step: Schedules, running statistics, masks.
         weight_decay: Weight decay by parameter name, where it differs from the recipe's.
+        momentum: Momentum by parameter name, where it differs from the recipe's.
         state: What must be saved with the phase beyond the network's weights.
+        fold: Takes out again what `Method.attach` put into the network, so that it has its own layers and no others;
+            its outputs stay as they are (to 1e-4). The network is in evaluation mode. None where nothing was put in.
     """
 
     recipe: TrainSpec | None = None
@@ -108,7 +144,9 @@ class Hooks:
     shrink: Callable[[float], None] = _nothing_at
     after_step: Callable[[], None] = _nothing
     weight_decay: Mapping[str, float] = field(default_factory=dict)
+    momentum: Mapping[str, float] = field(default_factory=dict)
     state: Stateful | None = None
+    fold: Callable[[Batches], None] | None = None
 
 
 class Method(ABC):
@@ -120,17 +158,19 @@ class Method(ABC):
     name: ClassVar[str]
     trains: ClassVar[bool] = True
     """Whether there is a sparsify phase at all."""
+    aims: ClassVar[bool] = False
+    """Whether the sparsify phase depends on the trial's MACs target; trials of different targets then share none."""
     ranking: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that only `rank` looks at: trials that differ in no others share their sparsify phase."""
 
     @abstractmethod
-    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
-        """Prepare ``model`` in place for the sparsify phase; its outputs stay as they are (to 1e-6).
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
+        """Prepare ``model`` in place for the sparsify phase; its outputs in evaluation mode stay as they are (to 1e-6).
 
         Args:
             model: The dense network, on the device that it will be trained on.
             traced: Its channel groups.
-            recipe: The study's recipe of the phase.
+            plan: Recipe and length of the phase.
 
         Raises:
             NetworkError: The method has nothing to work on in a channel group.
@@ -139,7 +179,10 @@ class Method(ABC):
 
     @abstractmethod
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """Score the channels of every group after the sparsify phase.
+        """Score the channels of every group after the sparsify phase, comparable between groups.
+
+        A method that decides by itself gives 0 or less to the channels that it decided against, in the order in which
+        it would take them back; the width rule ``learned`` then removes these and no others.
 
         Args:
             model: The network with the phase's weights, in evaluation mode; left as it is.

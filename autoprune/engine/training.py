@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,17 @@ from autoprune.engine.data import ImageSet, Preprocess, augment
 from autoprune.errors import ConfigError, TrialError
 from autoprune.spec import TrainSpec
 
-__all__ = ["Bench", "Samples", "Training", "accuracy", "default_device", "learning_rate", "recalibrate", "train"]
+__all__ = [
+    "Bench",
+    "Samples",
+    "Training",
+    "accuracy",
+    "default_device",
+    "learning_rate",
+    "n_steps_of",
+    "recalibrate",
+    "train",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
@@ -48,15 +59,25 @@ class Bench:
 
 
 def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.Optimizer:
-    by_decay: dict[float, list[nn.Parameter]] = {}
+    alike: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            by_decay.setdefault(hooks.weight_decay.get(name, spec.weight_decay), []).append(parameter)
-    groups = [{"params": parameters, "weight_decay": decay} for decay, parameters in by_decay.items()]
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, spec.learning_rate, momentum=spec.momentum, nesterov=spec.momentum > 0)
-    adam = torch.optim.Adam if spec.optimizer == "adam" else torch.optim.AdamW
-    return adam(groups, spec.learning_rate, betas=(spec.momentum, 0.999))
+            momentum = hooks.momentum.get(name, spec.momentum)
+            alike.setdefault((hooks.weight_decay.get(name, spec.weight_decay), momentum), []).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": p, "weight_decay": decay} for (decay, _), p in alike.items()]
+    for group, (_, momentum) in zip(groups, alike, strict=True):
+        if spec.optimizer == "sgd":
+            group |= {"momentum": momentum, "nesterov": momentum > 0}
+        else:
+            group |= {"betas": (momentum, 0.999)}
+    optimizers: dict[str, Callable[..., torch.optim.Optimizer]]
+    optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[spec.optimizer](groups, spec.learning_rate)
+
+
+def n_steps_of(spec: TrainSpec, n_images: int) -> int:
+    """Number of optimizer steps of a phase over ``n_images`` images."""
+    return round(spec.epochs * n_images / min(spec.batch, n_images))
 
 
 def learning_rate(spec: TrainSpec, step: int, n_steps: int) -> float:
@@ -132,7 +153,7 @@ class Training:
         self._optimizer = _optimizer(model, self._spec, self._hooks)
         self._scaler = torch.amp.GradScaler(bench.device.type, enabled=bench.precision == "float16")
         self._random = Randomness(bench.device, seed)
-        self.step, self.n_steps = 0, round(spec.epochs * len(images) / min(spec.batch, len(images)))
+        self.step, self.n_steps = 0, n_steps_of(spec, len(images))
         batches = _index_batches(len(images), self.n_steps, spec.batch, self._random.generator)
         self._index_batches = list(batches)
 

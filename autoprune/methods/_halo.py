@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Method, Scores
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
 from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods._targets import FilterNorms, Scales, Target
 from autoprune.penalties import STRENGTH
-from autoprune.spec import TrainSpec
 
 __all__ = ["Halo", "halo_gradients", "halo_value"]
 
@@ -82,7 +81,7 @@ class Halo(Method):
     def __post_init__(self) -> None:
         check(self)
 
-    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Make the λ of every channel; the network itself is not changed.
 
         Raises:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine.contracts import Batches, Hooks, Method, Scores
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.errors import DataError
 from autoprune.fields import check, option
 from autoprune.importances import ScaleMagnitude, require_scales
-from autoprune.spec import TrainSpec
 
 __all__ = ["Implicit", "universality"]
 
@@ -65,7 +64,7 @@ class Implicit(Method):
         """Removed channels that are dead move into their readers."""
         return self.threshold
 
-    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Exchange the optimizer.
 
         Raises:
@@ -75,7 +74,7 @@ class Implicit(Method):
         changes: dict[str, Any] = {"optimizer": _OPTIMIZERS[self.optimizer], "weight_decay": self.decay}
         if self.optimizer != "sgd_l2":
             changes["learning_rate"] = self.learning_rate
-        return Hooks(recipe=dataclasses.replace(recipe, **changes))
+        return Hooks(recipe=dataclasses.replace(plan.recipe, **changes))
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """``|γ|``; for dead channels ``threshold * universality``, which is at most the threshold."""

@@ -8,12 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Importance, Method, Scores
+from autoprune.engine.contracts import Batches, Hooks, Importance, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
 from autoprune.importances import NORMALISATIONS, normalise, require_scales
 from autoprune.methods._composed import composed, part_of
-from autoprune.spec import TrainSpec
 
 __all__ = ["Ranking", "ranking"]
 
@@ -36,7 +35,7 @@ class Ranking(Method):
         check(self)
         part_of(self, self.part)
 
-    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Nothing to prepare.
 
         Raises:

@@ -9,13 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, Scores
+from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
 from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods._composed import composed, part_of
 from autoprune.methods._targets import FilterNorms, Scales
-from autoprune.spec import TrainSpec
 
 __all__ = ["Slimming", "slimming"]
 
@@ -55,7 +54,7 @@ class Slimming(Method):
         check(self)
         part_of(self, self.part)
 
-    def attach(self, model: nn.Module, traced: Traced, *, recipe: TrainSpec) -> Hooks:
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Find what is penalised; the network is not changed.
 
         Raises:
@@ -69,8 +68,8 @@ class Slimming(Method):
             return Hooks(
                 transform_gradients=lambda: target.add_gradient(penalty.gradient(target.values())), weight_decay=decay
             )
-        gain = 1 / (1 - recipe.momentum) if recipe.optimizer == "sgd" else 1.0
-        penalty.prox(torch.zeros(1), gain * recipe.learning_rate)  # Refused before training, not in its midst.
+        gain = 1 / (1 - plan.recipe.momentum) if plan.recipe.optimizer == "sgd" else 1.0
+        penalty.prox(torch.zeros(1), gain * plan.recipe.learning_rate)  # Refused before training, not in its midst.
         return Hooks(shrink=lambda rate: target.assign(penalty.prox(target.values(), gain * rate)), weight_decay=decay)
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:

@@ -286,7 +286,10 @@ def test_a_study_whose_data_changed(url: str, no_cluster: None) -> None:
         changed = json.dumps({**identity, "data": "other images"})
         connection.execute(sa.update(schema.studies).values(identity=changed))
     db.close()
-    with pytest.raises(IdentityError, match=r"^study 'tiny' must be scored with what .* changed: data\. Put the old"):
+    with pytest.raises(
+        IdentityError,
+        match=r"^study 'tiny' must be scored with what .* but `data` is .* there and .* here\. Put the old",
+    ):
         autoprune.evaluate("tiny", storage=url)
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from autoprune import methods
-from autoprune.engine.contracts import Hooks, Method
+from autoprune.engine.contracts import Hooks, Method, PhasePlan
 from autoprune.engine.data import Preprocess
 from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut, fold_constants, masked
 from autoprune.engine.training import Bench, Samples, Training
 from autoprune.engine.weights import publish, read_tensors
-from autoprune.errors import ConfigError, InfeasibleError
+from autoprune.errors import ConfigError, InfeasibleError, NetworkError
 from autoprune.methods import METHODS
 from autoprune.spec import Range, TrainSpec
 from autoprune.widths import RULES, Limits, keep_best
@@ -65,7 +65,11 @@ def network(request):
 def training(method, network, recipe=RECIPE):
     """A fresh attachment of the method, and its hooks."""
     model, traced = copy.deepcopy(network[0]), network[1]
-    hooks = method.attach(model, traced, recipe=recipe)
+    try:
+        hooks = method.attach(model, traced, plan=PhasePlan(recipe, n_steps=4, macs_target=0.5))
+    except NetworkError as error:
+        assert any(repr(group.name) in str(error) for group in traced.groups)
+        pytest.skip(str(error))
     return model, hooks, Training(model, Blobs(), recipe, bench=BENCH, seed=0, hooks=hooks)
 
 
@@ -75,7 +79,10 @@ def phase(name, network):
     model, hooks, run = training(METHODS[name](), network)
     if METHODS[name].trains:
         run.run()
-    return model.eval(), hooks.state.state_dict() if hooks.state is not None else {}
+    model.eval()
+    if hooks.fold is not None:
+        hooks.fold(BATCHES)
+    return model, hooks.state.state_dict() if hooks.state is not None else {}
 
 
 def logits(model):
@@ -149,6 +156,26 @@ def test_training_does_something_that_plain_training_does_not(name, network, pha
     plain = copy.deepcopy(network[0])
     Training(plain, Blobs(), RECIPE, bench=BENCH, seed=0).run()
     assert not equal(phase[0].state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize("network", ["plain", "residual"], indirect=True)
+def test_chains_and_residual_networks_are_not_refused(name, network):
+    method = METHODS[name]()
+    method.attach(copy.deepcopy(network[0]), network[1], plan=PhasePlan(RECIPE, n_steps=4, macs_target=0.5))
+
+
+def test_folding_changes_no_answer_and_leaves_the_networks_own_layers(name, network):
+    model, hooks, run = training(METHODS[name](), network)
+    if hooks.fold is None:
+        pytest.skip("puts nothing into the network")
+    run.run()
+    trained = logits(model)
+    hooks.fold(BATCHES)
+    assert relative(logits(model), trained) <= 1e-4
+    assert {key: tensor.shape for key, tensor in model.state_dict().items()} == {
+        key: tensor.shape for key, tensor in network[0].state_dict().items()
+    }
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
 
 
 # -- what it leaves -------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from autoprune import methods
+from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.groups import trace
 from autoprune.errors import ConfigError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
@@ -70,7 +71,7 @@ def test_with_weight_decay_on_lambda_instead_it_is_a_square_root(x, best, value)
 def attached(name="plain", **hyper):
     model = make(name)
     traced = trace(model, torch.zeros(1, *SHAPE))
-    hooks = Halo(**hyper).attach(model, traced, recipe=RECIPE)
+    hooks = Halo(**hyper).attach(model, traced, plan=PhasePlan(RECIPE, n_steps=100))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return model, traced, hooks

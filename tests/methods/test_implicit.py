@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune import methods
+from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut, fold_constants
 from autoprune.engine.training import _optimizer
@@ -34,7 +35,7 @@ def batches(n=2, seed=0):
 def time_to_death(method, recipe):
     """Steps that an idle γ of 0.5 takes to 1e-3, by the optimizer that the engine makes of method and recipe."""
     model = make("plain")
-    hooks = method.attach(model, trace(model, torch.zeros(1, *SHAPE)), recipe=recipe)
+    hooks = method.attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PhasePlan(recipe, n_steps=100))
     scalar = nn.Module()
     scalar.gamma = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
     optimizer, steps = _optimizer(scalar, hooks.recipe, hooks), 0
@@ -74,7 +75,7 @@ def test_sgd_with_a_stronger_decay():
 def test_optimizer_and_decay_are_its_own_and_the_rest_is_the_recipe(optimizer, expected):
     model, recipe = make("plain"), TrainSpec(epochs=7, batch=3, learning_rate=0.3, schedule="cosine", weight_decay=0.5)
     method = Implicit(optimizer=optimizer, decay=1e-5, learning_rate=0.002)
-    hooks = method.attach(model, trace(model, torch.zeros(1, *SHAPE)), recipe=recipe)
+    hooks = method.attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PhasePlan(recipe, n_steps=100))
     assert hooks.recipe == dataclasses.replace(recipe, weight_decay=1e-5, **expected)
     assert hooks.weight_decay == {}  # γ and β decay as all others do
 
@@ -224,7 +225,7 @@ def test_no_bias_is_made_where_the_network_has_none():
 def test_networks_without_normalisation_are_refused():
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
     with pytest.raises(NetworkError, match="BatchNorm behind every prunable channel, but 0 has none"):
-        Implicit().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8)), recipe=TrainSpec())
+        Implicit().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(TrainSpec(), n_steps=100))
 
 
 @pytest.mark.parametrize(

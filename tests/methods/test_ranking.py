@@ -7,7 +7,7 @@ from torch import nn
 
 from autoprune import methods
 from autoprune.architectures import build
-from autoprune.engine.contracts import Hooks
+from autoprune.engine.contracts import Hooks, PhasePlan
 from autoprune.engine.groups import trace
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import IMPORTANCES, GroupNorm, Random, normalise
@@ -36,7 +36,7 @@ def test_magnitude_takes_no_hyper_parameters_and_is_the_group_norm_over_its_mean
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     method = methods.build("magnitude", {})
     assert method.trains is False
-    assert method.attach(model, traced, recipe=RECIPE) == Hooks()
+    assert method.attach(model, traced, plan=PhasePlan(RECIPE, n_steps=100)) == Hooks()
     scores = method.rank(model, traced, state={}, batches=())
     norms = GroupNorm().score(model, traced, batches=())
     assert list(scores) == [group.name for group in traced.groups]
@@ -58,9 +58,9 @@ def test_what_an_importance_needs_is_asked_for_before_the_first_trial():
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
     traced = trace(plain, torch.zeros(1, 1, 8, 8))
     with pytest.raises(NetworkError, match=r"BatchNorm behind every prunable channel, but 0 has none.*`exclude`"):
-        methods.build("scale", {}).attach(plain, traced, recipe=RECIPE)
+        methods.build("scale", {}).attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100))
     for name in ("magnitude", "filter_norm", "taylor", "random"):
-        assert methods.build(name, {}).attach(plain, traced, recipe=RECIPE) == Hooks()
+        assert methods.build(name, {}).attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100)) == Hooks()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import nn
 
 from autoprune import methods
 from autoprune.architectures import build
+from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.data import Preprocess
 from autoprune.engine.groups import trace
 from autoprune.engine.training import Bench, train
@@ -68,7 +69,7 @@ def scales(model):
 def after_training(model, method, spec, exclude=()):
     copied = copy.deepcopy(model)
     traced = trace(copied, torch.zeros(1, 1, 8, 8), exclude=exclude)
-    hooks = method.attach(copied, traced, recipe=spec) if method else None
+    hooks = method.attach(copied, traced, plan=PhasePlan(spec, n_steps=100)) if method else None
     train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
     return scales(copied)
 
@@ -76,7 +77,7 @@ def after_training(model, method, spec, exclude=()):
 def added(method, model, traced):
     """What the method adds to a gradient of zeros, by parameter."""
     copied = copy.deepcopy(model)
-    hooks = method.attach(copied, traced, recipe=RECIPE)
+    hooks = method.attach(copied, traced, plan=PhasePlan(RECIPE, n_steps=100))
     for parameter in copied.parameters():
         parameter.grad = torch.zeros_like(parameter)
     hooks.transform_gradients()
@@ -140,7 +141,7 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
     for parameter in copied.fc.parameters():
         nn.init.zeros_(parameter)  # No gradient reaches the layers before it.
     hooks = slimming(strength=1e-12, scale_decay=decay).attach(
-        copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE
+        copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
     )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.2)
     train(copied, Silent(), spec, bench=bench(), seed=0, hooks=hooks)
@@ -154,7 +155,9 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
 def test_arithmetic_is_float32_under_autocast(model):
     """bfloat16 holds 1e-3 as 9.995e-4 and loses it beside a gradient of 1."""
     copied = copy.deepcopy(model)
-    hooks = slimming(strength=1e-3).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE)
+    hooks = slimming(strength=1e-3).attach(
+        copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
+    )
     for parameter in copied.parameters():
         parameter.grad = torch.ones_like(parameter)
     with bench("bfloat16").autocast():
@@ -167,7 +170,9 @@ def test_arithmetic_is_float32_under_autocast(model):
 def test_frozen_scales_are_left_alone(model):
     copied = copy.deepcopy(model)
     copied.bn1.weight.requires_grad_(False)
-    hooks = slimming(strength=0.1).attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=RECIPE)
+    hooks = slimming(strength=0.1).attach(
+        copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
+    )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1)
     train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
     assert torch.equal(copied.bn1.weight, model.bn1.weight)
@@ -185,9 +190,9 @@ def test_groups_without_normalisation_are_refused_before_training():
     traced = trace(plain, torch.zeros(1, 1, 8, 8))
     assert [group.name for group in traced.groups] == ["0", "3"]
     with pytest.raises(NetworkError, match=r"BatchNorm behind every prunable channel, but 3 has none.*`exclude`"):
-        slimming().attach(plain, traced, recipe=RECIPE)
-    slimming().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8), exclude=["3"]), recipe=RECIPE)
-    slimming(acts_on="norms").attach(plain, traced, recipe=RECIPE)
+        slimming().attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100))
+    slimming().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8), exclude=["3"]), plan=PhasePlan(RECIPE, n_steps=100))
+    slimming(acts_on="norms").attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ def test_the_penalty_s_own_checks_hold():
 
 def shrunk(method, model, recipe, rate):
     copied = copy.deepcopy(model)
-    hooks = method.attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), recipe=recipe)
+    hooks = method.attach(copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(recipe, n_steps=100))
     for parameter in copied.parameters():
         parameter.grad = torch.zeros_like(parameter)
     hooks.transform_gradients()
@@ -275,7 +280,7 @@ def test_both_forms_have_the_same_points_of_rest(pull):
     for form in ("subgradient", "prox"):
         plain = make("plain")
         hooks = slimming(form=form, strength=strength).attach(
-            plain, trace(plain, torch.zeros(1, *SHAPE)), recipe=recipe
+            plain, trace(plain, torch.zeros(1, *SHAPE)), plan=PhasePlan(recipe, n_steps=100)
         )
         gamma = plain.norm1.weight
         gamma.data.fill_(0.02)
@@ -309,9 +314,11 @@ def test_training_makes_exact_zeros(penalty):
 def test_a_step_that_is_too_long_is_refused_before_training(model):
     method, traced = slimming("mcp", form="prox", strength=0.05, knee=0.1), trace(model, torch.zeros(1, 1, 8, 8))
     with pytest.raises(ConfigError, match=r"proximal step of MCP needs `knee` above step size × strength = 0\.15"):
-        method.attach(model, traced, recipe=TrainSpec(learning_rate=0.3, momentum=0.9))
-    method.attach(model, traced, recipe=TrainSpec(learning_rate=0.1, momentum=0.9))
-    method.attach(model, traced, recipe=TrainSpec(learning_rate=0.3, momentum=0.9, optimizer="adam"))
+        method.attach(model, traced, plan=PhasePlan(TrainSpec(learning_rate=0.3, momentum=0.9), n_steps=100))
+    method.attach(model, traced, plan=PhasePlan(TrainSpec(learning_rate=0.1, momentum=0.9), n_steps=100))
+    method.attach(
+        model, traced, plan=PhasePlan(TrainSpec(learning_rate=0.3, momentum=0.9, optimizer="adam"), n_steps=100)
+    )
 
 
 # -- norms of filters -----------------------------------------------------------------------------------------------
@@ -324,7 +331,7 @@ def test_filters_shrink_as_one_vector(name, form):
     traced, before = trace(network, torch.zeros(1, *SHAPE)), copy.deepcopy(network)
     method = slimming("mcp", form=form, acts_on="norms", strength=0.5, knee=2.0)
     recipe = TrainSpec(learning_rate=0.05, momentum=0.0)
-    hooks = method.attach(network, traced, recipe=recipe)
+    hooks = method.attach(network, traced, plan=PhasePlan(recipe, n_steps=100))
     assert hooks.weight_decay == {}
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
