@@ -14,6 +14,7 @@ from autoprune.errors import ConfigError
 from autoprune.fields import check, option, read
 
 __all__ = [
+    "RANKED_RULES",
     "WIDTH_RULES",
     "DataSpec",
     "NetworkSpec",
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 
-WIDTH_RULES = ("uniform", "global", "per_group", "per_stage")
+RANKED_RULES = ("global", "aofp", "learned")
+"""Width rules that go by what a trial ranks: no parameter fixes the widths before."""
+WIDTH_RULES = ("uniform", "global", "per_group", "per_stage", "aofp", "learned")
 _MOST_VALUES = 10_000  # A finer grid is a mistyped step, and it would be listed in memory.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from autoprune import methods
 from autoprune.cost import CONVENTION
 from autoprune.engine.contracts import Hooks, Method, Scores
+from autoprune.engine.damage import measure_damages
 from autoprune.engine.latency import measure
 from autoprune.engine.phases import Phase, PhaseStore, phase_key, with_state
 from autoprune.engine.surgery import cut, fold_constants, masked
@@ -151,7 +153,7 @@ def recalibrated(network: nn.Module, workbench: Workbench) -> nn.Module:
     return network
 
 
-def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
+def _choose(spec: TrialSpec, model: nn.Module, scores: Scores, workbench: Workbench) -> Kept:
     for name, score in scores.items():
         if not np.isfinite(score).all():
             raise TrialError(
@@ -165,7 +167,8 @@ def _choose(spec: TrialSpec, scores: Scores, workbench: Workbench) -> Kept:
         min_widths=workbench.min_widths(),
         multiple=spec.setting.network.multiple,
     )
-    return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape))
+    measure = functools.partial(measure_damages, model, workbench.traced, batches=_samples(workbench))
+    return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape, measure))
 
 
 def _result_key(
@@ -249,7 +252,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
         model = workbench.with_weights(parent.weights)
-        kept = _choose(spec, _rank(method, model, parent, workbench), workbench)
+        kept = _choose(spec, model, _rank(method, model, parent, workbench), workbench)
         widths = {name: len(indices) for name, indices in kept.items()}
         macs, params = int(cost.macs(widths)), int(cost.params(widths))
         macs_ratio = macs / cost.dense_macs

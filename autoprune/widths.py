@@ -11,13 +11,30 @@ from numpy.typing import NDArray
 
 from autoprune.cost import CostModel
 from autoprune.errors import InfeasibleError
-from autoprune.inverse import fit
+from autoprune.inverse import allowed_widths, fit
 
-__all__ = ["RULES", "Kept", "Limits", "Rule", "Scores", "Shape", "global_ranking", "keep_best", "shaped", "uniform"]
+__all__ = [
+    "RULES",
+    "Damages",
+    "Kept",
+    "Limits",
+    "Rule",
+    "Scores",
+    "Shape",
+    "aofp",
+    "global_ranking",
+    "joint_damages",
+    "keep_best",
+    "learned",
+    "shaped",
+    "uniform",
+]
 
 Scores = Mapping[str, NDArray[np.float64]]
 Kept = dict[str, NDArray[np.int64]]
 Shape = Mapping[str, float]
+Damages = Mapping[str, NDArray[np.float64]]
+"""By group a matrix G of shape (C, C): to remove the channels R together does the damage ``sum(G[R][:, R])``."""
 
 
 def _ranks(scores: NDArray[np.float64], step: int) -> NDArray[np.int64]:
@@ -63,7 +80,13 @@ class Limits:
     multiple: int = 1
 
 
-def uniform(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+def _unmeasured() -> Damages:
+    raise AssertionError("the damages of channels were not measured")
+
+
+def uniform(
+    cost: CostModel, scores: Scores, limits: Limits, shape: Shape, damages: Callable[[], Damages] = _unmeasured
+) -> dict[str, int]:
     """One keep ratio for all groups, as large as the limits allow.
 
     Args:
@@ -71,6 +94,7 @@ def uniform(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> di
         scores: Not looked at; every rule has the same arguments.
         limits: What the widths must keep.
         shape: Not looked at.
+        damages: Not asked for.
 
     Returns:
         Width by group.
@@ -81,7 +105,9 @@ def uniform(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> di
     return shaped(cost, scores, limits, {})
 
 
-def shaped(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+def shaped(
+    cost: CostModel, scores: Scores, limits: Limits, shape: Shape, damages: Callable[[], Damages] = _unmeasured
+) -> dict[str, int]:
     """Keep ratios in the proportions of ``shape``, as large as the limits allow.
 
     Args:
@@ -89,6 +115,7 @@ def shaped(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dic
         scores: Not looked at.
         limits: What the widths must keep.
         shape: Multiplier of the keep ratio by group, > 0; an absent group has 1.
+        damages: Not asked for.
 
     Returns:
         Width by group.
@@ -106,7 +133,9 @@ def shaped(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dic
     )
 
 
-def global_ranking(cost: CostModel, scores: Scores, limits: Limits, shape: Shape) -> dict[str, int]:
+def global_ranking(
+    cost: CostModel, scores: Scores, limits: Limits, shape: Shape, damages: Callable[[], Damages] = _unmeasured
+) -> dict[str, int]:
     """Rank the channels of all groups together and remove the least important until the limits are met.
 
     The last removal can save more than was needed; then the best of the removed channels that still fit come back. The
@@ -118,6 +147,7 @@ def global_ranking(cost: CostModel, scores: Scores, limits: Limits, shape: Shape
         scores: By group, shape (C,), comparable between groups; higher stays.
         limits: What the widths must keep.
         shape: Not looked at.
+        damages: Not asked for.
 
     Returns:
         Width by group. Where ``multiple`` is 1, no removed channel could stay without exceeding a limit.
@@ -172,6 +202,86 @@ def global_ranking(cost: CostModel, scores: Scores, limits: Limits, shape: Shape
     return shaped(cost, scores, limits, dict(zip(cost.groups, (left / dense).tolist(), strict=True)))
 
 
+def joint_damages(matrix: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The damage of removing the first m channels of ``order`` together, for m = 1 … C; it never falls.
+
+    Args:
+        matrix: Of one group, shape (C, C); see `Damages`.
+        order: Its channels, shape (C,).
+
+    Returns:
+        Shape (C,). What one channel makes up for that others did is not counted in its favour.
+    """
+    nested = matrix[np.ix_(order, order)]
+    added = 2 * np.tril(nested).sum(1) - np.diag(nested)  # What channel m adds to those before it.
+    return np.asarray(np.maximum.accumulate(np.cumsum(added)))
+
+
+def aofp(
+    cost: CostModel, scores: Scores, limits: Limits, shape: Shape, damages: Callable[[], Damages] = _unmeasured
+) -> dict[str, int]:
+    """In every group the largest set of least important channels whose joint damage is at most θ, the same for all.
+
+    θ follows from the limits: it is bisected to the largest one that they allow, and what room is left then goes to
+    the channels that would have done the most damage. So a ladder of MACs targets is a ladder of θ.
+
+    Args:
+        cost: The network's cost model.
+        scores: By group, shape (C,); only the order within a group counts.
+        limits: What the widths must keep.
+        shape: Not looked at.
+        damages: Measures what the channels' removal does at the next layer.
+
+    Returns:
+        Width by group.
+
+    Raises:
+        InfeasibleError: Even the minimum widths cost more.
+
+    References:
+        After the filter-by-filter search of Ding et al. (2019), Approximated oracle filter pruning, arXiv 1905.04748.
+    """
+    matrices = damages()
+    ranked = {}
+    for name in cost.groups:
+        order = np.lexsort(
+            (-np.arange(len(scores[name])), scores[name])
+        )  # Ties leave from the end, as `keep_best` has it.
+        ranked[name] = np.empty(len(order))
+        ranked[name][order] = joint_damages(matrices[name], order)
+    return global_ranking(cost, ranked, limits, shape)
+
+
+def learned(
+    cost: CostModel, scores: Scores, limits: Limits, shape: Shape, damages: Callable[[], Damages] = _unmeasured
+) -> dict[str, int]:
+    """What the method decided while it trained: channels with a score of 0 or less go, and no others.
+
+    Where that is not enough for the limits, the ranking goes on, as `global_ranking` does it; a method that decides
+    nothing is ranked from the start.
+
+    Args:
+        cost: The network's cost model.
+        scores: By group, shape (C,).
+        limits: What the widths must keep.
+        shape: Not looked at.
+        damages: Not asked for.
+
+    Returns:
+        Width by group.
+
+    Raises:
+        InfeasibleError: Even the minimum widths cost more.
+    """
+    widths = {}
+    for name, dense, step in zip(cost.groups, cost.dense, cost.steps, strict=True):
+        allowed = allowed_widths(dense, step, limits.multiple, limits.min_widths.get(name, step))
+        alive = step * int((scores[name].reshape(step, -1) > 0).sum(1).max())
+        widths[name] = int(allowed[min(int(np.searchsorted(allowed, alive)), len(allowed) - 1)])
+    fits = cost.macs(widths) <= limits.macs and (limits.params is None or cost.params(widths) <= limits.params)
+    return widths if fits else global_ranking(cost, scores, limits, shape)
+
+
 def _infeasible(cost: CostModel, least: NDArray[np.int64], limits: Limits) -> str:
     macs, params = int(cost.macs(least[None])[0]), int(cost.params(least[None])[0])
     if macs > limits.macs:
@@ -186,12 +296,14 @@ def _infeasible(cost: CostModel, least: NDArray[np.int64], limits: Limits) -> st
     )
 
 
-Rule = Callable[[CostModel, Scores, Limits, Shape], dict[str, int]]
+Rule = Callable[[CostModel, Scores, Limits, Shape, Callable[[], Damages]], dict[str, int]]
 
 RULES: Mapping[str, Rule] = {
     "uniform": uniform,
     "global": global_ranking,
     "per_group": shaped,
     "per_stage": shaped,
+    "aofp": aofp,
+    "learned": learned,
 }
 """By name. Of two that share a function, the search knows the difference: what it samples a multiplier for."""

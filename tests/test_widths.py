@@ -10,7 +10,7 @@ from autoprune.errors import ConfigError, InfeasibleError
 from autoprune.fields import read
 from autoprune.inverse import allowed_widths, fit
 from autoprune.spec import NetworkSpec
-from autoprune.widths import RULES, Limits, global_ranking, keep_best, uniform
+from autoprune.widths import RULES, Limits, aofp, global_ranking, joint_damages, keep_best, learned, uniform
 
 
 def chain(dense=(16, 32, 24), steps=None):
@@ -28,6 +28,17 @@ def chain(dense=(16, 32, 24), steps=None):
 def scores_of(model, seed):
     generator = np.random.default_rng(seed)
     return {name: generator.random(width) for name, width in zip(model.groups, model.dense, strict=True)}
+
+
+def damages_of(model, seed=0):
+    """Of channels whose contributions are not alike and partly cancel."""
+    generator = np.random.default_rng(seed)
+    said = {name: generator.normal(0.2, 1, (width, 9)) for name, width in zip(model.groups, model.dense, strict=True)}
+    return {name: each @ each.T / np.square(each.sum(0)).sum() for name, each in said.items()}
+
+
+def apply(rule, model, scores, limits, shape):
+    return RULES[rule](model, scores, limits, shape, lambda: damages_of(model))
 
 
 def least_of(model, multiple, smallest=1):
@@ -54,7 +65,7 @@ def test_rounded_widths_are_allowed_and_never_cost_more_than_the_target(rule, de
     least = least_of(model, multiple)
     floor = model.macs(least)
     macs = floor + share * (model.dense_macs - floor)
-    widths = RULES[rule](model, scores_of(model, seed), Limits(macs=macs, min_widths=least, multiple=multiple), {})
+    widths = apply(rule, model, scores_of(model, seed), Limits(macs=macs, min_widths=least, multiple=multiple), {})
     assert model.macs(widths) <= macs
     for name, full in zip(model.groups, dense, strict=True):
         assert widths[name] in allowed_widths(full, 1, multiple, least[name])
@@ -90,9 +101,13 @@ def test_a_rounded_ranking_keeps_the_shape_of_the_ranking():
 
 def test_the_target_of_the_dense_network_keeps_widths_that_are_no_multiple():
     model = chain((20, 36))
-    for rule in RULES.values():
-        widths = rule(
-            model, scores_of(model, 0), Limits(macs=model.dense_macs, min_widths=least_of(model, 8), multiple=8), {}
+    for rule in RULES:
+        widths = apply(
+            rule,
+            model,
+            scores_of(model, 0),
+            Limits(macs=model.dense_macs, min_widths=least_of(model, 8), multiple=8),
+            {},
         )
         assert widths == {"a": 20, "b": 36}
 
@@ -222,10 +237,10 @@ def test_ties_between_groups_fall_to_the_earlier_group():
 
 def test_nothing_is_removed_at_the_dense_target():
     cost = chain([8, 8])
-    scores = {name: np.arange(8.0) for name in cost.groups}
-    for rule in RULES.values():
-        assert rule(cost, scores, Limits(macs=cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
-        assert rule(cost, scores, Limits(macs=2.0 * cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
+    scores = {name: np.arange(1.0, 9.0) for name in cost.groups}
+    for rule in RULES:
+        assert apply(rule, cost, scores, Limits(macs=cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
+        assert apply(rule, cost, scores, Limits(macs=2.0 * cost.dense_macs, min_widths={}), {}) == {"a": 8, "b": 8}
 
 
 def test_min_widths_protect_the_best():
@@ -277,12 +292,12 @@ def test_multipliers_set_the_proportions_of_the_keep_ratios(rule):
     scores = {name: np.zeros(60) for name in cost.groups}
     target = cost.macs({"a": 45, "b": 30, "c": 15})
     limits = Limits(macs=target, min_widths={})
-    assert RULES[rule](cost, scores, limits, {"a": 1.5, "b": 1.0, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
+    assert apply(rule, cost, scores, limits, {"a": 1.5, "b": 1.0, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
     # Only the proportions count, and an absent group has 1.
-    assert RULES[rule](cost, scores, limits, {"a": 0.75, "b": 0.5, "c": 0.25}) == {"a": 45, "b": 30, "c": 15}
-    assert RULES[rule](cost, scores, limits, {"a": 1.5, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
+    assert apply(rule, cost, scores, limits, {"a": 0.75, "b": 0.5, "c": 0.25}) == {"a": 45, "b": 30, "c": 15}
+    assert apply(rule, cost, scores, limits, {"a": 1.5, "c": 0.5}) == {"a": 45, "b": 30, "c": 15}
     # A multiplier above what is there leaves the group dense, and the others take what is left.
-    widths = RULES[rule](cost, scores, Limits(macs=cost.macs({"b": 40, "c": 20}), min_widths={}), {"a": 1.5, "c": 0.5})
+    widths = apply(rule, cost, scores, Limits(macs=cost.macs({"b": 40, "c": 20}), min_widths={}), {"a": 1.5, "c": 0.5})
     assert widths == {"a": 60, "b": 40, "c": 20}
 
 
@@ -292,7 +307,7 @@ def test_whichever_limit_is_tighter_binds(rule):
     scores = scores_of(cost, 0)
     for macs_share, params_share in ((0.3, 0.9), (0.9, 0.3), (0.5, 0.5)):
         macs, params = macs_share * cost.dense_macs, int(params_share * cost.dense_params)
-        widths = RULES[rule](cost, scores, Limits(macs=macs, params=params, min_widths={}), shape)
+        widths = apply(rule, cost, scores, Limits(macs=macs, params=params, min_widths={}), shape)
         assert cost.macs(widths) <= macs
         assert cost.params(widths) <= params
         for name in cost.groups:  # and nothing more would fit
@@ -303,10 +318,72 @@ def test_whichever_limit_is_tighter_binds(rule):
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_network_without_groups_has_its_dense_cost(rule):
     cost = CostModel((), (), (), (LayerCost("fc", 1, 1, 0, LinearForm(3), LinearForm(4)),))
-    assert RULES[rule](cost, {}, Limits(macs=12, min_widths={}), {}) == {}
+    assert apply(rule, cost, {}, Limits(macs=12, min_widths={}), {}) == {}
     assert keep_best(cost, {}, {}) == {}
     with pytest.raises(InfeasibleError, match=r"12 \(100.0% of dense\)|at least 1.0000"):
-        RULES[rule](cost, {}, Limits(macs=11, min_widths={}), {})
+        apply(rule, cost, {}, Limits(macs=11, min_widths={}), {})
+
+
+# -- by damage, and as the method decided ---------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.integers(0, 10**6))
+def test_joint_damages_are_those_of_nested_sets(width, seed):
+    matrix = damages_of(chain([width]), seed)["a"]
+    order = np.random.default_rng(seed).permutation(width)
+    by_hand = [matrix[np.ix_(order[:m], order[:m])].sum() for m in range(1, width + 1)]
+    np.testing.assert_allclose(joint_damages(matrix, order), np.maximum.accumulate(by_hand), atol=1e-12)
+    assert joint_damages(matrix, order)[-1] >= 1 - 1e-12, "without any channel nothing is left"
+
+
+def test_two_channels_that_say_the_same_do_four_times_the_damage():
+    assert joint_damages(np.array([[0.25, 0.25], [0.25, 0.25]]), np.array([0, 1])).tolist() == [0.25, 1.0]
+
+
+def test_the_largest_nested_sets_within_one_theta():
+    """Every group keeps the fewest channels whose loss is within θ, and θ is the largest that the limit allows."""
+    cost = chain([12, 20, 9])
+    scores, matrices = scores_of(cost, 3), damages_of(cost)
+    nested = {name: joint_damages(matrices[name], np.argsort(scores[name])) for name in cost.groups}
+
+    def within(theta):
+        return {name: max(1, len(each) - int((each <= theta).sum())) for name, each in nested.items()}
+
+    thetas = np.sort(np.concatenate(list(nested.values())))
+    for share in (0.2, 0.5, 0.9):
+        limit = share * cost.dense_macs
+        fitting = [theta for theta in thetas if cost.macs(within(theta)) <= limit]
+        widths = aofp(cost, scores, Limits(macs=limit, min_widths={}), {}, lambda: matrices)
+        least, before = within(fitting[0]), within(thetas[np.searchsorted(thetas, fitting[0]) - 1])
+        for name in cost.groups:  # Between θ and the step before it: what room is left has been given back.
+            assert least[name] <= widths[name] <= max(before[name], least[name])
+        assert cost.macs(widths) <= limit
+
+
+def test_only_the_order_within_a_group_counts_for_aofp():
+    cost = chain([12, 20, 9])
+    scores, matrices = scores_of(cost, 3), damages_of(cost)
+    other = {name: 100 * index + score**3 for index, (name, score) in enumerate(scores.items())}
+    limits = Limits(macs=0.5 * cost.dense_macs, min_widths={})
+    assert aofp(cost, scores, limits, {}, lambda: matrices) == aofp(cost, other, limits, {}, lambda: matrices)
+
+
+def test_what_the_method_decided_goes_and_nothing_else():
+    cost = chain([6, 8])
+    scores = {"a": np.array([1.0, -1, 0, 2, 3, -2]), "b": np.linspace(-0.5, 0.2, 8)}
+    assert learned(cost, scores, Limits(macs=cost.dense_macs, min_widths={}), {}) == {"a": 3, "b": 2}
+    assert learned(cost, scores, Limits(macs=cost.dense_macs, min_widths={"b": 4}), {}) == {"a": 3, "b": 4}
+    assert learned(cost, scores, Limits(macs=cost.dense_macs, min_widths={}, multiple=4), {}) == {"a": 4, "b": 4}
+    dead = {"a": -np.ones(6), "b": scores["b"]}
+    assert learned(cost, dead, Limits(macs=cost.dense_macs, min_widths={}), {}) == {"a": 1, "b": 2}
+
+
+def test_where_the_decision_costs_too_much_the_ranking_goes_on():
+    cost = chain([6, 8])
+    scores = {"a": np.array([1.0, -1, 0, 2, 3, -2]), "b": np.linspace(-0.5, 0.2, 8)}
+    limits = Limits(macs=cost.macs({"a": 2, "b": 2}), min_widths={})
+    assert learned(cost, scores, limits, {}) == global_ranking(cost, scores, limits, {})
+    assert cost.macs(learned(cost, scores, limits, {})) <= limits.macs
 
 
 def test_few_evaluations_of_large_networks(monkeypatch):

@@ -125,7 +125,12 @@ def _methods(workbench: Workbench) -> tuple[list[str], list[str]]:
 def _width_rules(n_groups: int, n_stages: int) -> list[str]:
     stages = f"a multiplier for each of the {n_stages} stages"
     groups = f"a multiplier for each of the {n_groups} channel groups"
-    lines = ['    "uniform",  # one keep ratio for all', '    "global",  # all channels ranked together']
+    lines = [
+        '    "uniform",  # one keep ratio for all',
+        '    "global",  # all channels ranked together',
+        '    "aofp",  # as many channels as the next layer can miss',
+        '    "learned",  # what the method decided while it trained',
+    ]
     if n_stages == 1:
         lines.append('    # "per_stage": there is only one stage')
     else:

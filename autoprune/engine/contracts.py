@@ -56,6 +56,8 @@ class Importance(ABC):
 
     needs_scales: ClassVar[bool] = False
     """Whether there must be a BatchNorm behind every prunable channel."""
+    is_comparable: ClassVar[bool] = False
+    """Whether scores of different groups compare as they are, so that nothing need be divided out."""
 
     @abstractmethod
     def score(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Scores:

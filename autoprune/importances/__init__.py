@@ -1,6 +1,7 @@
 """Scores that rank channels, one file each; every entry of `IMPORTANCES` is a method that ranks the dense network."""
 
 from autoprune.engine.contracts import Importance
+from autoprune.importances._damage import Damage
 from autoprune.importances._filter_norm import FilterNorm
 from autoprune.importances._group_norm import GroupNorm
 from autoprune.importances._normalise import NORMALISATIONS, normalise
@@ -11,6 +12,7 @@ from autoprune.importances._taylor import Taylor
 __all__ = [
     "IMPORTANCES",
     "NORMALISATIONS",
+    "Damage",
     "FilterNorm",
     "GroupNorm",
     "Random",
@@ -25,5 +27,6 @@ IMPORTANCES: dict[str, type[Importance]] = {
     "filter_norm": FilterNorm,
     "scale": ScaleMagnitude,
     "taylor": Taylor,
+    "damage": Damage,
     "random": Random,
 }

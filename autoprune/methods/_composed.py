@@ -12,7 +12,7 @@ __all__ = ["composed", "part_of"]
 M = TypeVar("M", bound=Method)
 
 
-def composed(recipe: type[M], part: type[Any], *, name: str, summary: str) -> type[M]:
+def composed(recipe: type[M], part: type[Any], *, name: str, summary: str, **defaults: Any) -> type[M]:
     """A method that is ``recipe`` with ``part`` in it; its hyper-parameters are those of both.
 
     Args:
@@ -20,10 +20,12 @@ def composed(recipe: type[M], part: type[Any], *, name: str, summary: str) -> ty
         part: A frozen dataclass of hyper-parameters.
         name: Of the method.
         summary: First line of its docstring; the docstrings of part and recipe follow.
+        defaults: Of the recipe's hyper-parameters, where they differ for this part.
     """
+    own = [(field, field.default) for field in dataclasses.fields(part)]
+    own += [(field, defaults[field.name]) for field in _fields_of(recipe) if field.name in defaults]
     fields: list[Any] = [
-        (field.name, field.type, dataclasses.field(default=field.default, metadata=field.metadata))
-        for field in dataclasses.fields(part)
+        (field.name, field.type, dataclasses.field(default=default, metadata=field.metadata)) for field, default in own
     ]
     words = f"{recipe.__name__}_{part.__name__}"
     namespace = {
@@ -34,6 +36,10 @@ def composed(recipe: type[M], part: type[Any], *, name: str, summary: str) -> ty
     }
     made: type[M] = dataclasses.make_dataclass(words, fields, bases=(recipe,), frozen=True, namespace=namespace)
     return made
+
+
+def _fields_of(recipe: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(recipe)  # type: ignore[arg-type]  # recipes are dataclasses; their contract is not
 
 
 def part_of(method: Method, part: type[Any]) -> Any:

@@ -55,4 +55,5 @@ def ranking(importance: str, kind: type[Importance]) -> type[Ranking]:
     """The method of one importance. That of the group norm is magnitude, whose name studies know."""
     name = "magnitude" if importance == "group_norm" else importance
     first = (kind.__doc__ or "").splitlines()[0].rstrip(".")
-    return composed(Ranking, kind, name=name, summary=f"{first}; ranks the dense network as it is.")
+    summary = f"{first}; ranks the dense network as it is."
+    return composed(Ranking, kind, name=name, summary=summary, normalisation="none" if kind.is_comparable else "mean")

@@ -16,7 +16,7 @@ from autoprune.cost import CostModel
 from autoprune.errors import InfeasibleError
 from autoprune.inverse import fit
 from autoprune.search.parameters import Choice, Interval, Parameter, Value, parameter_of
-from autoprune.spec import digest
+from autoprune.spec import RANKED_RULES, digest
 
 __all__ = ["Point", "Space"]
 
@@ -184,9 +184,10 @@ class Space:
     def widths(self, point: Point) -> dict[str, int] | None:
         """Width by group where the parameters fix them; None where a ranking of the trained channels does."""
         params, dense = self.constraints.params, self._cost.dense_params
-        if point.macs_target >= 1 and (params is None or params >= dense):
+        is_dense = point.macs_target >= 1 and (params is None or params >= dense)
+        if is_dense and point.width_rule != "learned":  # A method may decide against channels that a limit allows.
             return dict(zip(self._cost.groups, self._cost.dense, strict=True))
-        if point.width_rule == "global":
+        if point.width_rule in RANKED_RULES:
             return None
         return fit(
             self._cost,

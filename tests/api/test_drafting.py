@@ -70,9 +70,10 @@ def test_a_drafted_space_loads_and_plans(write: Write, tmp_path: Path) -> None:
     unfit = METHODS.keys() - space.methods.keys()
     assert {"slimming", "halo", "scale"} <= unfit  # They need a BatchNorm.
     assert {"magnitude", "filter_norm"} <= space.methods.keys()
-    assert all(f'"{method}"' in text.split("# Not ")[1].split(":\n")[0] for method in unfit)
+    left_out = [block.split(":\n")[0] for block in text.split("# Not ")[1:]]  # one block for each reason
+    assert all(any(f'"{method}"' in block for block in left_out) for method in unfit)
     assert "# there must be a BatchNorm behind every prunable channel, but 0, 2 has none." in text
-    assert space.width_rules == ("uniform", "global", "per_group")
+    assert space.width_rules == ("uniform", "global", "aofp", "learned", "per_group")
     assert {point["method"] for point in plan.opening} <= space.methods.keys()
 
 
@@ -97,11 +98,11 @@ def test_rules_that_would_search_too_much_or_the_same_are_left_out(write: Write,
         return tomllib.loads(file.read_text())["space"]["width_rules"], file.read_text()
 
     found, text = rules("long")
-    assert found == ["uniform", "global"]
+    assert found == ["uniform", "global", "aofp", "learned"]
     assert '# "per_group": a multiplier for each of the 18 channel groups is more than a study of some ' in text
     assert '# "per_stage": there is only one stage' in text
     found, text = rules("staged")
-    assert found == ["uniform", "global", "per_stage"]
+    assert found == ["uniform", "global", "aofp", "learned", "per_stage"]
     assert '# "per_group": each stage is one channel group' in text
 
 

@@ -1,0 +1,169 @@
+"""Damage at the next layer: how much of what the readers of a channel group say goes with some of its channels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from autoprune.engine._folding import norms_behind
+from autoprune.engine._layers import axis_sizes, is_per_conv_group
+from autoprune.engine._records import ChannelGroup, Member, Traced
+from autoprune.engine.contracts import Batches
+from autoprune.errors import DataError
+
+__all__ = ["measure_damages", "readers_of"]
+
+_N_BATCHES = 4  # The products settle fast: every image has as many samples as its map has places.
+_MOST_SAMPLES = 16_384  # Of one layer and batch; more places are drawn from.
+_MOST_BYTES = 2**27  # Of patches at once.
+
+
+@torch.no_grad()
+def measure_damages(
+    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = _N_BATCHES
+) -> Mapping[str, NDArray[np.float64]]:
+    """A matrix for each group that gives the damage of removing any of its channels together.
+
+    A reader is linear, so without the channels R its output z, less its bias, differs by the sum Δ of what these say.
+    With ``G[c, d]`` the mean product of what c and d say, ``T(R) = ‖Δ‖² / ‖z‖² = sum(G[R][:, R])``: for every R, from
+    one pass over the images. Where a BatchNorm is right behind the reader, Δ and z are taken behind it and without
+    their means, since recalibration gives the means back. Of several readers the damages are added.
+
+    Args:
+        model: In evaluation mode; left as it is.
+        traced: Its channel groups.
+        batches: What it is shown.
+        n_batches: How many of them at most, >= 1.
+
+    Returns:
+        By group, shape (C, C), symmetric. A depthwise layer hands channels on, so it is no reader.
+
+    Raises:
+        DataError: There is no batch.
+
+    References:
+        The damage is that of Ding et al. (2019), arXiv 1905.04748, who measure it set by set, and behind the ReLU too.
+    """
+    norms = norms_behind(model, traced.input_shape)
+    names = dict.fromkeys(member.module for group in traced.groups for member in readers_of(model, group))
+    listeners = {
+        name: _Listener(model.get_submodule(name), model.get_submodule(norms[name]) if name in norms else None)
+        for name in names
+    }
+    handles = [model.get_submodule(name).register_forward_pre_hook(each.hear) for name, each in listeners.items()]
+    n_seen = 0
+    try:
+        for inputs, _ in itertools.islice(batches, n_batches):
+            model(inputs)
+            n_seen += 1
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not n_seen:
+        raise DataError("damage must be measured on at least one batch, but got none. Give training images.")
+    products = {name: each.products() for name, each in listeners.items()}
+    found = {}
+    for group in traced.groups:
+        total = np.zeros((group.width, group.width))
+        for member in readers_of(model, group):
+            rows = products[member.module][member.index].sum(1)  # A channel may lie on several positions.
+            total += rows[:, member.index].sum(2)
+        found[group.name] = total
+    return found
+
+
+def readers_of(model: nn.Module, group: ChannelGroup) -> list[Member]:
+    """The layers that combine the channels of a group; depthwise ones hand them on."""
+
+    def combines(member: Member) -> bool:
+        module = model.get_submodule(member.module)
+        return not (isinstance(module, _ConvNd) and is_per_conv_group(module))
+
+    return [member for member in group.members if member.axis == "in" and combines(member)]
+
+
+class _Listener:
+    """Hears what a layer reads, and tells what each input position says to the layer's outputs.
+
+    It goes by the products of what a kernel sees: a patch has many fewer numbers than all that is said of it. They take
+    ``(I / conv groups · K)²`` numbers of memory. Of large maps a sample of places is taken.
+
+    Args:
+        layer: A convolution or linear layer.
+        norm: The BatchNorm right behind it, or None.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+        self._layer, self._is_centred = layer, norm is not None
+        self._n_conv_groups = layer.groups if isinstance(layer, _ConvNd) else 1
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        self._weight = weight.detach().float().flatten(1)  # (O, I / conv groups · K)
+        if isinstance(norm, _BatchNorm) and norm.running_var is not None:
+            gain = torch.rsqrt(norm.running_var.float() + norm.eps)
+            self._weight = self._weight * (gain if norm.weight is None else gain * norm.weight)[:, None]
+        size = self._weight.shape[1]
+        self._sums = torch.zeros(self._n_conv_groups, size, device=weight.device)
+        self._squares = torch.zeros(self._n_conv_groups, size, size, device=weight.device)
+        self._n_samples = 0
+
+    def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook."""
+        x = args[0].detach().float()
+        if not isinstance(layer, _ConvNd):
+            self._add(x.flatten(0, -2).T)
+            return
+        size = x[0].numel() * math.prod(layer.kernel_size) * x.element_size()
+        parts = x.split(max(1, _MOST_BYTES // size))
+        for part in parts:
+            seen = _patches(layer, part)
+            if (most := max(1, _MOST_SAMPLES * len(part) // len(x))) < seen.shape[1]:
+                drawn = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(self._n_samples))[:most]
+                seen = seen[:, drawn.to(seen.device)]
+            self._add(seen)
+
+    def _add(self, seen: Tensor) -> None:
+        """Add samples of what outputs are made of, shape (I · K, n)."""
+        seen = seen.unflatten(0, (self._n_conv_groups, -1))
+        self._sums += seen.sum(2)
+        self._squares.baddbmm_(seen, seen.transpose(1, 2))
+        self._n_samples += seen.shape[2]
+
+    def products(self) -> NDArray[np.float64]:
+        """Mean product of what two input positions say, over the mean square of the output; shape (I, I)."""
+        moments = self._squares / self._n_samples
+        if self._is_centred:
+            mean = self._sums / self._n_samples
+            moments.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
+        weight = self._weight.unflatten(0, (self._n_conv_groups, -1))
+        said = moments.mul_(weight.transpose(1, 2) @ weight)
+        per_conv_group = axis_sizes(self._layer)["in"] // self._n_conv_groups
+        said = said.unflatten(2, (per_conv_group, -1)).sum(3).unflatten(1, (per_conv_group, -1)).sum(2)
+        shares = said.cpu().double()
+        shares = (shares + shares.transpose(1, 2)) / (2 * shares.sum().clamp_min(1e-12))
+        return np.asarray(torch.block_diag(*shares).numpy())
+
+
+def _patches(conv: _ConvNd, x: Tensor) -> Tensor:
+    """What the kernel sees at each of its places, shape (I · K, N · places)."""
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    if isinstance(conv, nn.Conv2d):
+        seen = F.unfold(x, conv.kernel_size, conv.dilation, 0, conv.stride)
+    else:  # One filter for each place of the kernel, which says what is there.
+        n_places = math.prod(conv.kernel_size)
+        eye = torch.eye(n_places, device=x.device).reshape(n_places, 1, *conv.kernel_size)
+        convolve = F.conv1d if x.dim() == 3 else F.conv3d
+        seen = convolve(
+            x, eye.repeat(conv.in_channels, *[1] * (x.dim() - 1)), None, conv.stride, 0, conv.dilation, conv.in_channels
+        )  # fmt: skip
+    return seen.flatten(2).movedim(1, 0).flatten(1)
