@@ -21,7 +21,7 @@ from autoprune.engine.contracts import Batches, Compactor
 from autoprune.engine.merging import attach_norm, measure_moments, merge
 from autoprune.errors import NetworkError
 
-__all__ = ["Inserted", "Site", "fold_compactors", "insert", "sites"]
+__all__ = ["Inserted", "Site", "fold_compactors", "insert", "norms_behind", "sites"]
 
 _PLACE = "autoprune_compactors"  # The submodule of a network that holds what was inserted.
 _N_BATCHES = 20  # Any moments make a fold exact; measured ones give BatchNorm statistics that training can go on from.
@@ -118,13 +118,13 @@ def insert(model: nn.Module, compactors: Iterable[tuple[Compactor, Sequence[Site
     """Put each compactor behind the BatchNorms of its sites; one may serve all branches of a residual sum.
 
     Args:
-        model: Changed in place, on whatever device it is.
+        model: Changed in place, on whatever device and in whatever precision it is.
         compactors: Each with its sites.
     """
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     held, inserted = nn.ModuleList(), []
     for index, (compactor, places) in enumerate(compactors):
-        held.append(compactor.to(device))
+        held.append(compactor.to(like.device, like.dtype))
         norms = [model.get_submodule(site.norm) for site in places]
         handles = tuple(norm.register_forward_hook(_Behind(compactor)) for norm in norms)
         inserted.append(Inserted(compactor, tuple(places), f"{_PLACE}.{index}.", handles))

@@ -9,19 +9,37 @@ from autoprune.engine.contracts import Method
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.fields import read
 from autoprune.importances import IMPORTANCES
+from autoprune.methods._aofp import AOFP
+from autoprune.methods._bwcp import BWCP
 from autoprune.methods._halo import Halo
 from autoprune.methods._implicit import Implicit
 from autoprune.methods._ranking import Ranking, ranking
+from autoprune.methods._resrep import ResRep
 from autoprune.methods._slimming import Slimming, slimming
 from autoprune.penalties import PENALTIES
 from autoprune.spec import Range
 
-__all__ = ["METHODS", "Halo", "Implicit", "Ranking", "Slimming", "build", "catalogue", "ranges"]
+__all__ = [
+    "AOFP",
+    "BWCP",
+    "METHODS",
+    "Halo",
+    "Implicit",
+    "Ranking",
+    "ResRep",
+    "Slimming",
+    "build",
+    "catalogue",
+    "ranges",
+]
 
 _ALL: tuple[type[Method], ...] = (
     *(slimming(name, penalty) for name, penalty in PENALTIES.items()),
     Halo,
     Implicit,
+    ResRep,
+    AOFP,
+    BWCP,
     *(ranking(name, importance) for name, importance in IMPORTANCES.items()),
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}

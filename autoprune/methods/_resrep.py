@@ -1,0 +1,250 @@
+"""ResRep: compactors whose rows are driven to zero while the network itself goes on remembering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.compactors import Pointwise
+from autoprune.cost import CostModel
+from autoprune.engine.compaction import Inserted, fold_compactors, insert, sites
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
+from autoprune.engine.groups import Traced
+from autoprune.engine.training import learning_rate
+from autoprune.errors import ConfigError
+from autoprune.fields import check, option
+from autoprune.inverse import fit
+from autoprune.spec import TrainSpec
+from autoprune.widths import Limits, global_ranking, keep_best
+
+__all__ = ["ResRep", "forgotten_rows", "row_gradients", "travel"]
+
+_WAY = 1.5
+"""How far a row of norm 1 must be able to travel to come to rest at zero: its last steps are slower."""
+
+
+def row_gradients(rows: Tensor, slopes: Tensor, remembered: Tensor, *, strength: float) -> Tensor:
+    """``m_j · ∂L/∂Q_j + λ Q_j / ‖Q_j‖`` for each row: a forgotten row (m_j = 0) feels the lasso alone.
+
+    Args:
+        rows: Q, shape (C, C).
+        slopes: Gradient of the loss by Q, shape (C, C).
+        remembered: m, 0 or 1, shape (C,).
+        strength: λ, > 0.
+    """
+    norms = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    total: Tensor = remembered[:, None] * slopes + strength * rows / norms
+    return total
+
+
+def forgotten_rows(
+    norms: Scores, cost: CostModel, *, macs: float, min_widths: Mapping[str, int], most: int | None = None
+) -> dict[str, NDArray[np.bool_]]:
+    """The rows to forget: the smallest of all groups together, as many as the MACs limit asks for.
+
+    Args:
+        norms: Of the rows, by group, shape (C,).
+        cost: The network's cost model.
+        macs: What must not be exceeded once the rows are gone.
+        min_widths: Rows that each group keeps, its largest.
+        most: No more than this many rows, >= 0; None for no bound.
+
+    Returns:
+        By group, shape (C,): whether the row is to be forgotten.
+
+    Raises:
+        InfeasibleError: Even the minimum widths cost more.
+    """
+    kept = keep_best(cost, norms, global_ranking(cost, norms, Limits(macs=macs, min_widths=min_widths), {}))
+    forgotten = {name: np.ones(len(norm), dtype=np.bool_) for name, norm in norms.items()}
+    for name, indices in kept.items():
+        forgotten[name][indices] = False
+    whole = np.concatenate([forgotten[name] for name in cost.groups])
+    if most is not None and int(whole.sum()) > most:
+        sizes = np.concatenate([norms[name] for name in cost.groups])
+        order = np.argsort(np.where(whole, sizes, np.inf), kind="stable")
+        whole[order[most:]] = False
+    return dict(zip(cost.groups, np.split(whole, np.cumsum(cost.dense)[:-1]), strict=True))
+
+
+def travel(recipe: TrainSpec, n_steps: int, *, first: int, momentum: float) -> float:
+    """How far a lasso of strength 1 moves a row from a step on to the end of the phase: ``Σ rate / (1 - momentum)``.
+
+    Args:
+        recipe: Of the phase; its learning rates count.
+        n_steps: Length of the phase.
+        first: The first step that counts.
+        momentum: Of the rows, in [0, 1).
+    """
+    return sum(learning_rate(recipe, step, n_steps) for step in range(first, n_steps)) / (1 - momentum)
+
+
+@dataclass(frozen=True)
+class ResRep(Method):
+    """ResRep (re-parameterised forgetting): a 1×1 compactor behind each BatchNorm loses rows, the rest remembers.
+
+    Every row Q_j of a compactor feels ``λ Q_j / ‖Q_j‖`` besides the task, and those chosen to be forgotten feel it
+    alone, so they go straight to zero while the network trains on. Chosen are the smallest rows of all groups together
+    until the trial's MACs target is met, a few more at every update; a row can be taken back. At the end compactors
+    are merged into their convolutions, and the forgotten rows are removed.
+
+    Args:
+        strength: λ, > 0. Left out, it follows from the length of the phase: a row must be able to travel from 1 to 0
+            in the steps that remain once all rows are chosen, ``λ Σ rate / (1 - momentum) >= 1.5``.
+        drive: Multiple of that least strength, >= 1.
+        momentum: Of the compactors, in [0, 1). 0.99 in the paper, whose phases are a hundred times as long.
+        warmup: Share of the phase before the first rows are chosen, in [0, 1).
+        choosing: Share of the phase after it within which all are chosen, in (0, 1).
+        interval: Steps from one choice to the next.
+        scale_decay: Weight decay of every γ that a prunable channel passes. Compactors have none.
+
+    Raises:
+        ConfigError: A value out of range.
+
+    References:
+        Ding et al. (2021), ResRep: lossless CNN pruning via decoupling remembering and forgetting, arXiv 2007.03260.
+        There no residual sum is pruned; here one compactor serves all branches that write it. Rows are removed because
+        they were chosen, not because they are below 1e-5, and the choice is that of the width rule ``global``.
+    """
+
+    name: ClassVar[str] = "resrep"
+    aims: ClassVar[bool] = True
+
+    strength: float | None = option(None, above=0, high=1)
+    drive: float = option(1.0, low=1, high=1000, search={"values": (1.0, 2.0, 4.0), "scale": "log"})
+    momentum: float = option(0.9, low=0, below=1)
+    warmup: float = option(0.05, low=0, below=1)
+    choosing: float = option(0.4, above=0, below=1)
+    interval: int = option(10, low=1, high=1_000_000)
+    scale_decay: float = option(0.0, low=0, high=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.warmup + self.choosing >= 1:
+            raise ConfigError(
+                f"`warmup` and `choosing` must leave some of the phase, but are {self.warmup:g} and "
+                f"{self.choosing:g}. Lower one of them."
+            )
+
+    def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
+        """Put an identity behind every BatchNorm of a prunable channel.
+
+        Raises:
+            NetworkError: The channels of a group are not written by convolutions with BatchNorms.
+            ConfigError: Rows can't reach zero within the phase, or the recipe's optimizer is not SGD.
+        """
+        strength = self.strength_for(plan)
+        places = sites(model, traced)
+        inserted = insert(model, [(Pointwise(group.width), places[group.name]) for group in traced.groups])
+        rows = _Rows(inserted, traced, plan, self, strength)
+        names = [f"{one.prefix}weight" for one in inserted]
+        scales = [f"{scale}.weight" for group in traced.groups for scale in group.scales]
+        return Hooks(
+            transform_gradients=rows.transform_gradients,
+            after_step=rows.count_step,
+            weight_decay=dict.fromkeys(scales, self.scale_decay) | dict.fromkeys(names, 0.0),
+            momentum=dict.fromkeys(names, self.momentum),
+            state=rows,
+            fold=lambda batches: fold_compactors(model, inserted, batches),
+        )
+
+    def strength_for(self, plan: PhasePlan) -> float:
+        """λ for a phase.
+
+        Raises:
+            ConfigError: It is too weak for the length of the phase, or the recipe's optimizer is not SGD.
+        """
+        if plan.recipe.optimizer != "sgd":
+            raise ConfigError(
+                "resrep needs `optimizer` = 'sgd' in [train.sparsify], since its lasso counts on steps in proportion "
+                f"to gradients, but got {plan.recipe.optimizer!r}. Change it."
+            )
+        first = math.ceil((self.warmup + self.choosing) * plan.n_steps)
+        way = travel(plan.recipe, plan.n_steps, first=first, momentum=self.momentum)
+        if way <= 0:
+            raise ConfigError(
+                "resrep needs a sparsify phase of some steps, but it has none. Raise `epochs` in [train.sparsify]."
+            )
+        if self.strength is None:
+            return self.drive * _WAY / way
+        if self.strength * way < _WAY:
+            raise ConfigError(
+                f"`strength` must drive rows to zero in time, strength · Σ rate / (1 - momentum) >= {_WAY}, but from "
+                f"step {first} of {plan.n_steps} on it is {self.strength:g} · {way:.4g} = {self.strength * way:.3g}. "
+                f"Give at least {1.01 * _WAY / way:.2g}, a longer phase, or no `strength`."
+            )
+        return self.strength
+
+    def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
+        """The norm of a channel's row; 0 or less where it was chosen to be forgotten."""
+        norms, remembered = state["norm"].cpu().double().numpy(), state["remembered"].cpu().numpy() > 0
+        least = np.finfo(np.float64).tiny
+        scores = np.where(remembered, np.maximum(norms, least), norms - norms.max(initial=0.0))
+        parts = np.split(scores, np.cumsum([group.width for group in traced.groups])[:-1])
+        return {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
+
+
+class _Rows:
+    """Which rows are remembered, and the gradients of all."""
+
+    def __init__(
+        self, inserted: Sequence[Inserted], traced: Traced, plan: PhasePlan, method: ResRep, strength: float
+    ) -> None:
+        self._weights = [one.compactor.weight for one in inserted if isinstance(one.compactor, Pointwise)]
+        self._cost, self._plan, self._method, self._strength = traced.cost, plan, method, strength
+        device = next((weight.device for weight in self._weights), torch.device("cpu"))
+        self._remembered = torch.ones(sum(traced.cost.dense), device=device)
+        self._step = 0
+        cost, target = traced.cost, plan.macs_target * traced.cost.dense_macs
+        n_least = sum(cost.dense) - sum(fit(cost, macs=target, min_widths=plan.min_widths).values())
+        n_updates = max(1, int(method.choosing * plan.n_steps / method.interval))
+        self._granularity = max(1, math.ceil(2 * n_least / n_updates))  # Twice: a ranking takes more than `fit` does.
+
+    def transform_gradients(self) -> None:
+        """The lasso on all rows, the task on those remembered."""
+        for weight, part in zip(self._weights, self._split(self._remembered), strict=True):
+            if weight.grad is not None:
+                weight.grad = row_gradients(weight.detach(), weight.grad, part, strength=self._strength)
+
+    def count_step(self) -> None:
+        """Choose anew where it is time."""
+        since = self._step - round(self._method.warmup * self._plan.n_steps)
+        if since >= 0 and since % self._method.interval == 0:
+            self._choose()
+        self._step += 1
+
+    def _choose(self) -> None:
+        cost, parts = self._cost, self._split(self._remembered)
+        norms = dict(zip(cost.groups, np.split(self._norms().cpu().double().numpy(), self._ends()), strict=True))
+        widths = {name: int(part.sum()) for name, part in zip(cost.groups, parts, strict=True)}
+        macs = self._plan.macs_target * cost.dense_macs
+        is_there = cost.macs(widths) <= macs
+        most = None if is_there else int(sum(cost.dense) - sum(widths.values())) + self._granularity
+        chosen = forgotten_rows(norms, cost, macs=macs, min_widths=self._plan.min_widths, most=most)
+        remembered = np.concatenate([~chosen[name] for name in cost.groups])
+        self._remembered.copy_(torch.from_numpy(remembered))
+
+    def _norms(self) -> Tensor:
+        return torch.cat([weight.detach().norm(dim=1) for weight in self._weights])
+
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self._cost.dense)[:-1]
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        return torch.tensor_split(values, self._ends().tolist())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is remembered and the norms of all rows, each of shape (all channels,), and the count of steps."""
+        return {"remembered": self._remembered, "norm": self._norms(), "step": torch.tensor(self._step)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state_dict` left off; norms come with the compactors."""
+        self._remembered.copy_(state["remembered"])
+        self._step = int(state["step"])
