@@ -347,6 +347,9 @@ class TrialResult:
         wall_s: Seconds by phase.
         latency_ms: Median time of one batch at rung 0, milliseconds, where the setting asks for it.
         latency_ratio: The same over the dense network's, measured in turn with it, so that it holds on a busy machine.
+        theta: Largest joint damage that the removed channels of a group do, where the width rule is ``aofp``.
+        differences: How far answers moved where they must not, over the largest logit: when what the method put in was
+            folded (``fold``), and when channels were cut from the masked network (``surgery``).
     """
 
     accuracy: float
@@ -362,6 +365,8 @@ class TrialResult:
     wall_s: Mapping[str, float]
     latency_ms: float | None = None
     latency_ratio: float | None = None
+    theta: float | None = None
+    differences: Mapping[str, float] = option({})
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-serialisable data, without what was not measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +26,12 @@ from autoprune.engine.training import Samples, accuracy, recalibrate, train
 from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError, unknown_name
 from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
-from autoprune.widths import RULES, Kept, Limits, keep_best
+from autoprune.widths import RULES, Kept, Limits, keep_best, largest_damage
 from autoprune.workbench import Workbench, open_workbench
 
 __all__ = ["Report", "folded", "is_untouched", "recalibrated", "run_trial", "sparsified"]
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[RungReport], None]
 _TOLD_EVERY_S = 2.0  # Between rungs, so that a stop is obeyed within seconds.
@@ -153,7 +156,8 @@ def recalibrated(network: nn.Module, workbench: Workbench) -> nn.Module:
     return network
 
 
-def _choose(spec: TrialSpec, model: nn.Module, scores: Scores, workbench: Workbench) -> Kept:
+def _choose(spec: TrialSpec, model: nn.Module, scores: Scores, workbench: Workbench) -> tuple[Kept, dict[str, float]]:
+    """The channels that stay, and what the width rule found on the way."""
     for name, score in scores.items():
         if not np.isfinite(score).all():
             raise TrialError(
@@ -167,8 +171,9 @@ def _choose(spec: TrialSpec, model: nn.Module, scores: Scores, workbench: Workbe
         min_widths=workbench.min_widths(),
         multiple=spec.setting.network.multiple,
     )
-    measure = functools.partial(measure_damages, model, workbench.traced, batches=_samples(workbench))
-    return keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape, measure))
+    measure = functools.cache(lambda: measure_damages(model, workbench.traced, batches=_samples(workbench)))
+    kept = keep_best(cost, scores, RULES[spec.width_rule](cost, scores, limits, spec.shape, measure))
+    return kept, {"theta": largest_damage(measure(), kept)} if spec.width_rule == "aofp" else {}
 
 
 def _result_key(
@@ -252,7 +257,7 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         parent = sparsified(spec, method, dense, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
         model = workbench.with_weights(parent.weights)
-        kept = _choose(spec, model, _rank(method, model, parent, workbench), workbench)
+        kept, found = _choose(spec, model, _rank(method, model, parent, workbench), workbench)
         widths = {name: len(indices) for name, indices in kept.items()}
         macs, params = int(cost.macs(widths)), int(cost.params(widths))
         macs_ratio = macs / cost.dense_macs
@@ -262,7 +267,11 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         model = folded(model, method, kept, workbench=workbench)
         pruned = cut(model, traced.groups, kept)
         inputs = _example(workbench)
-        _assert_same(_logits(masked(model, traced.groups, kept), inputs), _logits(pruned, inputs), 1e-4, "surgery")
+        silenced = _logits(masked(model, traced.groups, kept), inputs)
+        differences = {"surgery": _assert_same(silenced, _logits(pruned, inputs), 1e-4, "surgery")}
+        if "fold_difference" in parent.record:
+            differences["fold"] = parent.record["fold_difference"]
+        _log.info("answers moved by %s of the largest logit where they must not", differences)
     with clock.phase("recalibrate"):
         if not untouched:
             recalibrated(pruned, workbench)
@@ -302,6 +311,8 @@ def run_trial(spec: TrialSpec, report: Report, phases: PhaseStore) -> TrialResul
         "widths": widths,
         "rungs": rungs,
         **latency,
+        **found,
+        "differences": differences,
     }
     provenance = {
         "study": spec.study,

@@ -25,6 +25,7 @@ __all__ = [
     "global_ranking",
     "joint_damages",
     "keep_best",
+    "largest_damage",
     "learned",
     "shaped",
     "uniform",
@@ -215,6 +216,12 @@ def joint_damages(matrix: NDArray[np.float64], order: NDArray[np.int64]) -> NDAr
     nested = matrix[np.ix_(order, order)]
     added = 2 * np.tril(nested).sum(1) - np.diag(nested)  # What channel m adds to those before it.
     return np.asarray(np.maximum.accumulate(np.cumsum(added)))
+
+
+def largest_damage(damages: Damages, kept: Kept) -> float:
+    """The largest joint damage that the removed channels of any group do; 0 where none is removed."""
+    gone = {name: np.setdiff1d(np.arange(len(matrix)), kept[name]) for name, matrix in damages.items()}
+    return max((float(damages[name][np.ix_(each, each)].sum()) for name, each in gone.items()), default=0.0)
 
 
 def aofp(

@@ -398,8 +398,7 @@ def test_reference_points_that_are_none(line: str, told: str, load: Load) -> Non
         ),
         (
             "[space]\nwidth_rules = []\n",
-            "[space]: `width_rules` must name at least one of uniform, global, per_group, per_stage, aofp, learned, "
-            "each once, but ",
+            "[space]: `width_rules` must name at least one of uniform, global, per_group, per_stage, aofp, learned, ",
         ),
         (
             '[space]\nwidth_rules = ["global", "global"]\n',

@@ -320,6 +320,38 @@ def test_every_method_under_every_rule(setting, method, rule):
         assert max(ratios.values()) - min(ratios.values()) > 0.15
 
 
+@pytest.mark.parametrize("rule", ["global", "learned"])
+@pytest.mark.parametrize("method", ["resrep", "aofp", "bwcp"])
+def test_methods_that_decide_for_themselves(setting, method, rule):
+    """What was put into the network is merged, and says what it said; the target is an upper limit."""
+    result = run(spec_of(setting, number=13, method=method, hyper={}, width_rule=rule, macs_target=0.5))
+    assert result.macs_ratio <= 0.5
+    assert rule == "learned" or result.macs_ratio > 0.45
+    assert set(result.differences) == {"fold", "surgery"}
+    assert max(result.differences.values()) <= 1e-4
+    record = json.loads(Path(result.weights).with_suffix(".json").read_text())
+    assert record["differences"] == result.differences
+
+
+def test_phases_are_shared_between_targets_unless_the_method_aims_at_one(setting):
+    bench = open_workbench(setting)
+    assert bench.sparsify_key("resrep", {}, 0.5) != bench.sparsify_key("resrep", {}, 0.4)
+    assert bench.sparsify_key("aofp", {}, 0.5) != bench.sparsify_key("aofp", {}, 0.4)
+    assert bench.sparsify_key("bwcp", {}, 0.5) == bench.sparsify_key("bwcp", {}, 0.4)
+    assert bench.sparsify_key("slimming", {}, 0.5) == bench.sparsify_key("slimming", {}, 0.4)
+
+
+def test_the_damage_allowed_is_told(setting):
+    """One θ for all groups: more of it where less may stay."""
+    thetas = []
+    for target in (0.6, 0.3):
+        result = run(spec_of(setting, method="magnitude", hyper={}, width_rule="aofp", macs_target=target, number=14))
+        assert target - 0.05 < result.macs_ratio <= target
+        thetas.append(result.theta)
+    assert 0 < thetas[0] < thetas[1]
+    assert run(spec_of(setting, method="magnitude", hyper={}, number=15)).theta is None
+
+
 def test_the_dense_network_is_scored_as_it_is(setting):
     told = []
     result = run(spec_of(setting, number=11, method="magnitude", macs_target=1.0), told.append)

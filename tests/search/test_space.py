@@ -346,3 +346,11 @@ def test_constraints_that_no_widths_keep_are_refused_with_what_can_be_kept(const
         fakes.space(constraints=ConstraintsConfig(**constraints))
     at_least = {"macs_ratio": 0.0072} if "macs_ratio" in constraints else {"params": 56}
     assert fakes.space(constraints=ConstraintsConfig(**at_least)).target_ladder(1)
+
+
+def test_what_is_learned_is_not_known_before_even_at_the_dense_target():
+    space = fakes.space(width_rules=("uniform", "global", "aofp", "learned"))
+    dense = {"uniform": True, "global": True, "aofp": True, "learned": False}
+    for rule, is_known in dense.items():
+        assert (space.widths(Point("plain", rule, 1.0)) is not None) == is_known
+        assert (space.widths(Point("plain", rule, 0.5)) is not None) == (rule == "uniform")
