@@ -1,0 +1,83 @@
+"""Cut a network to ladders of MACs targets by width rule and ranking, recalibrate, and score: nothing is trained.
+
+python ../measure.py ../study.toml > ../resnet20.md; python ../measure.py ../vgg16.toml > ../vgg16.md, in raw/.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoprune import methods
+from autoprune.config import load_study
+from autoprune.engine.damage import measure_damages
+from autoprune.engine.phases import PhaseStore
+from autoprune.engine.surgery import cut
+from autoprune.engine.training import Samples, accuracy, recalibrate
+from autoprune.widths import RULES, Limits, keep_best, largest_damage
+from autoprune.workbench import open_workbench
+
+TARGETS, SEEDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0, 1, 2)
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+setting = load_study(Path(sys.argv[1]), methods.catalogue()).setting
+workbench = open_workbench(setting)
+splits, bench, traced = workbench.splits, workbench.bench, workbench.traced
+cost = traced.cost
+phase = workbench.dense(PhaseStore(Path(setting.artifacts) / "phases"))
+dense = workbench.with_weights(phase.tensors)
+
+# What the damage and the rankings are measured on, and the passes over it that each way takes.
+samples = Samples(splits.train, bench, setting.recalibration_images, seed=0)
+passes = []
+handle = dense.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+damages = measure_damages(dense, traced, batches=samples)
+handle.remove()
+rankings = {
+    name: methods.build(name, {}).rank(dense, traced, state={}, batches=samples) for name in ("magnitude", "damage")
+}
+
+
+def scored(ranking, rule, target):
+    """Accuracy for each recalibration seed, the network's share of the MACs, and the largest damage done to a group."""
+    limits = Limits(macs=target * cost.dense_macs, min_widths=workbench.min_widths())
+    scores = rankings[ranking]
+    kept = keep_best(cost, scores, RULES[rule](cost, scores, limits, {}, lambda: damages))
+    found = []
+    for seed in SEEDS:
+        pruned = cut(dense, traced.groups, kept)
+        recalibrate(pruned, splits.train, bench=bench, n_images=setting.recalibration_images, seed=seed)
+        found.append(accuracy(pruned, splits.validation, bench=bench))
+    ratio = cost.macs_ratio({name: len(indices) for name, indices in kept.items()})
+    return np.array(found), ratio, largest_damage(damages, kept)
+
+
+commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+print(
+    f"Hardware: {os.cpu_count()} cores, {models[0] if models else platform.machine()}. torch {torch.__version__}. "
+    f"Commit {commit.strip()}. Dense network: {cost.dense_macs:,} MACs, "
+    f"validation accuracy {phase.record['accuracy']:.4f}.\n"
+)
+print("| ranking | macs_ratio | uniform | aofp | ahead by | θ |\n|---|---:|---:|---:|---:|---:|")
+for ranking in rankings:
+    ahead = []
+    for target in TARGETS:
+        (uniform, _, _), (aofp, ratio, theta) = (scored(ranking, rule, target) for rule in ("uniform", "aofp"))
+        ahead.append(aofp - uniform)
+        shown = [f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" for values in (uniform, aofp)]
+        print(f"| {ranking} | {ratio:.4f} | {' | '.join(shown)} | {ahead[-1].mean():+.4f} | {theta:.4f} |", flush=True)
+    # By the points of the ladder: recalibration hardly matters beside where they lie.
+    by_target = np.array(ahead).mean(1)
+    error = by_target.std(ddof=1) / len(TARGETS) ** 0.5
+    print(f"| {ranking} | mean | | | {by_target.mean():+.4f} ± {error:.4f} | |")
+n_channels, n_passes = sum(cost.dense), len(passes)
+print(
+    f"\nForward passes: aofp made {n_passes}, of {passes[0]} images each, for all groups, θ and targets together. "
+    f"To ablate each of the {n_channels} channels in turn takes {n_channels * n_passes:,} on the same images, and says "
+    "nothing of sets."
+)

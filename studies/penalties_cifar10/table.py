@@ -1,0 +1,104 @@
+"""What is left of the scales, as a table and a plot: python ../table.py, in the folder that holds the study's database.
+
+Writes ../scales.md and ../scales.png.
+"""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+import autoprune
+from autoprune.engine.training import accuracy
+from autoprune.engine.weights import read_tensors
+from autoprune.workbench import open_workbench
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+NAMES = {
+    "slimming": "ℓ1",
+    "slimming_tl1": "TL1, a = 1",
+    "slimming_lp": "ℓ½",
+    "slimming_mcp": "MCP, κ = 0.5",
+    "slimming_scad": "SCAD, κ = 0.5",
+    "slimming_log_sum": "log-sum, ε = 0.1",
+}
+FORMS, STRENGTHS = ("subgradient", "prox"), (1e-3, 3e-3, 1e-2)
+
+torch.set_num_threads(os.cpu_count() or 1)
+study = autoprune.open_study("penalties_cifar10", "sqlite:///study.db")
+setting = study.config.setting
+bench = open_workbench(setting)
+prunable = {f"{scale}.weight": group.member(scale).index for group in bench.traced.groups for scale in group.scales}
+
+
+def scales_of(tensors):
+    """|γ| of every prunable channel, once for each BatchNorm that it passes."""
+    return np.concatenate([tensors[name].abs().double().numpy()[index].ravel() for name, index in prunable.items()])
+
+
+def row_of(trial):
+    """Figures of one trial; the sparse-trained network is scored here, before anything is cut."""
+    file = Path(setting.artifacts) / "phases" / f"sparsify-{trial['phase']}.safetensors"
+    weights = {name: t for name, t in read_tensors(file).items() if not name.startswith("method:")}
+    gamma = scales_of(weights)
+    before = accuracy(bench.with_weights(weights), bench.splits.validation, bench=bench.bench)
+    shares = [float((gamma < 1e-2).mean()), float((gamma < 1e-3).mean()), float((gamma == 0).mean())]
+    return {"gamma": gamma, "shares": shares, "before": before, "after": trial["accuracy"]}
+
+
+rows = {}
+for trial in study.trials().to_dict("records"):
+    method = trial["method"]
+    rows[method, trial[f"{method}.form"], trial[f"{method}.strength"]] = row_of(trial)
+
+commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+cpu = models[0] if models else platform.machine()
+told = (
+    f"{len(next(iter(rows.values()))['gamma'])} prunable scales; accuracies on the {len(bench.splits.validation):,} "
+    "validation images. `before`: the network after sparse training; `after`: cut to half of the MACs by |γ|, "
+    "BatchNorm statistics estimated anew, nothing trained."
+)
+lines = [
+    f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}. Commit {commit.strip()}.\n",
+    f"{told}\n",
+    "| penalty | form | λ | below 1e-2 | below 1e-3 | exactly 0 | before | after | lost |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+]
+for method, name in NAMES.items():
+    for form in FORMS:
+        for strength in STRENGTHS:
+            row = rows[method, form, strength]
+            shares = " | ".join(f"{100 * share:.1f} %" for share in row["shares"])
+            lost = row["before"] - row["after"]
+            lines.append(
+                f"| {name} | {form} | {strength:g} | {shares} | {row['before']:.4f} | {row['after']:.4f} | {lost:.4f} |"
+            )
+(HERE / "scales.md").write_text("\n".join(lines) + "\n")
+
+figure, axes = plt.subplots(len(NAMES), len(FORMS), figsize=(9, 13), sharex=True, sharey=True, layout="constrained")
+dense = scales_of(read_tensors(Path(setting.network.weights)))
+for line, (method, name) in zip(axes, NAMES.items(), strict=True):
+    for ax, form in zip(line, FORMS, strict=True):
+        for gamma, label, style in [
+            (dense, "dense network", {"color": "0.6", "linestyle": ":"}),
+            *(
+                (rows[method, form, strength]["gamma"], f"λ = {strength:g}", {"color": color})
+                for strength, color in zip(STRENGTHS, ("#9ecae1", "#3182bd", "#08306b"), strict=True)
+            ),
+        ]:
+            # Zeros have no logarithm: they stand at the left edge.
+            ax.step(np.sort(np.maximum(gamma, 1e-7)), np.linspace(0, 1, len(gamma)), label=label, **style)
+        ax.set(xscale="log", xlim=(1e-7, 2), ylim=(0, 1), title=f"{name}, {form}")
+        ax.grid(alpha=0.3)
+axes[0, 0].legend(fontsize=8)
+figure.supxlabel("|γ| after sparse training; exact zeros at the left edge")
+figure.supylabel("share of prunable scales that are smaller")
+figure.savefig(HERE / "scales.png", dpi=90)
