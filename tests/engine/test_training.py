@@ -18,6 +18,7 @@ from autoprune.engine.training import (
     accuracy,
     default_device,
     learning_rate,
+    n_steps_of,
     recalibrate,
     train,
 )
@@ -287,6 +288,31 @@ def test_shrink_sees_the_updated_weights_and_lasts():
 
     train(model, Images(), PLAIN, bench=BENCH, seed=0, hooks=Hooks(shrink=shrink))
     assert model[1].weight.max().item() == 0.25
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_momentum_by_name(optimizer):
+    """One layer with other momentum, trained beside the rest, moves as if the whole phase had it."""
+
+    def moved(momentum, hooks):
+        model, images = make(), Images(40)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name == "7.bias"  # Alone, so that nothing else can tell.
+        spec = TrainSpec(
+            epochs=2, batch=20, learning_rate=0.1, schedule="constant", momentum=momentum, optimizer=optimizer
+        )
+        train(model, images, spec, bench=BENCH, seed=0, hooks=hooks)
+        return model[7].bias.detach().clone()
+
+    assert torch.equal(moved(0.5, Hooks(momentum={"7.bias": 0.9})), moved(0.9, None))
+    assert not torch.equal(moved(0.5, None), moved(0.9, None))
+    assert torch.equal(moved(0.5, Hooks(momentum={"0.weight": 0.9})), moved(0.5, None))
+
+
+def test_steps_of_a_phase():
+    assert n_steps_of(TrainSpec(epochs=3.3333, batch=128), 45_000) == 1172  # 150,016 images
+    assert n_steps_of(TrainSpec(epochs=2, batch=128), 100) == 2
+    assert n_steps_of(TrainSpec(epochs=0), 100) == 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
