@@ -191,7 +191,7 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
 
 
 def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
-    """The space with those of its methods that can prune the network, which must be all that it names."""
+    """The space with those of its methods that can be used, which must be all that it names."""
     if not workbench.traced.groups:
         first = next((f" ({str(refusal).rstrip('.')})" for refusal in workbench.traced.refused), "")
         raise NetworkError(
@@ -207,7 +207,9 @@ def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
 
 
 def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench) -> dict[str, str]:
-    """Why a method can't prune the network, by the names of those that can't with one of their choices.
+    """Why a method can't prune the network with the study's recipe, by the names of those that can't.
+
+    One that can't with one of its choices can't.
 
     Args:
         space: Ranges of the hyper-parameters by method.
@@ -225,7 +227,7 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
                 method = methods.build(name, dict(zip(choices, chosen, strict=True)))
                 copied = copy.deepcopy(workbench.network)
                 method.attach(copied, workbench.traced, plan=workbench.sparsify_plan(1.0))
-        except NetworkError as error:
+        except (NetworkError, ConfigError) as error:
             reasons[name] = str(error)
     return reasons
 

@@ -109,6 +109,16 @@ def test_of_any_method_those_that_fit_the_network(
         planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = ["norms", "scales"]')
 
 
+def test_of_any_method_those_that_go_with_the_recipe(write_study: Write, tmp_path: Path) -> None:
+    def planned(space: str) -> set[str]:
+        sparsify = {"train.sparsify": 'epochs = 1\noptimizer = "adam"'}
+        return set(api.plan(write_study(tmp_path, space=space, **sparsify)).config.space.methods)
+
+    assert METHODS.keys() - planned('methods = ["*"]') == {"resrep"}
+    with pytest.raises(NetworkError, match=r"'resrep' can't prune this network: resrep needs `optimizer` = 'sgd' in"):
+        planned('methods = ["magnitude", "resrep"]')
+
+
 def test_constraints_that_no_widths_keep(write_study: Write, tmp_path: Path) -> None:
     path = write_study(tmp_path, constraints="params = 100\nmacs_ratio = 0.5")
     with pytest.raises(
