@@ -71,13 +71,13 @@ for ranking in rankings:
         ahead.append(aofp - uniform)
         shown = [f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" for values in (uniform, aofp)]
         print(f"| {ranking} | {ratio:.4f} | {' | '.join(shown)} | {ahead[-1].mean():+.4f} | {theta:.4f} |", flush=True)
-    # By the points of the ladder: recalibration hardly matters beside where they lie.
-    by_target = np.array(ahead).mean(1)
-    error = by_target.std(ddof=1) / len(TARGETS) ** 0.5
-    print(f"| {ranking} | mean | | | {by_target.mean():+.4f} ± {error:.4f} | |")
-n_channels, n_passes = sum(cost.dense), len(passes)
+    by_target, by_seed = (np.array(ahead).mean(axis) for axis in (1, 0))
+    errors = [each.std(ddof=1) / len(each) ** 0.5 for each in (by_target, by_seed)]
+    told = f"{by_target.mean():+.4f}, standard error {errors[0]:.4f} over targets, {errors[1]:.4f} over seeds"
+    print(f"| {ranking} | mean | | | {told} | |", flush=True)
+n_channels, n_images = sum(cost.dense), passes[-1]
+n_passes = sum(size == n_images for size in passes)  # One more, of a single input, sees where the BatchNorms are.
 print(
-    f"\nForward passes: aofp made {n_passes}, of {passes[0]} images each, for all groups, θ and targets together. "
-    f"To ablate each of the {n_channels} channels in turn takes {n_channels * n_passes:,} on the same images, and says "
-    "nothing of sets."
+    f"\nForward passes: aofp made {n_passes}, of {n_images} images each, for all groups, θ and targets together. To ablate "
+    f"each of the {n_channels} channels in turn takes {n_channels * n_passes:,} on the same images, and says nothing of sets."
 )

@@ -57,6 +57,9 @@ rows = {}
 for trial in study.trials().to_dict("records"):
     method = trial["method"]
     rows[method, trial[f"{method}.form"], trial[f"{method}.strength"]] = row_of(trial)
+control = autoprune.open_study("penalties_cifar10_control", "sqlite:///study.db")
+for trial in control.trials().to_dict("records"):
+    rows["slimming", "subgradient", trial["slimming.strength"]] = row_of(trial)
 
 commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
 models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
@@ -74,7 +77,7 @@ lines = [
 ]
 for method, name in NAMES.items():
     for form in FORMS:
-        for strength in STRENGTHS:
+        for strength in sorted(strength for *what, strength in rows if what == [method, form]):
             row = rows[method, form, strength]
             shares = " | ".join(f"{100 * share:.1f} %" for share in row["shares"])
             lost = row["before"] - row["after"]
