@@ -78,6 +78,7 @@ for ranking in rankings:
 n_channels, n_images = sum(cost.dense), passes[-1]
 n_passes = sum(size == n_images for size in passes)  # One more, of a single input, sees where the BatchNorms are.
 print(
-    f"\nForward passes: aofp made {n_passes}, of {n_images} images each, for all groups, θ and targets together. To ablate "
-    f"each of the {n_channels} channels in turn takes {n_channels * n_passes:,} on the same images, and says nothing of sets."
+    f"\nForward passes: aofp made {n_passes}, of {n_images} images each, for all groups, θ and targets together. To "
+    f"ablate each of the {n_channels} channels in turn takes {n_channels * n_passes:,} on the same images, and says "
+    "nothing of sets."
 )
