@@ -20,6 +20,7 @@ from autoprune.errors import NetworkError
 from autoprune.fields import check, option
 from autoprune.importances import GroupNorm, normalise
 from autoprune.methods._aofp_moves import Moves, Search, scores_of
+from autoprune.methods._by_group import scale_names
 
 __all__ = ["AOFP", "relative_damage", "sole_readers"]
 
@@ -155,10 +156,9 @@ class AOFP(Method):
                 f"residual block, but several read {names}. Use another method."
             )
         watch = _Watch(model, traced, readers, plan, self)
-        scales = [f"{scale}.weight" for group in traced.groups for scale in group.scales]
         return Hooks(
             after_step=watch.count_step,
-            weight_decay=dict.fromkeys(scales, self.scale_decay),
+            weight_decay=dict.fromkeys(scale_names(traced), self.scale_decay),
             state=watch,
             fold=lambda batches: watch.fold(),
         )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +15,7 @@ from autoprune.engine.compaction import fold_compactors, insert, sites
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
+from autoprune.methods._by_group import by_group, scale_names
 
 __all__ = ["BWCP", "share_at"]
 
@@ -118,7 +118,7 @@ class BWCP(Method):
             activity.settle()
             fold_compactors(model, inserted, batches)
 
-        scales = dict.fromkeys(scale for group in traced.groups for scale in group.scales)
+        scales = [name.removesuffix(".weight") for name in scale_names(traced)]
         return Hooks(
             transform_gradients=activity.add_gradients,
             shrink=activity.clamp,
@@ -130,9 +130,7 @@ class BWCP(Method):
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """The probability that a channel is active, less the threshold."""
-        scores = state["probability"].cpu().double().numpy() - self.threshold
-        parts = np.split(scores, np.cumsum([group.width for group in traced.groups])[:-1])
-        return {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
+        return by_group(state["probability"].cpu().double().numpy() - self.threshold, traced)
 
 
 def _norm(model: nn.Module, name: str) -> _BatchNorm:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
 from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
+from autoprune.methods._by_group import by_group
 from autoprune.methods._targets import FilterNorms, Scales, Target
 from autoprune.penalties import STRENGTH
 
@@ -99,9 +99,7 @@ class Halo(Method):
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """``|γ|`` or the norm of the filters; or λ, small where a channel was forgotten."""
         if self.scored_by == "lambda":
-            ends = np.cumsum([group.width for group in traced.groups])
-            parts = np.split(state["lambda"].cpu().double().numpy(), ends[:-1])
-            scores: Scores = {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
+            scores = by_group(state["lambda"].cpu().double().numpy(), traced)
         else:
             importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()
             scores = importance.score(model, traced, batches=batches)

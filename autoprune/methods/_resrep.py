@@ -20,7 +20,9 @@ from autoprune.engine.groups import Traced
 from autoprune.engine.training import learning_rate
 from autoprune.errors import ConfigError
 from autoprune.fields import check, option
+from autoprune.importances import GroupNorm, normalise
 from autoprune.inverse import fit
+from autoprune.methods._by_group import by_group, scale_names
 from autoprune.spec import TrainSpec
 from autoprune.widths import Limits, global_ranking, keep_best
 
@@ -30,14 +32,14 @@ _WAY = 1.5
 """How far a row of norm 1 must be able to travel to come to rest at zero: its last steps are slower."""
 
 
-def row_gradients(rows: Tensor, slopes: Tensor, remembered: Tensor, *, strength: float) -> Tensor:
+def row_gradients(rows: Tensor, slopes: Tensor, remembered: Tensor, *, strength: Tensor | float) -> Tensor:
     """``m_j · ∂L/∂Q_j + λ Q_j / ‖Q_j‖`` for each row: a forgotten row (m_j = 0) feels the lasso alone.
 
     Args:
         rows: Q, shape (C, C).
         slopes: Gradient of the loss by Q, shape (C, C).
         remembered: m, 0 or 1, shape (C,).
-        strength: λ, > 0.
+        strength: λ, >= 0, the same for all rows or of shape (C, 1).
     """
     norms = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     total: Tensor = remembered[:, None] * slopes + strength * rows / norms
@@ -91,14 +93,18 @@ class ResRep(Method):
     """ResRep (re-parameterised forgetting): a 1×1 compactor behind each BatchNorm loses rows, the rest remembers.
 
     Every row Q_j of a compactor feels ``λ Q_j / ‖Q_j‖`` besides the task, and those chosen to be forgotten feel it
-    alone, so they go straight to zero while the network trains on. Chosen are the smallest rows of all groups together
+    alone, so they go straight to zero while the network trains on. Chosen are the least rows of all groups together
     until the trial's MACs target is met, a few more at every update; a row can be taken back. At the end compactors
     are merged into their convolutions, and the forgotten rows are removed.
 
     Args:
-        strength: λ, > 0. Left out, it follows from the length of the phase: a row must be able to travel from 1 to 0
-            in the steps that remain once all rows are chosen, ``λ Σ rate / (1 - momentum) >= 1.5``.
+        strength: λ of forgotten rows, > 0. Left out, it follows from the length of the phase: a row must be able to
+            travel from 1 to 0 in the steps that remain once all rows are chosen,
+            ``λ Σ rate / (1 - momentum) >= 1.5``.
         drive: Multiple of that least strength, >= 1.
+        remembered_strength: λ of the rows that are remembered, >= 0.
+        prior: What the norms of rows are multiplied by when rows are chosen: ``"magnitude"``, the group norms of the
+            dense network's channels over their mean, or ``"none"``.
         momentum: Of the compactors, in [0, 1). 0.99 in the paper, whose phases are a hundred times as long.
         warmup: Share of the phase before the first rows are chosen, in [0, 1).
         choosing: Share of the phase after it within which all are chosen, in (0, 1).
@@ -111,7 +117,10 @@ class ResRep(Method):
     References:
         Ding et al. (2021), ResRep: lossless CNN pruning via decoupling remembering and forgetting, arXiv 2007.03260.
         There no residual sum is pruned; here one compactor serves all branches that write it. Rows are removed because
-        they were chosen, not because they are below 1e-5, and the choice is that of the width rule ``global``.
+        they were chosen, not because they are below 1e-5, and the choice is that of the width rule ``global``. The
+        paper has one λ of 1e-4 for all rows, which parts them over hundreds of epochs. In a short phase the λ that
+        forgotten rows need would crush the others too, so those keep the paper's, and what has no time to show in the
+        norms comes from the prior.
     """
 
     name: ClassVar[str] = "resrep"
@@ -119,6 +128,8 @@ class ResRep(Method):
 
     strength: float | None = option(None, above=0, high=1)
     drive: float = option(1.0, low=1, high=1000, search={"values": (1.0, 2.0, 4.0), "scale": "log"})
+    remembered_strength: float = option(1e-4, low=0, high=1)
+    prior: str = option("magnitude", choices=("magnitude", "none"))
     momentum: float = option(0.9, low=0, below=1)
     warmup: float = option(0.05, low=0, below=1)
     choosing: float = option(0.4, above=0, below=1)
@@ -143,17 +154,21 @@ class ResRep(Method):
         strength = self.strength_for(plan)
         places = sites(model, traced)
         inserted = insert(model, [(Pointwise(group.width), places[group.name]) for group in traced.groups])
-        rows = _Rows(inserted, traced, plan, self, strength)
+        rows = _Rows(inserted, traced, plan, self, strength, prior=self._prior(model, traced))
         names = [f"{one.prefix}weight" for one in inserted]
-        scales = [f"{scale}.weight" for group in traced.groups for scale in group.scales]
         return Hooks(
             transform_gradients=rows.transform_gradients,
             after_step=rows.count_step,
-            weight_decay=dict.fromkeys(scales, self.scale_decay) | dict.fromkeys(names, 0.0),
+            weight_decay=dict.fromkeys(scale_names(traced), self.scale_decay) | dict.fromkeys(names, 0.0),
             momentum=dict.fromkeys(names, self.momentum),
             state=rows,
             fold=lambda batches: fold_compactors(model, inserted, batches),
         )
+
+    def _prior(self, model: nn.Module, traced: Traced) -> Scores:
+        if self.prior == "none":
+            return {group.name: np.ones(group.width) for group in traced.groups}
+        return normalise(GroupNorm().score(model, traced, batches=()), "mean", traced.cost)
 
     def strength_for(self, plan: PhasePlan) -> float:
         """λ for a phase.
@@ -183,24 +198,31 @@ class ResRep(Method):
         return self.strength
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """The norm of a channel's row; 0 or less where it was chosen to be forgotten."""
+        """The norm of a channel's row times its prior; 0 or less where it was chosen to be forgotten."""
         norms, remembered = state["norm"].cpu().double().numpy(), state["remembered"].cpu().numpy() > 0
         least = np.finfo(np.float64).tiny
-        scores = np.where(remembered, np.maximum(norms, least), norms - norms.max(initial=0.0))
-        parts = np.split(scores, np.cumsum([group.width for group in traced.groups])[:-1])
-        return {group.name: part for group, part in zip(traced.groups, parts, strict=True)}
+        return by_group(np.where(remembered, np.maximum(norms, least), norms - norms.max(initial=0.0)), traced)
 
 
 class _Rows:
     """Which rows are remembered, and the gradients of all."""
 
     def __init__(
-        self, inserted: Sequence[Inserted], traced: Traced, plan: PhasePlan, method: ResRep, strength: float
+        self,
+        inserted: Sequence[Inserted],
+        traced: Traced,
+        plan: PhasePlan,
+        method: ResRep,
+        strength: float,
+        *,
+        prior: Scores,
     ) -> None:
         self._weights = [one.compactor.weight for one in inserted if isinstance(one.compactor, Pointwise)]
         self._cost, self._plan, self._method, self._strength = traced.cost, plan, method, strength
         device = next((weight.device for weight in self._weights), torch.device("cpu"))
         self._remembered = torch.ones(sum(traced.cost.dense), device=device)
+        whole = np.concatenate([np.zeros(0), *(prior[name] for name in traced.cost.groups)])
+        self._prior = torch.from_numpy(whole).to(self._remembered)
         self._step = 0
         cost, target = traced.cost, plan.macs_target * traced.cost.dense_macs
         n_least = sum(cost.dense) - sum(fit(cost, macs=target, min_widths=plan.min_widths).values())
@@ -211,7 +233,8 @@ class _Rows:
         """The lasso on all rows, the task on those remembered."""
         for weight, part in zip(self._weights, self._split(self._remembered), strict=True):
             if weight.grad is not None:
-                weight.grad = row_gradients(weight.detach(), weight.grad, part, strength=self._strength)
+                strengths = torch.where(part > 0, self._method.remembered_strength, self._strength)[:, None]
+                weight.grad = row_gradients(weight.detach(), weight.grad, part, strength=strengths)
 
     def count_step(self) -> None:
         """Choose anew where it is time."""
@@ -222,7 +245,7 @@ class _Rows:
 
     def _choose(self) -> None:
         cost, parts = self._cost, self._split(self._remembered)
-        norms = dict(zip(cost.groups, np.split(self._norms().cpu().double().numpy(), self._ends()), strict=True))
+        norms = dict(zip(cost.groups, np.split(self._sizes().cpu().double().numpy(), self._ends()), strict=True))
         widths = {name: int(part.sum()) for name, part in zip(cost.groups, parts, strict=True)}
         macs = self._plan.macs_target * cost.dense_macs
         is_there = cost.macs(widths) <= macs
@@ -231,8 +254,8 @@ class _Rows:
         remembered = np.concatenate([~chosen[name] for name in cost.groups])
         self._remembered.copy_(torch.from_numpy(remembered))
 
-    def _norms(self) -> Tensor:
-        return torch.cat([weight.detach().norm(dim=1) for weight in self._weights])
+    def _sizes(self) -> Tensor:
+        return torch.cat([weight.detach().norm(dim=1) for weight in self._weights]) * self._prior
 
     def _ends(self) -> NDArray[np.int64]:
         return np.cumsum(self._cost.dense)[:-1]
@@ -241,10 +264,10 @@ class _Rows:
         return torch.tensor_split(values, self._ends().tolist())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered and the norms of all rows, each of shape (all channels,), and the count of steps."""
-        return {"remembered": self._remembered, "norm": self._norms(), "step": torch.tensor(self._step)}
+        """What is remembered and how large all rows are, each of shape (all channels,), and the count of steps."""
+        return {"remembered": self._remembered, "norm": self._sizes(), "step": torch.tensor(self._step)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up where `state_dict` left off; norms come with the compactors."""
+        """Take up where `state_dict` left off; sizes come with the compactors."""
         self._remembered.copy_(state["remembered"])
         self._step = int(state["step"])

@@ -12,10 +12,10 @@ from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.methods import ResRep
+from autoprune.methods import ResRep, build
 from autoprune.methods._resrep import forgotten_rows, row_gradients, travel
 from autoprune.spec import TrainSpec
-from autoprune.widths import Limits, keep_best, learned
+from autoprune.widths import Limits, global_ranking, keep_best, learned
 from tests.small_networks import SHAPE, make
 from tests.test_widths import chain
 
@@ -190,7 +190,8 @@ def test_forgotten_rows_feel_the_lasso_alone():
     strength = ResRep(interval=1, warmup=0.0).strength_for(plan(macs_target=0.5))
     remembered = torch.tensor_split(hooks.state.state_dict()["remembered"], np.cumsum(traced.cost.dense)[:-1].tolist())
     for module, part in zip(compactors(model), remembered, strict=True):
-        expected = part[:, None] * torch.ones_like(module.weight) + strength * torch.eye(len(module.weight))
+        pull = torch.where(part > 0, 1e-4, strength)[:, None]
+        expected = part[:, None] * torch.ones_like(module.weight) + pull * torch.eye(len(module.weight))
         torch.testing.assert_close(module.weight.grad, expected)
 
 
@@ -255,3 +256,17 @@ def test_networks_without_batchnorm_are_refused():
     traced = trace(model, torch.zeros(1, *SHAPE))
     with pytest.raises(NetworkError, match=r"^channels of group '0' must be written by convolutions"):
         ResRep().attach(model, traced, plan=plan())
+
+
+def test_rows_are_chosen_by_size_times_what_the_dense_network_says():
+    """All rows are of norm 1 at first, so the first choice is that of a global ranking by magnitude."""
+    model, traced, hooks = attached(interval=1, warmup=0.0, choosing=0.01)
+    scores = build("magnitude", {}).rank(model, traced, state={}, batches=())
+    hooks.after_step()
+    parts = np.split(hooks.state.state_dict()["remembered"].numpy() > 0, np.cumsum(traced.cost.dense)[:-1])
+    limits = Limits(macs=0.5 * traced.cost.dense_macs, min_widths={})
+    kept = keep_best(traced.cost, scores, global_ranking(traced.cost, scores, limits, {}))
+    for name, part in zip(traced.cost.groups, parts, strict=True):
+        assert np.flatnonzero(part).tolist() == kept[name].tolist()
+    _, _, plain = attached(interval=1, warmup=0.0, choosing=0.01, prior="none")
+    assert torch.equal(plain.state.state_dict()["norm"], torch.ones(26))
