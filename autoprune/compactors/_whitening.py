@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,10 +23,12 @@ __all__ = [
     "joint_probability",
     "logistic_noise",
     "output_std",
+    "relative",
 ]
 
 _LEAST_ENERGY = 1e-5  # Of a block's scales, ‖γ‖²; below it nothing is left to whiten.
 _LEAST_STD = 1e-6
+_LEAST_FIRST = 0.02  # P₀ of a channel that hardly ever fires.
 
 
 def in_blocks(x: Tensor, size: int) -> Tensor:
@@ -115,6 +118,19 @@ def joint_probability(shifts: Tensor, stds: Tensor, *, margin: float, of_sum: bo
     return activation_probability(shifts, stds, margin=margin).prod(0)
 
 
+def relative(probability: Tensor, first: Tensor, *, start: float) -> Tensor:
+    """P as seen from the dense network's P₀, ``σ(logit P - logit P₀ + logit p)``, shape (C,), in (0, 1).
+
+    Args:
+        probability: P, shape (C,); kept off 0 and 1.
+        first: P₀, shape (C,); counts as at least 0.02 and at most 0.98, so that a channel that was dead is dead still.
+        start: p, which P = P₀ becomes, in (0, 1).
+    """
+    tiny = torch.finfo(probability.dtype).eps
+    offset = math.log(start / (1 - start)) - torch.logit(first.clamp(_LEAST_FIRST, 1 - _LEAST_FIRST))
+    return torch.sigmoid(torch.logit(probability.clamp(tiny, 1 - tiny)) + offset)
+
+
 def gumbel_gate(probability: Tensor, noise: Tensor, *, temperature: float) -> Tensor:
     """A soft gate that is open with a given probability, ``σ((log P - log(1 - P) + g₁ - g₀) / τ)``, in (0, 1).
 
@@ -148,23 +164,33 @@ class Gate:
         margin: δ of `joint_probability`.
         of_sum: See `joint_probability`.
         exact: Whether the standard deviation is `output_std`, or |γ̂| as in the paper.
+        start: p of `relative`, in (0, 1); None leaves P as it is.
 
     Attributes:
         share: α in [0, 1]: how much of whitening and gate takes effect.
     """
 
     def __init__(
-        self, *, temperature: float = 0.5, margin: float = 0.05, of_sum: bool = False, exact: bool = False
+        self,
+        *,
+        temperature: float = 0.5,
+        margin: float = 0.05,
+        of_sum: bool = False,
+        exact: bool = False,
+        start: float | None = None,
     ) -> None:
         self.share = 1.0
+        self._start, self._first = start, torch.empty(0)
         self._temperature, self._margin, self._of_sum, self._exact = temperature, margin, of_sum, exact
         self._branches: list[tuple[Whitening, _BatchNorm]] = []
         self._waiting: list[Whitening] = []
         self._drawn: Tensor | None = None
 
     def join(self, whitening: Whitening, norm: _BatchNorm) -> None:
-        """Add a branch."""
+        """Add a branch, as it is in the dense network."""
         self._branches.append((whitening, norm))
+        with torch.no_grad():
+            self._first = self._absolute([(one.running, one.covariance) for one, _ in self._branches])
 
     def take(self, whitening: Whitening, weights: Tensor, covariance: Tensor) -> Tensor:
         """What a branch multiplies its channels by in this step, shape (C,).
@@ -195,7 +221,13 @@ class Gate:
         return self._probability([(one.running.double(), one.covariance.double()) for one, _ in self._branches])
 
     def _probability(self, used: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """P, given W and Σ of every branch."""
+        """P that the gate goes by, given W and Σ of every branch."""
+        probability = self._absolute(used)
+        if self._start is None:
+            return probability
+        return relative(probability, self._first.to(probability), start=self._start)
+
+    def _absolute(self, used: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         shifts, stds = [], []
         for (weights, covariance), (_, norm) in zip(used, self._branches, strict=True):
             scale, shift = (effective(weights, x.to(weights.dtype)) for x in (norm.weight, norm.bias))
@@ -218,6 +250,8 @@ class Whitening(Compactor):
         group_size: Most channels in a block; the last one may have fewer.
         iterations: T of `inverse_root`.
         rate: Of the running mean, in (0, 1]: the share of the latest step.
+        keep_variance: Whether W is divided by √S, S channels in the block: together they then vary as much as before,
+            and equal uncorrelated ones stay as they are. As the paper has it, each gets the variance of all.
 
     Attributes:
         running: Ŵ in blocks, shape (G, S, S).
@@ -233,7 +267,14 @@ class Whitening(Compactor):
     _open: Tensor
 
     def __init__(
-        self, norm: _BatchNorm, gate: Gate, *, group_size: int = 16, iterations: int = 5, rate: float = 0.1
+        self,
+        norm: _BatchNorm,
+        gate: Gate,
+        *,
+        group_size: int = 16,
+        iterations: int = 5,
+        rate: float = 0.1,
+        keep_variance: bool = False,
     ) -> None:
         super().__init__()
         self._width, self._size = norm.num_features, min(group_size, norm.num_features)
@@ -244,6 +285,8 @@ class Whitening(Compactor):
         self.register_buffer("running", _identity(covariance).clone())
         self.register_buffer("_open", torch.ones(self._width).to(covariance), persistent=False)
         self.train(norm.training)  # It comes into a network that may be in evaluation mode already.
+        n_real = in_blocks(torch.ones(self._width), self._size).sum(1)
+        self._gain = n_real.rsqrt() if keep_variance else torch.ones_like(n_real)
         gate.join(self, norm)
 
     def forward(self, x: Tensor, norm: _BatchNorm) -> Tensor:
@@ -265,6 +308,7 @@ class Whitening(Compactor):
         centred = blocks - shift[:, None]
         covariance = centred.mT @ centred / blocks.shape[1]  # γγᵀ ⊙ ρ, without dividing by a γ that may be 0
         weights = inverse_root(covariance, scale.square().sum(1), iterations=self._iterations)
+        weights = weights * self._gain.to(weights)[:, None, None]
         weights = torch.lerp(_identity(weights), weights, self.gate.share)
         factors = self.gate.take(self, weights, covariance)
         with torch.no_grad():

@@ -45,6 +45,10 @@ class BWCP(Method):
         rate: g, of the running mean Ŵ, in (0, 1].
         warmup: Share of the phase over which α rises from 0 to 1, in [0, 1): W is blended with the identity,
             ``(1 - α) I + α W``, gates are ``1 - α (1 - m)``, and the strengths are ``α λ``.
+        start: p, the probability that the dense network's channels begin with, in [0, 1): P is taken relative to that
+            of the dense network (`compactors.relative`). With 0 it is not.
+        variance: ``"kept"``, where whitening leaves a block of channels as much variance as it had, or ``"paper"``,
+            where it grows with the size of the block; see `compactors.Whitening`.
         std: ``"paper"``, where a whitened channel has standard deviation |γ̂|, or ``"exact"``, ``sqrt((W Σ Wᵀ)_cc)``.
         joint: For channels that several branches of a residual sum write: P of the ``"sum"``, with shifts and variances
             added, or the ``"product"`` of the branches' P, which is nearly 0 where branches are many.
@@ -54,11 +58,13 @@ class BWCP(Method):
 
     References:
         Shao et al. (2021), BWCP: probabilistic learning-to-prune channels for ConvNets via batch whitening,
-        arXiv 2105.06423. There networks are trained from scratch; we start from a trained one, which sudden whitening
-        would wreck, hence the warmup (0 is the paper's form), and our phases are short, hence larger strengths. A
-        residual sum has one gate, drawn once for all branches of all its blocks, where the paper multiplies the gates
-        of the first two and reuses them. T and g are not given there; the floor is ours, and we have no weight decay
-        on γ and β where it has 1e-4. The sharpening of P that it mentions without a formula is left out.
+        arXiv 2105.06423. There networks are trained from scratch; we start from a trained one. Sudden whitening would
+        wreck it, hence the warmup (0 is the paper's form), and so would a variance that grows. Most of its channels
+        fire in less than half of all places, which is no reason to shut them, hence ``start``. Our phases are short,
+        hence larger strengths. A residual sum has one gate, drawn once for all branches of all its blocks, where the
+        paper multiplies the gates of the first two and reuses them. T and g are not given there; the floor is ours,
+        and we have no weight decay on γ and β where it has 1e-4. The sharpening of P that it mentions without a
+        formula is left out.
     """
 
     name: ClassVar[str] = "bwcp"
@@ -72,6 +78,8 @@ class BWCP(Method):
     group_size: int = option(16, low=1, high=65_536)
     rate: float = option(0.1, above=0, high=1)
     warmup: float = option(0.25, low=0, below=1)
+    start: float = option(0.9, low=0, below=1)
+    variance: str = option("kept", choices=("kept", "paper"))
     std: str = option("paper", choices=("paper", "exact"))
     joint: str = option("sum", choices=("sum", "product"))
     floor: float = option(3.0, above=0, high=100)
@@ -95,12 +103,20 @@ class BWCP(Method):
                 margin=self.margin,
                 of_sum=self.joint == "sum",
                 exact=self.std == "exact",
+                start=self.start or None,
             )
             for name in places
         }
         made = [
             (
-                Whitening(norm, gates[name], group_size=self.group_size, iterations=self.iterations, rate=self.rate),
+                Whitening(
+                    norm,
+                    gates[name],
+                    group_size=self.group_size,
+                    iterations=self.iterations,
+                    rate=self.rate,
+                    keep_variance=self.variance == "kept",
+                ),
                 (site,),
             )
             for name, found in places.items()

@@ -17,6 +17,7 @@ from autoprune.compactors._whitening import (
     joint_probability,
     logistic_noise,
     output_std,
+    relative,
 )
 
 torch.set_num_threads(1)
@@ -187,6 +188,15 @@ def test_branches_are_multiplied_or_summed():
     assert of_sum.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
     for form in (False, True):  # the same thing where there is one branch
         torch.testing.assert_close(joint_probability(shifts[:1], stds[:1], margin=0.05, of_sum=form), each[0])
+
+
+def test_a_probability_relative_to_the_first():
+    """Odds: P = 0.3 is 3/7, P₀ = 0.4 is 2/3, p = 0.9 is 9; so 9 (3/7) / (2/3) = 81/14."""
+    first = torch.tensor([0.4, 0.4, 1e-4, 1 - 1e-4], dtype=torch.float64)
+    found = relative(torch.tensor([0.4, 0.3, 1e-4, 1.0], dtype=torch.float64), first, start=0.9)
+    dead = 9e-4 / (1 - 1e-4) * 49  # P₀ counts as 1/50
+    assert found[:3].tolist() == pytest.approx([0.9, 81 / 95, dead / (1 + dead)], rel=1e-9)
+    assert found[2] < 0.5 < found[3] < 1
 
 
 # -- the layer ------------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_pausing_in_mid_ramp_changes_no_bit(std):
 
 
 def test_the_state_outlives_the_fold():
-    model, traced, hooks, _ = trained("residual", warmup=0.25, joint="product")
+    model, traced, hooks, _ = trained("residual", warmup=0.25, joint="product", start=0.0)
     model.eval()
     before = copy.deepcopy(hooks.state.state_dict())
     assert before["probability"].shape == (26,)
@@ -218,7 +218,7 @@ def shift(model):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_hard_gates_answer_as_the_cut_network(name, joint, dtype, tolerance):
     """Cut channels still enter the whitening of the others; at borders too, since the convolutions pad."""
-    model, traced, hooks = attached(name, dtype=dtype, change=shift, group_size=3, joint=joint)
+    model, traced, hooks = attached(name, dtype=dtype, change=shift, group_size=3, joint=joint, start=0.0)
     generator = torch.Generator().manual_seed(2)
     for one in whitenings(model):
         one.running.add_(torch.randn(one.running.shape, generator=generator).to(dtype) / 8)
@@ -264,6 +264,50 @@ def test_a_sum_is_active_where_one_branch_is():
         assert gate.probability().item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_channels_of_the_dense_network_begin_open():
+    """However rarely they fire; in the paper's form most of them would begin shut."""
+
+    def rare(model):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.data.fill_(1.0)
+                module.bias.data.copy_(torch.linspace(-0.8, 0.4, len(module.bias)))
+
+    model, _, hooks = attached("residual", change=rare, start=0.9)
+    first = hooks.state.state_dict()["probability"]
+    assert first.tolist() == pytest.approx([0.9] * 26, abs=1e-6)
+    plain = attached("residual", change=rare, start=0.0)[2].state.state_dict()["probability"]
+    assert (plain < 0.5).any()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.bias -= 2.0
+    assert (hooks.state.state_dict()["probability"] < 0.5).all()
+
+
+def test_whitening_keeps_the_variance_of_a_block():
+    """In the paper's form the features of a block of four would vary twice as much."""
+
+    def loud(model):  # All gates are open: what is left is the whitening.
+        model.norm1.bias.data.fill_(100.0)
+
+    def spread(variance):
+        model, _, _ = attached(
+            "plain", change=loud, warmup=0.0, start=0.0, variance=variance, group_size=4, iterations=20
+        )
+        one = whitenings(model)[0]
+        norm, x = model.norm1, torch.randn(64, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+        one.train()
+        out = norm.train()(x)
+        return (out - out.mean((0, 2, 3), keepdim=True)).square().mean((0, 2, 3)).detach(), norm.weight.detach()
+
+    kept, gamma = spread("kept")
+    energy = gamma.square().reshape(2, 4).sum(1)
+    assert kept.reshape(2, 4).sum(1).tolist() == pytest.approx(energy.tolist(), rel=1e-3)
+    grown, _ = spread("paper")
+    torch.testing.assert_close(grown, 4 * kept, rtol=1e-3, atol=0)
+
+
 def test_groups_without_a_place_are_refused():
     with pytest.raises(NetworkError, match=r"^channels of group 'left' must be written by convolutions"):
         attached("concatenated")
@@ -280,6 +324,7 @@ def test_groups_without_a_place_are_refused():
         ("group_size", 0, r"in \[1, 65536\]"),
         ("rate", 0.0, r"in \(0, 1\]"),
         ("warmup", 1.0, r"in \[0, 1\)"),
+        ("start", 1.0, r"in \[0, 1\)"),
         ("floor", 0.0, r"in \(0, 100\]"),
         ("scale_decay", 2.0, r"in \[0, 1\]"),
         ("threshold", 1.0, r"in \(0, 1\)"),
@@ -290,7 +335,7 @@ def test_values_out_of_range(key, value, told):
         BWCP(**{key: value})
 
 
-@pytest.mark.parametrize(("key", "value"), [("std", "papr"), ("joint", "sums")])
+@pytest.mark.parametrize(("key", "value"), [("std", "papr"), ("joint", "sums"), ("variance", "keep")])
 def test_unknown_choices(key, value):
     with pytest.raises(ConfigError, match=rf"^`{key}`: there is no choice '{value}'; did you mean"):
         BWCP(**{key: value})
