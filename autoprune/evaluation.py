@@ -54,7 +54,7 @@ def made_again(spec: TrialSpec, kept: Mapping[str, Sequence[int]], *, seed: int,
     """Cut a trial's channels out of its parent, recalibrate and fine-tune as the trial did, but with another seed.
 
     Args:
-        spec: The trial's; its width rule and target are not looked at.
+        spec: The trial's; its width rule is not looked at, and its target only by methods that aim at one.
         kept: The channels that it kept, by group.
         seed: Seeds the fine-tuning; with the trial's own seed the result is the trial's network.
         phases: Where the parent lies; it is computed where it is not there.

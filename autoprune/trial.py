@@ -34,6 +34,9 @@ __all__ = ["Report", "folded", "is_untouched", "recalibrated", "run_trial", "spa
 _log = logging.getLogger(__name__)
 
 Report = Callable[[RungReport], None]
+# Any moments make a fold exact; measured ones give BatchNorm statistics that training can go on from. Not a setting,
+# since a phase depends on them.
+_FOLDING_IMAGES = 1_280
 _TOLD_EVERY_S = 2.0  # Between rungs, so that a stop is obeyed within seconds.
 
 
@@ -66,7 +69,7 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     # In full float32: what TensorFloat-32 leaves out is more than what is compared here.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits: Tensor = model.eval()(inputs)
-    return logits.double()
+    return logits.cpu().double()  # Not every device has float64.
 
 
 def _assert_same(before: Tensor, after: Tensor, tolerance: float, what: str) -> float:
@@ -117,7 +120,7 @@ def sparsified(
         state = hooks.state.state_dict() if hooks.state is not None else {}
         if hooks.fold is not None:
             trained = _logits(model, inputs)
-            hooks.fold(_samples(workbench))
+            hooks.fold(_samples(workbench, n_images=_FOLDING_IMAGES))
             record["fold_difference"] = _assert_same(trained, _logits(model, inputs), 1e-4, f"folding {spec.method}")
         return with_state(model.state_dict(), state), record
 
@@ -126,10 +129,11 @@ def sparsified(
     return phase
 
 
-def _samples(workbench: Workbench) -> Samples:
-    """Training images that channels are measured on."""
+def _samples(workbench: Workbench, *, n_images: int | None = None) -> Samples:
+    """Training images that channels are measured on, as many as for recalibration unless told."""
     setting = workbench.setting
-    return Samples(workbench.splits.train, workbench.bench, setting.recalibration_images, seed_of("rank", setting.seed))
+    n_images = n_images or setting.recalibration_images
+    return Samples(workbench.splits.train, workbench.bench, n_images, seed_of("rank", setting.seed))
 
 
 def _rank(method: Method, model: nn.Module, parent: Phase, workbench: Workbench) -> Scores:

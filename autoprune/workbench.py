@@ -67,7 +67,8 @@ class Workbench:
             macs_target: Of the trial.
         """
         recipe = self.setting.sparsify
-        return PhasePlan(recipe, n_steps_of(recipe, len(self.splits.train)), macs_target, self.min_widths())
+        n_steps, multiple = n_steps_of(recipe, len(self.splits.train)), self.setting.network.multiple
+        return PhasePlan(recipe, n_steps, macs_target, self.min_widths(), multiple)
 
     def sparsify_key(self, method: str, hyper: Mapping[str, Any], macs_target: float) -> str | None:
         """Hash of everything that the weights after a method's sparsify phase depend on, or None where it has none.
@@ -88,7 +89,8 @@ class Workbench:
         every = {key: value for key, value in every.items() if key not in recipe.ranking}
         training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
-        aim = [[macs_target, sorted(self.min_widths().items())]] if recipe.aims else []
+        limits = [macs_target, sorted(self.min_widths().items()), setting.network.multiple]
+        aim = [limits] if recipe.aims else []
         return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded, *aim)
 
     @property

@@ -43,7 +43,7 @@ def _identity(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device).expand_as(like)
 
 
-def inverse_root(covariance: Tensor, energy: Tensor, *, iterations: int) -> Tensor:
+def inverse_root(covariance: Tensor, energy: Tensor, *, iterations: int, gain: Tensor | None = None) -> Tensor:
     """Σ_N^{-1/2} of ``Σ_N = Σ / ‖γ‖²`` by Newton's iteration, differentiable.
 
     From W = I, each iteration is ``W ← (3 W - W³ Σ_N) / 2``. Dividing by ‖γ‖², the trace of Σ, makes it converge. A
@@ -53,6 +53,7 @@ def inverse_root(covariance: Tensor, energy: Tensor, *, iterations: int) -> Tens
         covariance: Σ of each block, shape (G, S, S), symmetric.
         energy: ‖γ‖² of each block, shape (G,), >= 0.
         iterations: T, >= 1.
+        gain: What W of each block is multiplied by, unless it is the identity for want of energy; shape (G,).
 
     Returns:
         W, shape (G, S, S).
@@ -66,6 +67,8 @@ def inverse_root(covariance: Tensor, energy: Tensor, *, iterations: int) -> Tens
     for _ in range(iterations):
         step = (3 * eye - weights @ roots) / 2
         weights, roots = step @ weights, roots @ step
+    if gain is not None:
+        weights = weights * gain.to(weights.dtype)[:, None, None]
     return torch.where((energy > _LEAST_ENERGY)[:, None, None], weights, eye)
 
 
@@ -215,10 +218,15 @@ class Gate:
         self._drawn = drawn if self._waiting else None  # Graphs must not outlive their step, nor be copied.
         return drawn
 
+    def forget(self) -> None:
+        """Let go of a draw that some branch did not take, since it did not run; after each backward pass."""
+        self._drawn, self._waiting = None, []
+
     @torch.no_grad()
     def probability(self) -> Tensor:
-        """P of every channel by the running Ŵ of all branches, shape (C,), in float64."""
-        return self._probability([(one.running.double(), one.covariance.double()) for one, _ in self._branches])
+        """P of every channel by the running Ŵ of all branches, shape (C,), in float64 on the CPU."""
+        running = [(one.running.cpu().double(), one.covariance.cpu().double()) for one, _ in self._branches]
+        return self._probability(running)
 
     def _probability(self, used: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """P that the gate goes by, given W and Σ of every branch."""
@@ -230,7 +238,7 @@ class Gate:
     def _absolute(self, used: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         shifts, stds = [], []
         for (weights, covariance), (_, norm) in zip(used, self._branches, strict=True):
-            scale, shift = (effective(weights, x.to(weights.dtype)) for x in (norm.weight, norm.bias))
+            scale, shift = (effective(weights, x.to(weights)) for x in (norm.weight, norm.bias))
             shifts.append(shift)
             stds.append(output_std(weights, covariance, norm.num_features) if self._exact else scale)
         stacked = torch.stack(shifts), torch.stack(stds)
@@ -264,7 +272,7 @@ class Whitening(Compactor):
 
     running: Tensor
     covariance: Tensor
-    _open: Tensor
+    _gain: Tensor
 
     def __init__(
         self,
@@ -283,10 +291,10 @@ class Whitening(Compactor):
         covariance = torch.diag_embed(in_blocks(norm.weight.detach().square(), self._size))
         self.register_buffer("covariance", covariance)
         self.register_buffer("running", _identity(covariance).clone())
-        self.register_buffer("_open", torch.ones(self._width).to(covariance), persistent=False)
         self.train(norm.training)  # It comes into a network that may be in evaluation mode already.
-        n_real = in_blocks(torch.ones(self._width), self._size).sum(1)
-        self._gain = n_real.rsqrt() if keep_variance else torch.ones_like(n_real)
+        n_real = in_blocks(torch.ones_like(norm.weight.detach()), self._size).sum(1)
+        self.register_buffer("_gain", n_real.rsqrt(), persistent=False)
+        self._is_kept = keep_variance
         gate.join(self, norm)
 
     def forward(self, x: Tensor, norm: _BatchNorm) -> Tensor:
@@ -294,33 +302,26 @@ class Whitening(Compactor):
         with torch.autocast(x.device.type, enabled=False):
             places = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(1, -1)  # no copy in channels-last
             blocks = in_blocks(places.reshape(-1, self._width), self._size).transpose(0, 1)  # (G, N H W, S)
-            if self.training:
-                weights, factors = self._train(blocks, norm)
-            else:
-                weights, factors = self.running, self._open
-            weights = weights * in_blocks(factors, self._size)[..., None]  # Rows: the channels that come out.
+            weights = self._train(blocks, norm) if self.training else self.running
             mixed = (blocks @ weights.to(blocks.dtype).mT).transpose(0, 1).flatten(1)[:, : self._width]
             return mixed.reshape(places.shape).movedim(-1, 1).to(x.dtype)
 
-    def _train(self, blocks: Tensor, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-        """W and gate of this step; the running means follow."""
+    def _train(self, blocks: Tensor, norm: _BatchNorm) -> Tensor:
+        """W of this step, each row times its channel's gate; the running means follow."""
         scale, shift = (in_blocks(values.to(blocks.dtype), self._size) for values in (norm.weight, norm.bias))
         centred = blocks - shift[:, None]
         covariance = centred.mT @ centred / blocks.shape[1]  # γγᵀ ⊙ ρ, without dividing by a γ that may be 0
-        weights = inverse_root(covariance, scale.square().sum(1), iterations=self._iterations)
-        weights = weights * self._gain.to(weights)[:, None, None]
+        weights = inverse_root(
+            covariance, scale.square().sum(1), iterations=self._iterations, gain=self._gain if self._is_kept else None
+        )
         weights = torch.lerp(_identity(weights), weights, self.gate.share)
         factors = self.gate.take(self, weights, covariance)
         with torch.no_grad():
             self.running.lerp_(weights.to(self.running.dtype), self._rate)
             self.covariance.lerp_(covariance.to(self.covariance.dtype), self._rate)
-        return weights, factors
-
-    def shut(self, closed: Sequence[int]) -> None:
-        """Close the gates of these channels for good in evaluation mode, and open all others."""
-        self._open.fill_(1)[list(closed)] = 0
+        return weights * in_blocks(factors, self._size)[..., None]
 
     def matrix(self) -> Tensor:
-        """Ŵ, block-diagonal, with zero rows where gates were shut."""
-        whole: Tensor = torch.block_diag(*self.running)[: self._width, : self._width]
-        return whole * self._open[:, None]
+        """Ŵ, block-diagonal."""
+        whole: Tensor = torch.block_diag(*self.running)
+        return whole[: self._width, : self._width]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +22,7 @@ from autoprune.errors import NetworkError
 
 __all__ = ["Inserted", "Site", "fold_compactors", "insert", "norms_behind", "sites"]
 
-_PLACE = "autoprune_compactors"  # The submodule of a network that holds what was inserted.
-_N_BATCHES = 20  # Any moments make a fold exact; measured ones give BatchNorm statistics that training can go on from.
+_PLACE = "autoprune_compactor"  # The submodule of a BatchNorm that holds what was put behind it.
 
 
 @dataclass(frozen=True)
@@ -122,13 +120,13 @@ def insert(model: nn.Module, compactors: Iterable[tuple[Compactor, Sequence[Site
         compactors: Each with its sites.
     """
     like = next(model.parameters())
-    held, inserted = nn.ModuleList(), []
-    for index, (compactor, places) in enumerate(compactors):
-        held.append(compactor.to(like.device, like.dtype))
+    inserted = []
+    for compactor, places in compactors:
         norms = [model.get_submodule(site.norm) for site in places]
         handles = tuple(norm.register_forward_hook(_Behind(compactor)) for norm in norms)
-        inserted.append(Inserted(compactor, tuple(places), f"{_PLACE}.{index}.", handles))
-    model.add_module(_PLACE, held)
+        # Not under the network itself, which may be a Sequential and would call it.
+        norms[0].add_module(_PLACE, compactor.to(like.device, like.dtype))
+        inserted.append(Inserted(compactor, tuple(places), f"{places[0].norm}.{_PLACE}.", handles))
     return inserted
 
 
@@ -153,8 +151,7 @@ def fold_compactors(model: nn.Module, inserted: Sequence[Inserted], batches: Bat
             plain.set_submodule(site.conv, merge(conv, norm, matrix=one.compactor.matrix()))
             plain.set_submodule(site.norm, nn.Identity())
     places = [site for one in inserted for site in one.sites]
-    inputs = (images for images, _ in itertools.islice(batches, _N_BATCHES))
-    moments = measure_moments(plain, [site.conv for site in places], inputs)
+    moments = measure_moments(plain, [site.conv for site in places], (images for images, _ in batches))
     for site in places:
         norm = model.get_submodule(site.norm)
         merged = plain.get_submodule(site.conv)
@@ -170,7 +167,7 @@ def fold_compactors(model: nn.Module, inserted: Sequence[Inserted], batches: Bat
     for one in inserted:
         for handle in one.handles:
             handle.remove()
-    delattr(model, _PLACE)
+        delattr(model.get_submodule(one.sites[0].norm), _PLACE)
 
 
 def _statistics(norm: nn.BatchNorm2d) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The contracts of the engine's families: penalties, importances and methods."""
+"""The contracts of the engine's families: penalties, importances, compactors and methods."""
 
 from __future__ import annotations
 
@@ -94,12 +94,14 @@ class PhasePlan:
         n_steps: Its length, >= 1 unless the recipe has no epochs.
         macs_target: The trial's upper bound of pruned / dense MACs, in (0, 1]; for methods that aim at it.
         min_widths: Smallest width by group, 1 if absent; for methods that aim at a target.
+        multiple: Widths are multiples of it; see `inverse.fit`.
     """
 
     recipe: TrainSpec
     n_steps: int
     macs_target: float = 1.0
     min_widths: Mapping[str, int] = field(default_factory=dict)
+    multiple: int = 1
 
 
 class Stateful(Protocol):

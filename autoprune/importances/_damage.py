@@ -22,8 +22,8 @@ class Damage(Importance):
     """Joint damage at the next layer when channels leave one by one, each time the one that adds the least.
 
     A channel's score is what has been lost of the readers' outputs once it and all before it are gone:
-    ``T(R) = ‖z - z_R‖² / ‖z‖²``, 0 for nothing, 1 for as much as there was. Two channels that say the same count as
-    one that is missing twice over, which no score of single channels can see.
+    ``T(R) = ‖z - z_R‖² / ‖z‖²``, 0 for nothing, 1 for as much as there was, added over several readers. Two channels
+    that say the same count as one that is missing twice over, which no score of single channels can see.
 
     References:
         The damage is that of Ding et al. (2019), Approximated oracle filter pruning for destructive CNN width

@@ -21,6 +21,7 @@ from autoprune.fields import check, option
 from autoprune.importances import GroupNorm, normalise
 from autoprune.methods._aofp_moves import Moves, Search, scores_of
 from autoprune.methods._by_group import scale_names
+from autoprune.methods._targets import wide
 
 __all__ = ["AOFP", "relative_damage", "sole_readers"]
 
@@ -59,7 +60,8 @@ def relative_damage(
         reader: A convolution or linear layer.
         x: Its input.
         z: Its output.
-        positions: The input channels to go without, rising, shape (r,); the same offsets in each conv group.
+        positions: The input channels to go without, rising, shape (r,); the same offsets in each conv group. On the
+            CPU, or the host waits for the device.
         norm: The BatchNorm right behind it; z is then what that says.
         out_mask: Multiplies its output channels before they are compared, shape (O,).
 
@@ -69,10 +71,11 @@ def relative_damage(
     weight = reader.weight
     assert isinstance(weight, Tensor)
     axis = 1 - weight.dim()  # of channels, counted from the end
-    inputs = x.detach().index_select(axis, positions)
-    part = weight[:, positions[positions < weight.shape[1]]]
+    offsets = positions[positions < weight.shape[1]].to(x.device, non_blocking=True)
+    inputs = x.detach().index_select(axis, positions.to(x.device, non_blocking=True))
+    part = weight[:, offsets]
     forward: Any = F.linear if isinstance(reader, nn.Linear) else reader._conv_forward
-    change, whole = _wide(forward(inputs, part, None)), _wide(z.detach())
+    change, whole = wide(forward(inputs, part, None)), wide(z.detach())
 
     def column(values: Tensor) -> Tensor:
         return values.to(whole.dtype).view(-1, *[1] * (weight.dim() - 2))
@@ -90,10 +93,6 @@ def relative_damage(
     if out_mask is not None:
         change, whole = change * column(out_mask), whole * column(out_mask)
     return change.square().sum() / whole.square().sum().clamp_min(_FLOOR * whole.numel())
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class _Target:
     def measure(self, x: Tensor, z: Tensor) -> None:
         """Draw, and see what the reader would say without."""
         drawn = self.moves.draw()
-        positions = self._places[drawn].flatten().sort().values.to(x.device, non_blocking=True)
+        positions = self._places[drawn].flatten().sort().values
         damage = relative_damage(self._reader, x, z, positions=positions, norm=self._norm, out_mask=self.out_mask)
         self.seen = (drawn, damage)
 

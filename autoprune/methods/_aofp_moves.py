@@ -156,8 +156,8 @@ class Moves:
 class Search:
     """The moves of several groups: when they begin, whose half ends, and when all end for good.
 
-    Group i begins i ``⌊samples / n⌋`` steps after the first of n, so that neighbours decide in turn. All stop once the
-    MACs limit is met; the last to be masked are only as many as it takes, smallest damage first.
+    Group i begins ``⌊i · samples / n⌋`` steps after the first of n, so that neighbours decide in turn. All stop once
+    the MACs limit is met; the last to be masked are only as many as it takes, smallest damage first.
 
     Args:
         moves: By group.
@@ -169,7 +169,7 @@ class Search:
 
     def __init__(self, moves: Mapping[str, Moves], cost: CostModel, *, macs: float, samples: int, first: int) -> None:
         self._moves, self._cost, self._macs, self._samples = moves, cost, macs, samples
-        self._starts = {name: first + i * (samples // len(moves)) for i, name in enumerate(moves)}
+        self._starts = {name: first + i * samples // len(moves) for i, name in enumerate(moves)}
         self._step = 0
         self._is_met = self._meets()
 

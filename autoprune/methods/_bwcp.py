@@ -170,6 +170,8 @@ class _Activity:
 
     def add_gradients(self) -> None:
         """Those of ``Σ λ₁ |γ| + λ₂ β``; here and not in the loss, which is scaled in float16."""
+        for gate in self._gates:
+            gate.forget()
         strength = self._share * self._method.gamma_strength
         for norm in self._norms:
             if norm.weight.grad is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,13 @@ def row_gradients(rows: Tensor, slopes: Tensor, remembered: Tensor, *, strength:
 
 
 def forgotten_rows(
-    norms: Scores, cost: CostModel, *, macs: float, min_widths: Mapping[str, int], most: int | None = None
+    norms: Scores,
+    cost: CostModel,
+    *,
+    macs: float,
+    min_widths: Mapping[str, int],
+    multiple: int = 1,
+    most: int | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
     """The rows to forget: the smallest of all groups together, as many as the MACs limit asks for.
 
@@ -56,6 +63,7 @@ def forgotten_rows(
         cost: The network's cost model.
         macs: What must not be exceeded once the rows are gone.
         min_widths: Rows that each group keeps, its largest.
+        multiple: Of the rows that each group keeps; see `inverse.fit`.
         most: No more than this many rows, >= 0; None for no bound.
 
     Returns:
@@ -64,7 +72,8 @@ def forgotten_rows(
     Raises:
         InfeasibleError: Even the minimum widths cost more.
     """
-    kept = keep_best(cost, norms, global_ranking(cost, norms, Limits(macs=macs, min_widths=min_widths), {}))
+    limits = Limits(macs=macs, min_widths=min_widths, multiple=multiple)
+    kept = keep_best(cost, norms, global_ranking(cost, norms, limits, {}))
     forgotten = {name: np.ones(len(norm), dtype=np.bool_) for name, norm in norms.items()}
     for name, indices in kept.items():
         forgotten[name][indices] = False
@@ -113,6 +122,9 @@ class ResRep(Method):
 
     Raises:
         ConfigError: A value out of range.
+
+    A channel that a depthwise layer hands on may still say a constant once its row is zero, through the BatchNorm
+    behind that layer. It goes with the channel; BN recalibration makes up for it where a BatchNorm follows.
 
     References:
         Ding et al. (2021), ResRep: lossless CNN pruning via decoupling remembering and forgetting, arXiv 2007.03260.
@@ -185,7 +197,8 @@ class ResRep(Method):
         way = travel(plan.recipe, plan.n_steps, first=first, momentum=self.momentum)
         if way <= 0:
             raise ConfigError(
-                "resrep needs a sparsify phase of some steps, but it has none. Raise `epochs` in [train.sparsify]."
+                "resrep needs steps that are left once all rows are chosen, but the sparsify phase has none. Raise "
+                "`epochs` in [train.sparsify]."
             )
         if self.strength is None:
             return self.drive * _WAY / way
@@ -226,8 +239,8 @@ class _Rows:
         self._step = 0
         cost, target = traced.cost, plan.macs_target * traced.cost.dense_macs
         n_least = sum(cost.dense) - sum(fit(cost, macs=target, min_widths=plan.min_widths).values())
-        n_updates = max(1, int(method.choosing * plan.n_steps / method.interval))
-        self._granularity = max(1, math.ceil(2 * n_least / n_updates))  # Twice: a ranking takes more than `fit` does.
+        self._n_updates = max(1, int(method.choosing * plan.n_steps / method.interval))
+        self._granularity = max(1, math.ceil(2 * n_least / self._n_updates))  # A ranking mostly takes more than `fit`.
 
     def transform_gradients(self) -> None:
         """The lasso on all rows, the task on those remembered."""
@@ -240,17 +253,23 @@ class _Rows:
         """Choose anew where it is time."""
         since = self._step - round(self._method.warmup * self._plan.n_steps)
         if since >= 0 and since % self._method.interval == 0:
-            self._choose()
+            self._choose(n_left=max(1, self._n_updates - since // self._method.interval))
         self._step += 1
 
-    def _choose(self) -> None:
+    def _choose(self, *, n_left: int) -> None:
+        """Forget some more rows, so many that all are forgotten after ``n_left`` updates, this one counted."""
         cost, parts = self._cost, self._split(self._remembered)
         norms = dict(zip(cost.groups, np.split(self._sizes().cpu().double().numpy(), self._ends()), strict=True))
         widths = {name: int(part.sum()) for name, part in zip(cost.groups, parts, strict=True)}
         macs = self._plan.macs_target * cost.dense_macs
-        is_there = cost.macs(widths) <= macs
-        most = None if is_there else int(sum(cost.dense) - sum(widths.values())) + self._granularity
-        chosen = forgotten_rows(norms, cost, macs=macs, min_widths=self._plan.min_widths, most=most)
+        choose = functools.partial(
+            forgotten_rows, norms, cost, macs=macs, min_widths=self._plan.min_widths, multiple=self._plan.multiple
+        )
+        chosen = choose()
+        if cost.macs(widths) > macs:
+            n_forgotten = sum(cost.dense) - sum(widths.values())
+            n_missing = sum(int(part.sum()) for part in chosen.values()) - n_forgotten
+            chosen = choose(most=n_forgotten + max(self._granularity, math.ceil(n_missing / n_left)))
         remembered = np.concatenate([~chosen[name] for name in cost.groups])
         self._remembered.copy_(torch.from_numpy(remembered))
 

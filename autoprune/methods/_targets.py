@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from autoprune.engine.groups import Traced
 from autoprune.importances import require_scales
 
-__all__ = ["FilterNorms", "Scales", "Target"]
+__all__ = ["FilterNorms", "Scales", "Target", "wide"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Scales(Target):
 
     def values(self) -> Tensor:
         """The scales as they are."""
-        return torch.cat([_wide(rows.parameter.detach()[rows.places]) for rows in self._rows])
+        return torch.cat([wide(rows.parameter.detach()[rows.places]) for rows in self._rows])
 
     def add_gradient(self, slope: Tensor) -> None:
         """The slopes are the gradient."""
@@ -95,7 +95,7 @@ class FilterNorms(Target):
         """The norms, >= 0."""
         total = torch.zeros(self.n_channels, device=self.channels.device)
         for rows in self._rows:
-            squares = _wide(rows.parameter.detach()[rows.places]).flatten(1).square().sum(1)
+            squares = wide(rows.parameter.detach()[rows.places]).flatten(1).square().sum(1)
             total = total.to(squares.dtype).index_add_(0, rows.channels, squares)
         return total.sqrt()
 
@@ -119,7 +119,7 @@ class FilterNorms(Target):
             rows.parameter[rows.places] = part.to(rows.parameter.dtype)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
     """In float32, or float64 where it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 

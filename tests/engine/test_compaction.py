@@ -85,6 +85,24 @@ def test_folding_changes_no_answer(name, dtype):
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_in_a_network_that_is_a_sequential():
+    """It calls all of its children in turn, so nothing may be added to them."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
+    ).eval()  # fmt: skip
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    before, names = model(inputs()), set(model.state_dict())
+    places = sites(model, traced)
+    inserted = insert(model, [(Mixing(torch.eye(g.width).flip(0)), places[g.name]) for g in traced.groups])
+    mixed = model(inputs())
+    assert not torch.allclose(mixed, before, rtol=0.01)
+    fold_compactors(model, inserted, [(inputs(2), torch.zeros(4))])
+    assert set(model.state_dict()) == names
+    torch.testing.assert_close(model(inputs()), mixed, rtol=1e-4, atol=1e-5)
+
+
 def test_statistics_after_folding_are_those_of_the_data():
     """Training can go on: in training mode the answers are nearly those of evaluation mode, on the measured images."""
     model, _, inserted, _ = with_compactors("plain")

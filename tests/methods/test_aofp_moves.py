@@ -195,6 +195,17 @@ def test_groups_begin_in_turn_and_halves_have_their_length():
     ]
 
 
+def test_more_groups_than_samples_still_begin_in_turn():
+    moves, _, found = search(4, 4, 4, 4, samples=2)
+    begun, generator = {}, torch.Generator().manual_seed(0)
+    for step in range(2):
+        for name in moves:
+            if found.is_on(name):
+                begun.setdefault(name, step)
+        take_steps(found, moves, 1, generator)
+    assert begun == {"group0": 0, "group1": 0, "group2": 1, "group3": 1}
+
+
 @pytest.mark.parametrize("ratio", [1.0, 0.9, 0.6, 0.3, 0.05, 0.03])
 def test_ends_once_the_target_is_met_without_going_past_it(ratio):
     cost = chain(16, 12, 8)

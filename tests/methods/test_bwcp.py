@@ -136,8 +136,9 @@ def test_weight_decay_of_scales_and_shifts_is_its_own():
 
 def test_one_whitening_for_each_branch_and_one_gate_for_each_group():
     model, traced, _ = attached("residual")
-    gates = [whitening.gate for whitening in whitenings(model)]
-    assert len(gates) == sum(len(places) for places in sites(make("residual"), traced).values()) == 6
+    places = sites(make("residual"), traced)
+    gates = [model.get_submodule(site.norm).autoprune_compactor.gate for found in places.values() for site in found]
+    assert len(gates) == len(whitenings(model)) == 6
     assert [gates.index(gate) for gate in gates] == [0, 0, 2, 3, 4, 4]
     assert all(isinstance(gate, Gate) for gate in gates)
     assert not [name for name, _ in model.named_parameters() if "autoprune" in name]
@@ -226,10 +227,11 @@ def test_hard_gates_answer_as_the_cut_network(name, joint, dtype, tolerance):
     kept = {key: np.flatnonzero(score > 0) for key, score in scores.items()}
     assert all(0 < len(kept[group.name]) < group.width for group in traced.groups)
     gated = copy.deepcopy(model)
-    places = sites(make(name).to(dtype), traced)
-    order = [group.name for group in traced.groups for _ in places[group.name]]
-    for key, one in zip(order, whitenings(gated), strict=True):
-        one.shut(np.flatnonzero(scores[key] <= 0).tolist())
+    for key, found in sites(make(name).to(dtype), traced).items():
+        for site in found:
+            running = gated.get_submodule(site.norm).autoprune_compactor.running
+            for channel in np.flatnonzero(scores[key] <= 0).tolist():
+                running[channel // 3, channel % 3] = 0
     hooks.fold([(inputs(dtype, seed), torch.zeros(4)) for seed in range(3)])
     with torch.no_grad():
         expected, found = gated(inputs(dtype)), cut(model, traced.groups, kept)(inputs(dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.compactors import Pointwise
+from autoprune.engine.compaction import sites
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut
@@ -111,7 +112,7 @@ def test_a_strength_that_cannot_do_it_is_refused_with_the_inequality():
         method.strength_for(plan())
     needed = ResRep().strength_for(plan())
     assert ResRep(strength=1.001 * needed).strength_for(plan()) == 1.001 * needed
-    with pytest.raises(ConfigError, match=r"^resrep needs a sparsify phase of some steps"):
+    with pytest.raises(ConfigError, match=r"^resrep needs steps that are left once all rows are chosen"):
         ResRep().strength_for(plan(0))
     with pytest.raises(ConfigError, match=r"^resrep needs `optimizer` = 'sgd' .* but got 'adam'"):
         ResRep().strength_for(plan(recipe=TrainSpec(optimizer="adam")))
@@ -195,9 +196,40 @@ def test_forgotten_rows_feel_the_lasso_alone():
         torch.testing.assert_close(module.weight.grad, expected)
 
 
+def test_all_rows_are_chosen_in_time_where_the_least_ones_save_little():
+    """Of 16 channels each saves 640 MACs, of 64 each 20; the 64 have the least rows, so 53 of them go."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 64, 1, stride=8, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4),
+    ).eval()  # fmt: skip
+    traced = trace(model, torch.zeros(1, 1, 8, 8))
+    assert traced.cost.dense_macs == 9 * 16 * 64 + 16 * 64 + 64 * 4
+    hooks = ResRep(prior="none", interval=10).attach(model, traced, plan=plan(macs_target=0.9))
+    with torch.no_grad():
+        compactors(model)[1].weight.mul_(0.1)
+    for _ in range(45):  # warm-up and choosing
+        hooks.after_step()
+    small, large = torch.split(hooks.state.state_dict()["remembered"], [16, 64])
+    assert (int(small.sum()), int(large.sum())) == (16, 11)
+
+
+def test_as_many_rows_stay_as_widths_are_multiples_of():
+    model = make("residual")
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    hooks = ResRep(interval=1, warmup=0.0).attach(model, traced, plan=plan(macs_target=0.5, multiple=2))
+    for _ in range(50):
+        hooks.after_step()
+    remembered = hooks.state.state_dict()["remembered"]
+    widths = [int(part.sum()) for part in torch.tensor_split(remembered, np.cumsum(traced.cost.dense)[:-1].tolist())]
+    assert all(width % 2 == 0 or width == dense for width, dense in zip(widths, traced.cost.dense, strict=True))
+    assert traced.cost.macs(dict(zip(traced.cost.groups, widths, strict=True))) <= 0.5 * traced.cost.dense_macs
+
+
 def test_compactors_have_their_own_momentum_and_no_decay():
     _, traced, hooks = attached(momentum=0.95)
-    names = [f"autoprune_compactors.{index}.weight" for index in range(len(traced.groups))]
+    places = sites(make("residual"), traced)
+    names = [f"{places[group.name][0].norm}.autoprune_compactor.weight" for group in traced.groups]
     assert dict(hooks.momentum) == dict.fromkeys(names, 0.95)
     assert {hooks.weight_decay[name] for name in names} == {0.0}
 
