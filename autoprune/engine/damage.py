@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -56,7 +57,7 @@ def measure_damages(
     norms = norms_behind(model, traced.input_shape)
     names = dict.fromkeys(member.module for group in traced.groups for member in readers_of(model, group))
     listeners = {
-        name: _Listener(model.get_submodule(name), model.get_submodule(norms[name]) if name in norms else None)
+        name: _listener(model.get_submodule(name), model.get_submodule(norms[name]) if name in norms else None)
         for name in names
     }
     handles = [model.get_submodule(name).register_forward_pre_hook(each.hear) for name, each in listeners.items()]
@@ -70,14 +71,11 @@ def measure_damages(
             handle.remove()
     if not n_seen:
         raise DataError("damage must be measured on at least one batch, but got none. Give training images.")
-    products = {name: each.products() for name, each in listeners.items()}
     found = {}
     for group in traced.groups:
-        total = np.zeros((group.width, group.width))
+        found[group.name] = np.zeros((group.width, group.width))
         for member in readers_of(model, group):
-            rows = products[member.module][member.index].sum(1)  # A channel may lie on several positions.
-            total += rows[:, member.index].sum(2)
-        found[group.name] = total
+            found[group.name] += listeners[member.module].damages(member.index)
     return found
 
 
@@ -91,11 +89,10 @@ def readers_of(model: nn.Module, group: ChannelGroup) -> list[Member]:
     return [member for member in group.members if member.axis == "in" and combines(member)]
 
 
-class _Listener:
-    """Hears what a layer reads, and tells what each input position says to the layer's outputs.
+class _Listener(ABC):
+    """Hears what a layer reads, and tells how much of its output goes with its inputs.
 
-    It goes by the products of what a kernel sees: a patch has many fewer numbers than all that is said of it. They take
-    ``(I / conv groups · K)²`` numbers of memory. Of large maps a sample of places is taken.
+    It goes by the products of what a kernel sees: a patch has many fewer numbers than all that is said of it.
 
     Args:
         layer: A convolution or linear layer.
@@ -104,42 +101,65 @@ class _Listener:
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
         self._layer, self._is_centred = layer, norm is not None
-        self._n_conv_groups = layer.groups if isinstance(layer, _ConvNd) else 1
         weight = layer.weight
         assert isinstance(weight, Tensor)
         self._weight = weight.detach().float().flatten(1)  # (O, I / conv groups · K)
         if isinstance(norm, _BatchNorm) and norm.running_var is not None:
             gain = torch.rsqrt(norm.running_var.float() + norm.eps)
             self._weight = self._weight * (gain if norm.weight is None else gain * norm.weight)[:, None]
-        size = self._weight.shape[1]
-        self._sums = torch.zeros(self._n_conv_groups, size, device=weight.device)
-        self._squares = torch.zeros(self._n_conv_groups, size, size, device=weight.device)
+
+    @abstractmethod
+    def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook."""
+
+    @abstractmethod
+    def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean product of what two channels say, over the mean square of the output.
+
+        Args:
+            index: The input positions that each channel lies on, shape (C, k).
+
+        Returns:
+            Shape (C, C), symmetric.
+        """
+
+
+def _listener(layer: nn.Module, norm: nn.Module | None) -> _Listener:
+    return _ConvListener(layer, norm) if isinstance(layer, _ConvNd) else _LinearListener(layer, norm)
+
+
+class _ConvListener(_Listener):
+    """Keeps the sums of products, ``(I / conv groups · K)²`` numbers. Of large maps a sample of places is taken."""
+
+    def __init__(self, layer: _ConvNd, norm: nn.Module | None) -> None:
+        super().__init__(layer, norm)
+        self._n_conv_groups, size = layer.groups, self._weight.shape[1]
+        self._sums = torch.zeros(self._n_conv_groups, size, device=self._weight.device)
+        self._squares = torch.zeros(self._n_conv_groups, size, size, device=self._weight.device)
         self._n_samples = 0
+        self._shares: NDArray[np.float64] | None = None
 
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook."""
+        assert isinstance(layer, _ConvNd)
         x = args[0].detach().float()
-        if not isinstance(layer, _ConvNd):
-            self._add(x.flatten(0, -2).T)
-            return
         size = x[0].numel() * math.prod(layer.kernel_size) * x.element_size()
         parts = x.split(max(1, _MOST_BYTES // size))
         for part in parts:
-            seen = _patches(layer, part)
-            if (most := max(1, _MOST_SAMPLES * len(part) // len(x))) < seen.shape[1]:
-                drawn = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(self._n_samples))[:most]
-                seen = seen[:, drawn.to(seen.device)]
-            self._add(seen)
+            seen = _drawn(_patches(layer, part), most=_MOST_SAMPLES * len(part) // len(x), seed=self._n_samples)
+            seen = seen.unflatten(0, (self._n_conv_groups, -1))
+            self._sums += seen.sum(2)
+            self._squares.baddbmm_(seen, seen.transpose(1, 2))
+            self._n_samples += seen.shape[2]
 
-    def _add(self, seen: Tensor) -> None:
-        """Add samples of what outputs are made of, shape (I · K, n)."""
-        seen = seen.unflatten(0, (self._n_conv_groups, -1))
-        self._sums += seen.sum(2)
-        self._squares.baddbmm_(seen, seen.transpose(1, 2))
-        self._n_samples += seen.shape[2]
+    def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Those of all positions, added up over the positions of a channel."""
+        if self._shares is None:  # Several groups may be read.
+            self._shares = self._all_shares()
+        return np.asarray(self._shares[index].sum(1)[:, index].sum(2))
 
-    def products(self) -> NDArray[np.float64]:
-        """Mean product of what two input positions say, over the mean square of the output; shape (I, I)."""
+    def _all_shares(self) -> NDArray[np.float64]:
+        """By input position, shape (I, I)."""
         moments = self._squares / self._n_samples
         if self._is_centred:
             mean = self._sums / self._n_samples
@@ -151,6 +171,43 @@ class _Listener:
         shares = said.cpu().double()
         shares = (shares + shares.transpose(1, 2)) / (2 * shares.sum().clamp_min(1e-12))
         return np.asarray(torch.block_diag(*shares).numpy())
+
+
+class _LinearListener(_Listener):
+    """Keeps what it hears: behind a flattened map there are many more products of inputs than samples of them."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+        super().__init__(layer, norm)
+        self._heard: list[Tensor] = []
+
+    def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Forward pre-hook."""
+        samples = args[0].detach().float().flatten(0, -2)
+        self._heard.append(_drawn(samples.T, most=_MOST_SAMPLES, seed=len(self._heard)).T)
+
+    def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Some channels at a time, beside all others."""
+        x, weight, (n_channels, k) = torch.cat(self._heard), self._weight, index.shape
+        if self._is_centred:
+            x = x - x.mean(0)
+        whole = (x @ weight.T).square().sum().item() / len(x)
+        places = torch.from_numpy(index).to(x.device).flatten()
+        x, weight = x[:, places], weight[:, places]
+        at_once = k * max(1, _MOST_BYTES // (8 * n_channels * k * k))
+        rows = []
+        for part in torch.arange(n_channels * k, device=x.device).split(at_once):
+            said = (x[:, part].T @ x).mul_(weight[:, part].T @ weight) / len(x)
+            rows.append(said.unflatten(1, (n_channels, k)).sum(2).unflatten(0, (-1, k)).sum(1).cpu().double())
+        found = torch.cat(rows)
+        return np.asarray(((found + found.T) / (2 * max(whole, 1e-12))).numpy())
+
+
+def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:
+    """Some of the samples, shape (·, n) → (·, at most ``most``), at least one."""
+    if (most := max(1, most)) >= seen.shape[1]:
+        return seen
+    drawn = torch.randperm(seen.shape[1], generator=torch.Generator().manual_seed(seed))[:most]
+    return seen[:, drawn.to(seen.device)]
 
 
 def _patches(conv: _ConvNd, x: Tensor) -> Tensor:

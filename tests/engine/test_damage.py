@@ -85,6 +85,20 @@ def test_without_all_channels_each_reader_loses_all():
     }  # fmt: skip
 
 
+def test_wide_linear_layers_are_taken_in_parts(monkeypatch):
+    """Behind a flattened map of large images the products of all inputs would not fit into memory."""
+    model = make("plain")
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    expected = measure_damages(model, traced, batches=batches())
+    largest = []
+    monkeypatch.setattr("autoprune.engine.damage._MOST_BYTES", 8 * 6 * 4 * 4 * 2)  # Two of the six channels at a time.
+    split = torch.Tensor.split
+    monkeypatch.setattr(torch.Tensor, "split", lambda x, size, *rest: largest.append(size) or split(x, size, *rest))
+    found = measure_damages(model, traced, batches=batches())
+    assert largest[-1] == 2 * 4
+    np.testing.assert_allclose(found["conv2"], expected["conv2"], rtol=1e-5, atol=1e-7)
+
+
 def test_large_maps_are_sampled(monkeypatch):
     model = make("plain")
     traced = trace(model, torch.zeros(1, *SHAPE))
