@@ -187,11 +187,12 @@ class _LinearListener(_Listener):
 
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Some channels at a time, beside all others."""
+        order = np.argsort(index[:, 0])  # Sums are rounded in the order of positions, whatever that of channels is.
         x, weight, (n_channels, k) = torch.cat(self._heard), self._weight, index.shape
         if self._is_centred:
             x = x - x.mean(0)
         whole = (x @ weight.T).square().sum().item() / len(x)
-        places = torch.from_numpy(index).to(x.device).flatten()
+        places = torch.from_numpy(index[order]).to(x.device).flatten()
         x, weight = x[:, places], weight[:, places]
         at_once = k * max(1, _MOST_BYTES // (8 * n_channels * k * k))
         rows = []
@@ -199,7 +200,8 @@ class _LinearListener(_Listener):
             said = (x[:, part].T @ x).mul_(weight[:, part].T @ weight) / len(x)
             rows.append(said.unflatten(1, (n_channels, k)).sum(2).unflatten(0, (-1, k)).sum(1).cpu().double())
         found = torch.cat(rows)
-        return np.asarray(((found + found.T) / (2 * max(whole, 1e-12))).numpy())
+        back = np.argsort(order)
+        return np.asarray(((found + found.T) / (2 * max(whole, 1e-12))).numpy()[np.ix_(back, back)])
 
 
 def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:
