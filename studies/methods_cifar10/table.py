@@ -16,6 +16,7 @@ import torch
 
 import autoprune
 from autoprune.engine.training import accuracy
+from autoprune.errors import StorageError
 from autoprune.evaluation import open_test
 from autoprune.workbench import open_workbench
 
@@ -31,7 +32,7 @@ def studies():
     for storage in ("sqlite:///study.db", *sys.argv[1:]):
         for file in FILES:
             for seed in SEEDS:
-                with contextlib.suppress(autoprune.ConfigError):  # Not run yet.
+                with contextlib.suppress(StorageError):  # Not run yet.
                     yield seed, autoprune.open_study(f"methods_cifar10_{file}_{seed}", storage)
 
 
