@@ -1,4 +1,4 @@
-"""Launch a study file once for each of three seeds: python ../run.py ../baselines.toml [options of launch], in raw/.
+"""Launch a study file once for each of three seeds: python ../run.py ../study.toml [options of launch], in raw/.
 
 Each seed is a study of its own: the name ends in the seed.
 """
