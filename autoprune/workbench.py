@@ -89,8 +89,7 @@ class Workbench:
         every = {key: value for key, value in every.items() if key not in recipe.ranking}
         training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
-        limits = [macs_target, sorted(self.min_widths().items()), setting.network.multiple]
-        aim = [limits] if recipe.aims else []
+        aim = [[macs_target, sorted(self.min_widths().items()), setting.network.multiple]] if recipe.aims else []
         return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded, *aim)
 
     @property

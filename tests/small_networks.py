@@ -9,6 +9,15 @@ def conv(inputs, outputs, size=3, **options):
     return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, **options)
 
 
+def sequential(first, second, **options):
+    """Two convolutions and a classifier; the options are those of the second convolution."""
+    return nn.Sequential(
+        conv(1, first), nn.BatchNorm2d(first), nn.ReLU(),
+        conv(first, second, **options), nn.BatchNorm2d(second), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(second, 4),
+    ).eval()  # fmt: skip
+
+
 class Plain(nn.Module):
     """Two convolutions, flattened."""
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.engine.contracts import Compactor
+from autoprune.engine.precision import wide
 
 __all__ = [
     "Gate",
@@ -293,14 +294,13 @@ class Whitening(Compactor):
         self.register_buffer("running", _identity(covariance).clone())
         self.train(norm.training)  # It comes into a network that may be in evaluation mode already.
         n_real = in_blocks(torch.ones_like(norm.weight.detach()), self._size).sum(1)
-        self.register_buffer("_gain", n_real.rsqrt(), persistent=False)
-        self._is_kept = keep_variance
+        self.register_buffer("_gain", n_real.rsqrt() if keep_variance else torch.ones_like(n_real), persistent=False)
         gate.join(self, norm)
 
     def forward(self, x: Tensor, norm: _BatchNorm) -> Tensor:
         """``W x`` times the gate in training; `matrix` times ``x`` in evaluation mode."""
         with torch.autocast(x.device.type, enabled=False):
-            places = x.to(torch.promote_types(x.dtype, torch.float32)).movedim(1, -1)  # no copy in channels-last
+            places = wide(x).movedim(1, -1)  # no copy in channels-last
             blocks = in_blocks(places.reshape(-1, self._width), self._size).transpose(0, 1)  # (G, N H W, S)
             weights = self._train(blocks, norm) if self.training else self.running
             mixed = (blocks @ weights.to(blocks.dtype).mT).transpose(0, 1).flatten(1)[:, : self._width]
@@ -311,9 +311,7 @@ class Whitening(Compactor):
         scale, shift = (in_blocks(values.to(blocks.dtype), self._size) for values in (norm.weight, norm.bias))
         centred = blocks - shift[:, None]
         covariance = centred.mT @ centred / blocks.shape[1]  # γγᵀ ⊙ ρ, without dividing by a γ that may be 0
-        weights = inverse_root(
-            covariance, scale.square().sum(1), iterations=self._iterations, gain=self._gain if self._is_kept else None
-        )
+        weights = inverse_root(covariance, scale.square().sum(1), iterations=self._iterations, gain=self._gain)
         weights = torch.lerp(_identity(weights), weights, self.gate.share)
         factors = self.gate.take(self, weights, covariance)
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -137,7 +138,6 @@ class _ConvListener(_Listener):
         self._sums = torch.zeros(self._n_conv_groups, size, device=self._weight.device)
         self._squares = torch.zeros(self._n_conv_groups, size, size, device=self._weight.device)
         self._n_samples = 0
-        self._shares: NDArray[np.float64] | None = None
 
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook."""
@@ -154,12 +154,11 @@ class _ConvListener(_Listener):
 
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Those of all positions, added up over the positions of a channel."""
-        if self._shares is None:  # Several groups may be read.
-            self._shares = self._all_shares()
         return np.asarray(self._shares[index].sum(1)[:, index].sum(2))
 
-    def _all_shares(self) -> NDArray[np.float64]:
-        """By input position, shape (I, I)."""
+    @functools.cached_property
+    def _shares(self) -> NDArray[np.float64]:
+        """By input position, shape (I, I); once for all groups that are read."""
         moments = self._squares / self._n_samples
         if self._is_centred:
             mean = self._sums / self._n_samples
@@ -188,10 +187,7 @@ class _LinearListener(_Listener):
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Some channels at a time, beside all others."""
         order = np.argsort(index[:, 0])  # Sums are rounded in the order of positions, whatever that of channels is.
-        x, weight, (n_channels, k) = torch.cat(self._heard), self._weight, index.shape
-        if self._is_centred:
-            x = x - x.mean(0)
-        whole = (x @ weight.T).square().sum().item() / len(x)
+        (x, whole), weight, (n_channels, k) = self._known, self._weight, index.shape
         places = torch.from_numpy(index[order]).to(x.device).flatten()
         x, weight = x[:, places], weight[:, places]
         at_once = k * max(1, _MOST_BYTES // (8 * n_channels * k * k))
@@ -202,6 +198,14 @@ class _LinearListener(_Listener):
         found = torch.cat(rows)
         back = np.argsort(order)
         return np.asarray(((found + found.T) / (2 * max(whole, 1e-12))).numpy()[np.ix_(back, back)])
+
+    @functools.cached_property
+    def _known(self) -> tuple[Tensor, float]:
+        """All samples, shape (n, I), and the mean square of the output; once for all groups that are read."""
+        x = torch.cat(self._heard)
+        if self._is_centred:
+            x = x - x.mean(0)
+        return x, (x @ self._weight.T).square().sum().item() / len(x)
 
 
 def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:

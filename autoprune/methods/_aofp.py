@@ -16,12 +16,12 @@ from autoprune.engine.compaction import norms_behind
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.damage import readers_of
 from autoprune.engine.groups import Member, Traced
+from autoprune.engine.precision import wide
 from autoprune.errors import NetworkError
 from autoprune.fields import check, option
 from autoprune.importances import GroupNorm, normalise
 from autoprune.methods._aofp_moves import Moves, Search, scores_of
 from autoprune.methods._by_group import scale_names
-from autoprune.methods._targets import wide
 
 __all__ = ["AOFP", "relative_damage", "sole_readers"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from autoprune.methods._by_group import by_group, scale_names
 from autoprune.spec import TrainSpec
 from autoprune.widths import Limits, global_ranking, keep_best
 
-__all__ = ["ResRep", "forgotten_rows", "row_gradients", "travel"]
+__all__ = ["ResRep", "forgotten_rows", "row_gradients", "smallest", "travel"]
 
 _WAY = 1.5
 """How far a row of norm 1 must be able to travel to come to rest at zero: its last steps are slower."""
@@ -54,7 +53,6 @@ def forgotten_rows(
     macs: float,
     min_widths: Mapping[str, int],
     multiple: int = 1,
-    most: int | None = None,
 ) -> dict[str, NDArray[np.bool_]]:
     """The rows to forget: the smallest of all groups together, as many as the MACs limit asks for.
 
@@ -64,7 +62,6 @@ def forgotten_rows(
         macs: What must not be exceeded once the rows are gone.
         min_widths: Rows that each group keeps, its largest.
         multiple: Of the rows that each group keeps; see `inverse.fit`.
-        most: No more than this many rows, >= 0; None for no bound.
 
     Returns:
         By group, shape (C,): whether the row is to be forgotten.
@@ -77,12 +74,21 @@ def forgotten_rows(
     forgotten = {name: np.ones(len(norm), dtype=np.bool_) for name, norm in norms.items()}
     for name, indices in kept.items():
         forgotten[name][indices] = False
-    whole = np.concatenate([forgotten[name] for name in cost.groups])
-    if most is not None and int(whole.sum()) > most:
-        sizes = np.concatenate([norms[name] for name in cost.groups])
-        order = np.argsort(np.where(whole, sizes, np.inf), kind="stable")
-        whole[order[most:]] = False
-    return dict(zip(cost.groups, np.split(whole, np.cumsum(cost.dense)[:-1]), strict=True))
+    return forgotten
+
+
+def smallest(forgotten: Mapping[str, NDArray[np.bool_]], norms: Scores, *, most: int) -> dict[str, NDArray[np.bool_]]:
+    """Of the rows to forget no more than some, those of the smallest norms; of equal ones the first.
+
+    Args:
+        forgotten: By group, shape (C,).
+        norms: Of all rows, by group, shape (C,).
+        most: How many at most, >= 0.
+    """
+    whole = np.concatenate(list(forgotten.values()))
+    order = np.argsort(np.where(whole, np.concatenate([norms[name] for name in forgotten]), np.inf), kind="stable")
+    whole[order[most:]] = False
+    return dict(zip(forgotten, np.split(whole, np.cumsum([len(one) for one in forgotten.values()])[:-1]), strict=True))
 
 
 def travel(recipe: TrainSpec, n_steps: int, *, first: int, momentum: float) -> float:
@@ -104,7 +110,9 @@ class ResRep(Method):
     Every row Q_j of a compactor feels ``λ Q_j / ‖Q_j‖`` besides the task, and those chosen to be forgotten feel it
     alone, so they go straight to zero while the network trains on. Chosen are the least rows of all groups together
     until the trial's MACs target is met, a few more at every update; a row can be taken back. At the end compactors
-    are merged into their convolutions, and the forgotten rows are removed.
+    are merged into their convolutions, and the forgotten rows are removed. A channel that a depthwise layer hands on
+    may still say a constant then, through the BatchNorm behind that layer. It goes with the channel; BN recalibration
+    makes up for it where a BatchNorm follows.
 
     Args:
         strength: λ of forgotten rows, > 0. Left out, it follows from the length of the phase: a row must be able to
@@ -122,9 +130,6 @@ class ResRep(Method):
 
     Raises:
         ConfigError: A value out of range.
-
-    A channel that a depthwise layer hands on may still say a constant once its row is zero, through the BatchNorm
-    behind that layer. It goes with the channel; BN recalibration makes up for it where a BatchNorm follows.
 
     References:
         Ding et al. (2021), ResRep: lossless CNN pruning via decoupling remembering and forgetting, arXiv 2007.03260.
@@ -262,14 +267,13 @@ class _Rows:
         norms = dict(zip(cost.groups, np.split(self._sizes().cpu().double().numpy(), self._ends()), strict=True))
         widths = {name: int(part.sum()) for name, part in zip(cost.groups, parts, strict=True)}
         macs = self._plan.macs_target * cost.dense_macs
-        choose = functools.partial(
-            forgotten_rows, norms, cost, macs=macs, min_widths=self._plan.min_widths, multiple=self._plan.multiple
-        )
-        chosen = choose()
+        plan = self._plan
+        chosen = forgotten_rows(norms, cost, macs=macs, min_widths=plan.min_widths, multiple=plan.multiple)
         if cost.macs(widths) > macs:
             n_forgotten = sum(cost.dense) - sum(widths.values())
             n_missing = sum(int(part.sum()) for part in chosen.values()) - n_forgotten
-            chosen = choose(most=n_forgotten + max(self._granularity, math.ceil(n_missing / n_left)))
+            n_more = max(self._granularity, math.ceil(n_missing / n_left))
+            chosen = smallest(chosen, norms, most=n_forgotten + n_more)
         remembered = np.concatenate([~chosen[name] for name in cost.groups])
         self._remembered.copy_(torch.from_numpy(remembered))
 

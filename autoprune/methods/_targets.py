@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.engine.groups import Traced
+from autoprune.engine.precision import wide
 from autoprune.importances import require_scales
 
-__all__ = ["FilterNorms", "Scales", "Target", "wide"]
+__all__ = ["FilterNorms", "Scales", "Target"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +118,6 @@ class FilterNorms(Target):
         for rows in self._rows:
             part = rows.parameter[rows.places] * _column(factors[rows.channels], rows.parameter)
             rows.parameter[rows.places] = part.to(rows.parameter.dtype)
-
-
-def wide(values: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _column(factors: Tensor, parameter: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from autoprune.engine.compaction import Site, fold_compactors, insert, sites
 from autoprune.engine.contracts import Compactor
 from autoprune.engine.groups import trace
 from autoprune.errors import NetworkError
-from tests.small_networks import SHAPE, make
+from tests.small_networks import SHAPE, make, sequential
 
 torch.set_num_threads(1)
 
@@ -87,11 +87,7 @@ def test_folding_changes_no_answer(name, dtype):
 
 def test_in_a_network_that_is_a_sequential():
     """It calls all of its children in turn, so nothing may be added to them."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
-    ).eval()  # fmt: skip
+    model = sequential(6, 5)
     traced = trace(model, torch.zeros(1, *SHAPE))
     before, names = model(inputs()), set(model.state_dict())
     places = sites(model, traced)

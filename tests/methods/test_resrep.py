@@ -14,10 +14,10 @@ from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.methods import ResRep, build
-from autoprune.methods._resrep import forgotten_rows, row_gradients, travel
+from autoprune.methods._resrep import forgotten_rows, row_gradients, smallest, travel
 from autoprune.spec import TrainSpec
 from autoprune.widths import Limits, global_ranking, keep_best, learned
-from tests.small_networks import SHAPE, make
+from tests.small_networks import SHAPE, make, sequential
 from tests.test_widths import chain
 
 torch.set_num_threads(1)
@@ -134,7 +134,8 @@ def test_no_more_rows_at_once_than_allowed_and_the_smallest_first():
     cost = chain([4, 4])
     norms = {"a": np.array([0.9, 0.1, 0.8, 0.7]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
     for most, rows in ((0, ([], [])), (1, ([1], [])), (2, ([1], [0]))):
-        found = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 2}), min_widths={}, most=most)
+        whole = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 2}), min_widths={})
+        found = smallest(whole, norms, most=most)
         assert tuple(np.flatnonzero(mask).tolist() for mask in found.values()) == rows
 
 
@@ -142,7 +143,8 @@ def test_a_group_at_its_minimum_is_passed_over_at_no_cost():
     """A reference lets groups at their minimum use up the allowance; here they do not."""
     cost = chain([4, 4])
     norms = {"a": np.array([0.1, 0.11, 0.12, 0.13]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
-    found = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 1}), min_widths={"a": 3, "b": 1}, most=4)
+    whole = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 1}), min_widths={"a": 3, "b": 1})
+    found = smallest(whole, norms, most=4)
     assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {"a": [0], "b": [0, 2, 3]}
 
 
@@ -198,11 +200,7 @@ def test_forgotten_rows_feel_the_lasso_alone():
 
 def test_all_rows_are_chosen_in_time_where_the_least_ones_save_little():
     """Of 16 channels each saves 640 MACs, of 64 each 20; the 64 have the least rows, so 53 of them go."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 64, 1, stride=8, bias=False), nn.BatchNorm2d(64), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4),
-    ).eval()  # fmt: skip
+    model = sequential(16, 64, size=1, stride=8)
     traced = trace(model, torch.zeros(1, 1, 8, 8))
     assert traced.cost.dense_macs == 9 * 16 * 64 + 16 * 64 + 64 * 4
     hooks = ResRep(prior="none", interval=10).attach(model, traced, plan=plan(macs_target=0.9))
