@@ -4,8 +4,7 @@ python ../measure.py ../study.toml > ../resnet20.md; python ../measure.py ../vgg
 """
 
 import os
-import platform
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -56,11 +55,9 @@ def scored(ranking, rule, target):
     return np.array(found), ratio, largest_damage(damages, kept)
 
 
-commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
 print(
-    f"Hardware: {os.cpu_count()} cores, {models[0] if models else platform.machine()}. torch {torch.__version__}. "
-    f"Commit {commit.strip()}. Dense network: {cost.dense_macs:,} MACs, "
+    f"{machine['told']()} Dense network: {cost.dense_macs:,} MACs, "
     f"validation accuracy {phase.record['accuracy']:.4f}.\n"
 )
 print("| ranking | macs_ratio | uniform | aofp | ahead by | θ |\n|---|---:|---:|---:|---:|---:|")

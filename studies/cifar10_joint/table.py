@@ -1,18 +1,14 @@
 """The front as a table, and how often each method and width rule is on it: python ../table.py > ../front.md."""
 
-import os
-import platform
+import runpy
 from pathlib import Path
-
-import torch
 
 import autoprune
 
 study = autoprune.open_study("cifar10_joint", "sqlite:///study.db")
 front, trials = study.front(), study.trials()
-names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-cpu = names[0] if names else platform.machine()
-print(f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}.\n")
+machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+print(machine["told"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | params | method | widths | hyper-parameters |")
 print("|---:|---:|---:|---:|---|---|---|")
 for row in front.to_dict("records"):

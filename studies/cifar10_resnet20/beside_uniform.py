@@ -4,13 +4,10 @@ Run in the folder that holds the study's database: python ../beside_uniform.py >
 """
 
 import copy
-import os
-import platform
-import subprocess
+import runpy
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import autoprune
 from autoprune.engine.phases import PhaseStore
@@ -28,10 +25,8 @@ cost, groups = workbench.traced.cost, workbench.traced.groups
 dense = workbench.with_weights(workbench.dense(PhaseStore(Path(setting.artifacts) / "phases")).tensors)
 scores = build("magnitude", {}).rank(dense, workbench.traced, state={}, batches=())
 
-commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-cpu = names[0] if names else platform.machine()
-print(f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}. Commit {commit}")
+machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+print(machine["told"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | uniform, untrained | method | widths | strengths |")
 print("|---:|---:|---:|---:|---|---|---|")
 better = []

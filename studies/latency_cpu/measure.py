@@ -5,7 +5,7 @@ Run: OMP_NUM_THREADS=1 python studies/latency_cpu/measure.py [--batch 64] [--run
 
 import argparse
 import os
-import platform
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,7 @@ def main():
     parser.add_argument("--runs", type=int, default=50)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    cpu = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))["cpu"]()
     before = os.getloadavg()[0]
     rows = []
     for name in NETWORKS:

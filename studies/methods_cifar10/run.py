@@ -13,9 +13,7 @@ SEEDS = (0, 1, 2)
 source, options = Path(sys.argv[1]), sys.argv[2:]
 name = tomllib.loads(source.read_text())["study"]["name"]
 for seed in SEEDS:
-    text = (
-        source.read_text().replace(f'name = "{name}"', f'name = "{name}_{seed}"').replace("seed = 0", f"seed = {seed}")
-    )
+    text = source.read_text().replace(f'name = "{name}"', f'name = "{name}_{seed}"')
     copy = source.with_name(f"{source.stem}_{seed}.toml")
     copy.write_text(text.replace("seed = 0", f"seed = {seed}"))
     command = [sys.executable, "-m", "autoprune.cli.main", "launch", str(copy), "--storage", "sqlite:///study.db"]

@@ -6,8 +6,7 @@
 import contextlib
 import json
 import os
-import platform
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -21,19 +20,19 @@ from autoprune.evaluation import open_test
 from autoprune.workbench import open_workbench
 
 SEEDS = (0, 1, 2)
-FILES = ("baselines", "penalties", "resrep", "aofp", "bwcp")
+NAMES = ("methods_cifar10", *(f"methods_cifar10_{file}" for file in ("penalties", "resrep", "aofp", "bwcp")))
 SCORED = Path("scored.json")  # Test accuracy by the hash of the weights, so that a network is scored once.
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
 def studies():
-    """Every study of the given databases: which file, which seed, the study."""
+    """Every study of the given databases, with its seed."""
     for storage in ("sqlite:///study.db", *sys.argv[1:]):
-        for file in FILES:
+        for name in NAMES:
             for seed in SEEDS:
                 with contextlib.suppress(StorageError):  # Not run yet.
-                    yield seed, autoprune.open_study(f"methods_cifar10_{file}_{seed}", storage)
+                    yield seed, autoprune.open_study(f"{name}_{seed}", storage)
 
 
 scored = json.loads(SCORED.read_text()) if SCORED.exists() else {}
@@ -51,7 +50,7 @@ for seed, study in studies():
             SCORED.write_text(json.dumps(scored))
         images = [0 if trial["method"] == "magnitude" else setting.sparsify.epochs, setting.finetune.epochs]
         row = rows.setdefault((trial["method"], trial["width_rule"]), {"images": images, "seeds": {}})
-        row["seeds"][seed] = (scored[trial["sha256"]], trial["macs_ratio"], trial["accuracy"])
+        row["seeds"][seed] = (scored[trial["sha256"]], trial["macs_ratio"])
 
 uniform = rows["magnitude", "uniform"]["seeds"]
 
@@ -66,16 +65,13 @@ def told(differences):
     return f"{100 * mean:+.2f} ({100 * error:.2f})", verdict
 
 
-commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-cpu = models[0] if models else platform.machine()
-hardware = f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}. Commit {commit.strip()}.\n"
+machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
 what = (
     "Accuracy on the 10,000 test images in per cent, seeds 0, 1, 2; s.d. over seeds; difference to `magnitude` with "
     "uniform widths, paired by seed, with its standard error in brackets.\n"
 )
 lines = [
-    hardware,
+    f"{machine['told']()}\n",
     what,
     "| method | width rule | images sparse + fine-tuning | MACs ratio | seeds | mean | s.d. | to uniform | |",
     "|---|---|---:|---:|---|---:|---:|---:|---|",

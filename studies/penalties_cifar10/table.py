@@ -4,8 +4,7 @@ Writes ../scales.md and ../scales.png.
 """
 
 import os
-import platform
-import subprocess
+import runpy
 from pathlib import Path
 
 import matplotlib as mpl
@@ -61,16 +60,14 @@ control = autoprune.open_study("penalties_cifar10_control", "sqlite:///study.db"
 for trial in control.trials().to_dict("records"):
     rows["slimming", "subgradient", trial["slimming.strength"]] = row_of(trial)
 
-commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-cpu = models[0] if models else platform.machine()
+machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
 told = (
     f"{len(next(iter(rows.values()))['gamma'])} prunable scales; accuracies on the {len(bench.splits.validation):,} "
     "validation images. `before`: the network after sparse training; `after`: cut to half of the MACs by |γ|, "
     "BatchNorm statistics estimated anew, nothing trained."
 )
 lines = [
-    f"Hardware: {os.cpu_count()} cores, {cpu}. torch {torch.__version__}. Commit {commit.strip()}.\n",
+    f"{machine['told']()}\n",
     f"{told}\n",
     "| penalty | form | λ | below 1e-2 | below 1e-3 | exactly 0 | before | after | lost |",
     "|---|---|---:|---:|---:|---:|---:|---:|---:|",
