@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
-from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
+from autoprune.importances import NORMALISATIONS, normalise
 from autoprune.methods._by_group import by_group
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
 from autoprune.methods._targets import FilterNorms, Scales, Target
 from autoprune.penalties import STRENGTH
 
@@ -58,7 +59,8 @@ class Halo(Method):
         acts_on: ``"scales"`` of BatchNorms, or ``"norms"`` of filters; see `Slimming`. Where a channel has several
             scales, they share its λ, which sees their mean.
         scale_decay: Weight decay of every γ that a prunable channel passes; as in `Slimming`.
-        scored_by: ``"size"`` of what was penalised, or ``"lambda"``, which forgets more slowly.
+        scored_by: ``"size"`` of what was penalised, ``"lambda"``, which forgets more slowly, or the name of an
+            importance; see `Slimming`.
         normalisation: See `importances.normalise`.
 
     References:
@@ -75,7 +77,7 @@ class Halo(Method):
     rate: float = option(1.0, above=0, high=1000)
     acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
-    scored_by: str = option("size", choices=("size", "lambda"))
+    scored_by: str = option("damage", choices=("lambda", *SCORED_BY), search=SEARCHED)
     normalisation: str = option("none", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
@@ -97,11 +99,11 @@ class Halo(Method):
         )
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """``|γ|`` or the norm of the filters; or λ, small where a channel was forgotten."""
+        """What is left of each channel: of its size, or of what it does; or λ, small where it was forgotten."""
         if self.scored_by == "lambda":
             scores = by_group(state["lambda"].cpu().double().numpy(), traced)
         else:
-            importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()
+            importance = importance_of(self.scored_by, acts_on=self.acts_on)
             scores = importance.score(model, traced, batches=batches)
         return normalise(scores, self.normalisation, traced.cost)
 

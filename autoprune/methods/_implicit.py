@@ -17,7 +17,8 @@ from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.errors import DataError
 from autoprune.fields import check, option
-from autoprune.importances import ScaleMagnitude, require_scales
+from autoprune.importances import require_scales
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
 
 __all__ = ["Implicit", "universality"]
 
@@ -38,8 +39,10 @@ class Implicit(Method):
             ``"sgd_l2"`` to compare with.
         decay: Weight decay of all parameters, γ and β included, >= 0. For AdamW it is multiplied by the learning rate.
         learning_rate: Its peak for Adam and AdamW, > 0; SGD has the recipe's.
-        threshold: Size of γ up to which a channel is dead. Dead channels rank below all others, by universality; those
-            removed are folded into their readers.
+        threshold: Size of γ up to which a channel is dead. Dead channels that are removed are folded into their
+            readers.
+        scored_by: ``"size"``, ``|γ|``, where dead channels rank below all others, by universality; or the name of an
+            importance; see `Slimming`.
 
     References:
         Mehta, Kim and Theobalt (2019), On implicit filter level sparsity in convolutional neural networks,
@@ -47,7 +50,7 @@ class Implicit(Method):
     """
 
     name: ClassVar[str] = "implicit"
-    ranking: ClassVar[tuple[str, ...]] = ("threshold",)
+    ranking: ClassVar[tuple[str, ...]] = ("threshold", "scored_by")
 
     optimizer: str = option("adam_l2", choices=tuple(_OPTIMIZERS), search={"values": ("adamw", "sgd_l2", "adam_l2")})
     decay: float = option(1e-4, low=0, high=1, search={"low": 1e-6, "high": 1e-2, "scale": "log", "points": 5})
@@ -55,6 +58,7 @@ class Implicit(Method):
         1e-3, above=0, high=1, search={"low": 1e-4, "high": 1e-2, "scale": "log", "points": 3}
     )
     threshold: float = option(1e-3, low=0, high=1)
+    scored_by: str = option("damage", choices=SCORED_BY, search=SEARCHED)
 
     def __post_init__(self) -> None:
         check(self)
@@ -77,9 +81,9 @@ class Implicit(Method):
         return Hooks(recipe=dataclasses.replace(plan.recipe, **changes))
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """``|γ|``; for dead channels ``threshold * universality``, which is at most the threshold."""
-        sizes = ScaleMagnitude().score(model, traced, batches=batches)
-        if not any((size <= self.threshold).any() for size in sizes.values()):
+        """By size ``|γ|``, for dead channels ``threshold * universality``, which is at most the threshold."""
+        sizes = importance_of(self.scored_by).score(model, traced, batches=batches)
+        if self.scored_by != "size" or not any((size <= self.threshold).any() for size in sizes.values()):
             return sizes
         shares = universality(model, traced, batches=batches)
         return {

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, PhasePlan, Scores
 from autoprune.engine.groups import Traced
 from autoprune.fields import check, option
-from autoprune.importances import NORMALISATIONS, FilterNorm, ScaleMagnitude, normalise
+from autoprune.importances import NORMALISATIONS, normalise
 from autoprune.methods._composed import composed, part_of
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
 from autoprune.methods._targets import FilterNorms, Scales
 
 __all__ = ["Slimming", "slimming"]
@@ -34,8 +35,11 @@ class Slimming(Method):
             all filters that write a channel: for networks without BatchNorm, since before one it has no effect.
         scale_decay: Weight decay of every γ that a prunable channel passes, >= 0; it pulls on top of the penalty, so it
             is chosen apart. β has the recipe's, as has everything where the penalty acts on norms.
+        scored_by: What ranks the channels afterwards: ``"size"``, ``|γ|`` or the norm of the filters, as in the paper;
+            or the name of an importance. Damage at the next layer counts what the rest of the network makes of a
+            channel, too: it is ahead wherever the penalty has not yet brought the channels to zero that go.
         normalisation: What scores are divided by before channels of different layers are compared; see
-            `importances.normalise`.
+            `importances.normalise`. Norms of filters and groups need it, where a rule compares them.
 
     References:
         Liu et al. (2017), arXiv 1708.06519. Only prunable channels are penalised; the reference penalises every
@@ -43,11 +47,12 @@ class Slimming(Method):
     """
 
     part: ClassVar[type[Penalty]]
-    ranking: ClassVar[tuple[str, ...]] = ("normalisation",)
+    ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
 
     form: str = option("subgradient", choices=("subgradient", "prox"), search={"values": ("prox", "subgradient")})
     acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
+    scored_by: str = option("damage", choices=SCORED_BY, search=SEARCHED)
     normalisation: str = option("none", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
@@ -73,8 +78,8 @@ class Slimming(Method):
         return Hooks(shrink=lambda rate: target.assign(penalty.prox(target.values(), gain * rate)), weight_decay=decay)
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """What is left of each channel: ``|γ|``, or the norm of its filters."""
-        importance = ScaleMagnitude() if self.acts_on == "scales" else FilterNorm()
+        """What is left of each channel: of its size, or of what it does."""
+        importance = importance_of(self.scored_by, acts_on=self.acts_on)
         return normalise(importance.score(model, traced, batches=batches), self.normalisation, traced.cost)
 
 

@@ -179,7 +179,7 @@ def test_frozen_scales_are_left_alone(model):
 
 
 def test_ranks_by_magnitude(model):
-    scores = slimming().rank(model, trace(model, torch.zeros(1, 1, 8, 8)), state={}, batches=())
+    scores = slimming(scored_by="size").rank(model, trace(model, torch.zeros(1, 1, 8, 8)), state={}, batches=())
     assert scores["layer1.0.conv1"].tolist() == torch.linspace(-1, 1, 16).double().abs().tolist()
 
 
@@ -211,7 +211,8 @@ def test_values_out_of_range(hyper, told):
 
 def test_default_ranges():
     found = methods.ranges()["slimming"]
-    assert set(found) == {"form", "strength"}
+    assert set(found) == {"form", "strength", "scored_by"}
+    assert found["scored_by"].grid == ("size", "damage")
     assert found["strength"].grid == (1e-5, 1e-4, 1e-3, 1e-2)
     assert found["form"].grid == ("prox", "subgradient")
     assert methods.ranges()["slimming_mcp"]["knee"].grid == (0.1, 0.5, 1.0, 2.0)
@@ -353,7 +354,7 @@ def test_ranks_by_what_it_acts_on(model):
     traced = trace(model, torch.zeros(1, 1, 8, 8))
     for acts_on, importance in (("scales", ScaleMagnitude()), ("norms", FilterNorm())):
         for kind in ("none", "max"):
-            method = slimming(acts_on=acts_on, normalisation=kind)
+            method = slimming(acts_on=acts_on, scored_by="size", normalisation=kind)
             expected = normalise(importance.score(model, traced, batches=()), kind, traced.cost)
             scores = method.rank(model, traced, state={}, batches=())
             assert all(np.array_equal(score, expected[name]) for name, score in scores.items())

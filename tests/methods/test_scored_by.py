@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import torch
+
+from autoprune.engine.groups import trace
+from autoprune.errors import ConfigError
+from autoprune.importances import IMPORTANCES
+from autoprune.methods import Halo, Implicit, build
+from tests.small_networks import SHAPE, make
+
+METHODS = (lambda **hyper: build("slimming", hyper), Halo, Implicit)
+
+
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(8, *SHAPE, generator=generator), torch.zeros(8, dtype=torch.int64)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["slimming", "halo", "implicit"])
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_every_importance_ranks_what_a_method_shrank(method, name):
+    model = make("residual").eval()
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    scores = method(scored_by=name).rank(model, traced, state={}, batches=images())
+    expected = IMPORTANCES[name]().score(model, traced, batches=images())
+    assert {group: score.tolist() for group, score in scores.items()} == {g: s.tolist() for g, s in expected.items()}
+
+
+def test_damage_sees_a_large_scale_that_nobody_reads():
+    model = make("plain").eval()
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    with torch.no_grad():
+        model.norm1.weight[:] = 1.0
+        model.norm1.weight[2] = 9.0
+        model.conv2.weight[:, 2] = 0
+    by_size, by_damage = (
+        build("slimming", {"scored_by": name}).rank(model, traced, state={}, batches=images())["conv1"]
+        for name in ("size", "damage")
+    )
+    assert int(np.argmax(by_size)) == 2 == int(np.argmin(by_damage))
+    assert by_damage[2] == 0
+
+
+def test_others_are_refused():
+    with pytest.raises(ConfigError, match="`scored_by`: there is no choice 'lambda'. Valid: damage,.* size, taylor"):
+        build("slimming", {"scored_by": "lambda"})
