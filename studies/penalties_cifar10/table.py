@@ -49,7 +49,7 @@ def row_of(trial):
     gamma = scales_of(weights)
     before = accuracy(bench.with_weights(weights), bench.splits.validation, bench=bench.bench)
     shares = [float((gamma < 1e-2).mean()), float((gamma < 1e-3).mean()), float((gamma == 0).mean())]
-    return {"gamma": gamma, "shares": shares, "before": before, "after": trial["accuracy"]}
+    return {"gamma": gamma, "shares": shares, "before": before, "after": trial["accuracy"], "phase": trial["phase"]}
 
 
 rows = {}
@@ -59,28 +59,29 @@ for trial in study.trials().to_dict("records"):
 control = autoprune.open_study("penalties_cifar10_control", "sqlite:///study.db")
 for trial in control.trials().to_dict("records"):
     rows["slimming", "subgradient", trial["slimming.strength"]] = row_of(trial)
+by_damage = autoprune.open_study("penalties_cifar10_damage", "sqlite:///study.db").trials().to_dict("records")
+damage = {trial["phase"]: trial["accuracy"] for trial in by_damage}
 
 machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
 told = (
     f"{len(next(iter(rows.values()))['gamma'])} prunable scales; accuracies on the {len(bench.splits.validation):,} "
     "validation images. `before`: the network after sparse training; `after`: cut to half of the MACs by |γ|, "
-    "BatchNorm statistics estimated anew, nothing trained."
+    "BatchNorm statistics estimated anew, nothing trained; `by damage`: the same by damage at the next layer."
 )
 lines = [
     f"{machine['told']()}\n",
     f"{told}\n",
-    "| penalty | form | λ | below 1e-2 | below 1e-3 | exactly 0 | before | after | lost |",
-    "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    "| penalty | form | λ | below 1e-2 | below 1e-3 | exactly 0 | before | after | lost | by damage |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
 ]
 for method, name in NAMES.items():
     for form in FORMS:
         for strength in sorted(strength for *what, strength in rows if what == [method, form]):
             row = rows[method, form, strength]
             shares = " | ".join(f"{100 * share:.1f} %" for share in row["shares"])
-            lost = row["before"] - row["after"]
-            lines.append(
-                f"| {name} | {form} | {strength:g} | {shares} | {row['before']:.4f} | {row['after']:.4f} | {lost:.4f} |"
-            )
+            figures = [row["before"], row["after"], row["before"] - row["after"], damage.get(row["phase"])]
+            shown = " | ".join("–" if figure is None else f"{figure:.4f}" for figure in figures)
+            lines.append(f"| {name} | {form} | {strength:g} | {shares} | {shown} |")
 (HERE / "scales.md").write_text("\n".join(lines) + "\n")
 
 figure, axes = plt.subplots(len(NAMES), len(FORMS), figsize=(9, 13), sharex=True, sharey=True, layout="constrained")

@@ -42,5 +42,5 @@ def test_damage_sees_a_large_scale_that_nobody_reads():
 
 
 def test_others_are_refused():
-    with pytest.raises(ConfigError, match="`scored_by`: there is no choice 'lambda'. Valid: damage,.* size, taylor"):
+    with pytest.raises(ConfigError, match=r"`scored_by`: there is no choice 'lambda'. Valid: damage,.* size, taylor"):
         build("slimming", {"scored_by": "lambda"})
