@@ -55,7 +55,7 @@ def scored(ranking, rule, target):
     return np.array(found), ratio, largest_damage(damages, kept)
 
 
-machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
 print(
     f"{machine['told']()} Dense network: {cost.dense_macs:,} MACs, "
     f"validation accuracy {phase.record['accuracy']:.4f}.\n"

@@ -7,7 +7,7 @@ import autoprune
 
 study = autoprune.open_study("cifar10_joint", "sqlite:///study.db")
 front, trials = study.front(), study.trials()
-machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
 print(machine["told"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | params | method | widths | hyper-parameters |")
 print("|---:|---:|---:|---:|---|---|---|")

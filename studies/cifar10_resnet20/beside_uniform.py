@@ -25,7 +25,7 @@ cost, groups = workbench.traced.cost, workbench.traced.groups
 dense = workbench.with_weights(workbench.dense(PhaseStore(Path(setting.artifacts) / "phases")).tensors)
 scores = build("magnitude", {}).rank(dense, workbench.traced, state={}, batches=())
 
-machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
 print(machine["told"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | uniform, untrained | method | widths | strengths |")
 print("|---:|---:|---:|---:|---|---|---|")

@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--runs", type=int, default=50)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    cpu = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))["cpu"]()
+    cpu = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))["cpu"]()
     before = os.getloadavg()[0]
     rows = []
     for name in NETWORKS:

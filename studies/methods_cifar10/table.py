@@ -65,7 +65,7 @@ def told(differences):
     return f"{100 * mean:+.2f} ({100 * error:.2f})", verdict
 
 
-machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
 what = (
     "Accuracy on the 10,000 test images in per cent, seeds 0, 1, 2; s.d. over seeds; difference to `magnitude` with "
     "uniform widths, paired by seed, with its standard error in brackets.\n"

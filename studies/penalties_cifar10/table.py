@@ -62,7 +62,7 @@ for trial in control.trials().to_dict("records"):
 by_damage = autoprune.open_study("penalties_cifar10_damage", "sqlite:///study.db").trials().to_dict("records")
 damage = {trial["phase"]: trial["accuracy"] for trial in by_damage}
 
-machine = runpy.run_path(str(Path(__file__).parents[2] / "scripts/machine.py"))
+machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
 told = (
     f"{len(next(iter(rows.values()))['gamma'])} prunable scales; accuracies on the {len(bench.splits.validation):,} "
     "validation images. `before`: the network after sparse training; `after`: cut to half of the MACs by |γ|, "
