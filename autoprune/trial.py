@@ -19,9 +19,10 @@ from autoprune import methods
 from autoprune.cost import CONVENTION
 from autoprune.engine.contracts import Hooks, Method, Scores
 from autoprune.engine.damage import measure_damages
+from autoprune.engine.groups import Traced
 from autoprune.engine.latency import measure
 from autoprune.engine.phases import Phase, PhaseStore, phase_key, with_state
-from autoprune.engine.surgery import cut, fold_constants, masked
+from autoprune.engine.surgery import cut, fold_constants, masked, silent_channels
 from autoprune.engine.training import Samples, accuracy, recalibrate, train
 from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError, unknown_name
@@ -29,7 +30,7 @@ from autoprune.spec import RungReport, TrialResult, TrialSpec, seed_of
 from autoprune.widths import RULES, Kept, Limits, keep_best, largest_damage
 from autoprune.workbench import Workbench, open_workbench
 
-__all__ = ["Report", "folded", "is_untouched", "recalibrated", "run_trial", "sparsified"]
+__all__ = ["Report", "folded", "is_untouched", "recalibrated", "run_trial", "silent_last", "sparsified"]
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +139,21 @@ def _samples(workbench: Workbench, *, n_images: int | None = None) -> Samples:
 
 def _rank(method: Method, model: nn.Module, parent: Phase, workbench: Workbench) -> Scores:
     state = {name: tensor.to(workbench.bench.device) for name, tensor in parent.state.items()}
-    return method.rank(model, workbench.traced, state=state, batches=_samples(workbench))
+    scores = method.rank(model, workbench.traced, state=state, batches=_samples(workbench))
+    return silent_last(scores, model, workbench.traced, silence=method.silence)
+
+
+def silent_last(scores: Scores, model: nn.Module, traced: Traced, *, silence: float) -> Scores:
+    """The same scores, but at most 0 for channels that only say a constant: it moves to their readers.
+
+    Args:
+        scores: By group, shape (C,).
+        model: The network.
+        traced: Its channel groups.
+        silence: Scales up to this size, >= 0, are taken for zero.
+    """
+    silent = {group.name: silent_channels(model, group, silence=silence) for group in traced.groups}
+    return {name: np.where(silent[name], np.minimum(score, 0), score) for name, score in scores.items()}
 
 
 def folded(model: nn.Module, method: Method, kept: Kept, *, workbench: Workbench) -> nn.Module:

@@ -215,7 +215,7 @@ def joint_damages(matrix: NDArray[np.float64], order: NDArray[np.int64]) -> NDAr
     """
     nested = matrix[np.ix_(order, order)]
     added = 2 * np.tril(nested).sum(1) - np.diag(nested)  # What channel m adds to those before it.
-    return np.asarray(np.maximum.accumulate(np.cumsum(added)))
+    return np.asarray(np.maximum.accumulate(np.cumsum(added)).clip(min=0))  # Less is rounding.
 
 
 def largest_damage(damages: Damages, kept: Kept) -> float:

@@ -66,6 +66,13 @@ def test_every_shipped_study_loads(path: Path) -> None:
     assert read_stored(json.loads(json.dumps(config.to_dict()))) == config
 
 
+@pytest.mark.parametrize(
+    "path", sorted(REPOSITORY.glob("studies/*/*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_files_beside_a_study_load_and_are_named_after_it(path: Path) -> None:
+    assert load_study(path, methods.catalogue()).study.name.startswith(path.parent.name)
+
+
 def test_the_setting_of_a_file_whose_space_is_missing(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('[study]\nname = "s"\nseed = 3\n' + REST.replace("architecture", "factory"))
     setting = load_setting(tmp_path / "study.toml")

@@ -12,20 +12,23 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune import methods
 from autoprune import trial as trial_module
 from autoprune import workbench as workbench_module
 from autoprune.architectures import build
 from autoprune.cost import CONVENTION
 from autoprune.engine.groups import trace
 from autoprune.engine.phases import PhaseStore
-from autoprune.engine.surgery import cut
+from autoprune.engine.surgery import cut, fold_constants
 from autoprune.engine.training import accuracy
 from autoprune.engine.weights import load_into, publish, read_tensors
 from autoprune.errors import ConfigError, InfeasibleError, TrialError, TrialStoppedError
 from autoprune.methods import Slimming
 from autoprune.spec import DataSpec, NetworkSpec, SettingSpec, TrainSpec, TrialSpec
-from autoprune.trial import run_trial
+from autoprune.trial import run_trial, silent_last
+from autoprune.widths import RULES, Limits, keep_best
 from autoprune.workbench import open_workbench
+from tests.small_networks import sequential
 
 torch.set_num_threads(1)
 
@@ -518,6 +521,36 @@ def test_what_a_method_trained_ranks_channels_from_the_cache_too(setting):
     assert len(sparsified(setting) - before) == 1  # What only the ranking looks at is no other phase.
     assert kept_of(first) == kept_of(cached)
     assert kept_of(first) != kept_of(by_size)
+
+
+@pytest.mark.parametrize("method", ["slimming", "slimming_mcp", "halo", "implicit"])
+def test_rankings_of_a_method_share_its_phase(setting, method):
+    workbench = open_workbench(setting)
+    keys = {workbench.sparsify_key(method, {"scored_by": scored_by}, 0.5) for scored_by in ("size", "damage")}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("scored_by", ["size", "damage"])
+@pytest.mark.parametrize("rule", ["global", "learned"])
+def test_channels_that_say_a_constant_are_not_missed(scored_by, rule):
+    """The constants are large, and the classifier has no BatchNorm behind it: damage alone would keep them."""
+    torch.manual_seed(0)
+    model = sequential(8, 12)
+    traced = trace(model, torch.zeros(1, 1, 8, 8))
+    with torch.no_grad():
+        model[4].weight[:6], model[4].bias[:6] = 0, 5.0
+    images = [(torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64))]
+    ranked = methods.build("slimming", {"scored_by": scored_by}).rank(model, traced, state={}, batches=images)
+    scores = silent_last(ranked, model, traced, silence=0.0)
+    assert scores["3"][:6].tolist() == [0.0] * 6
+    scores["0"] = scores["0"] + 1e3  # They stay.
+    limits = Limits(macs=traced.cost.macs({"0": 8, "3": 6}), min_widths={"0": 1, "3": 1})
+    kept = keep_best(traced.cost, scores, RULES[rule](traced.cost, scores, limits, {}))
+    assert kept["3"].tolist() == [6, 7, 8, 9, 10, 11]
+    folded = fold_constants(model, traced, kept)
+    with torch.no_grad():
+        before, after = model(images[0][0]), cut(folded, traced.groups, kept)(images[0][0])
+    assert float((before - after).abs().max() / before.abs().max()) <= 1e-5
 
 
 def test_dead_channels_move_into_what_reads_them(setting, monkeypatch):

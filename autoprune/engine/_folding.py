@@ -21,7 +21,7 @@ from autoprune.engine._layers import is_per_conv_group
 from autoprune.engine._records import ChannelGroup, Traced
 from autoprune.errors import NetworkError
 
-__all__ = ["fold_constants", "norms_behind"]
+__all__ = ["fold_constants", "norms_behind", "silent_channels"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,11 @@ def fold_constants(
         NetworkError: ``traced`` does not say on which input shape it was traced.
     """
     folded = copy.deepcopy(model)
-    silent = {group.name: _silent(folded, group, kept, silence) for group in traced.groups if group.name in kept}
+    silent = {
+        group.name: np.setdiff1d(np.flatnonzero(silent_channels(folded, group, silence=silence)), kept[group.name])
+        for group in traced.groups
+        if group.name in kept
+    }
     groups = [group for group in traced.groups if len(silent.get(group.name, ()))]
     if not groups:
         return folded
@@ -92,17 +96,19 @@ def fold_constants(
     return folded
 
 
-def _silent(
-    model: nn.Module, group: ChannelGroup, kept: Mapping[str, NDArray[np.int64]], silence: float
-) -> NDArray[np.int64]:
-    """Removed channels whose scales are all taken for zero; none in a group that nothing scales."""
-    gone = np.setdiff1d(np.arange(group.width), kept[group.name])
-    zero = np.full(len(gone), bool(group.scales))
+def silent_channels(model: nn.Module, group: ChannelGroup, *, silence: float = 0.0) -> NDArray[np.bool_]:
+    """Which channels of a group say a constant at most: all of their scales are taken for zero. Shape (C,).
+
+    Args:
+        model: The network.
+        group: None of its channels is silent where nothing scales it.
+        silence: Scales up to this size, >= 0, are taken for zero.
+    """
+    silent = np.full(group.width, bool(group.scales))
     for name in group.scales:
         weight = model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        zero &= (weight.detach().abs().cpu().numpy()[group.member(name).index[gone]] <= silence).all(axis=1)
-    silent: NDArray[np.int64] = gone[zero]
+        silent &= (weight.detach().abs().cpu().numpy()[group.member(name).index] <= silence).all(axis=1)
     return silent
 
 

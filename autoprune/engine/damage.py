@@ -27,6 +27,8 @@ __all__ = ["measure_damages", "readers_of"]
 _N_BATCHES = 4  # The products settle fast: every image has as many samples as its map has places.
 _MOST_SAMPLES = 16_384  # Of one layer and batch; more places are drawn from.
 _MOST_BYTES = 2**27  # Of patches at once.
+_ROUNDING = 1e-6  # Of a mean square in float32, relative to the one it is left of when the mean is taken out.
+_LEAST = 1e-30  # A mean square of 0.
 
 
 @torch.no_grad()
@@ -160,16 +162,18 @@ class _ConvListener(_Listener):
     def _shares(self) -> NDArray[np.float64]:
         """By input position, shape (I, I); once for all groups that are read."""
         moments = self._squares / self._n_samples
+        weight = self._weight.unflatten(0, (self._n_conv_groups, -1))
+        products = weight.transpose(1, 2) @ weight
+        least = _ROUNDING * (moments.flatten() @ products.flatten()).item()
         if self._is_centred:
             mean = self._sums / self._n_samples
             moments.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
-        weight = self._weight.unflatten(0, (self._n_conv_groups, -1))
-        said = moments.mul_(weight.transpose(1, 2) @ weight)
+        said = moments.mul_(products)
         per_conv_group = axis_sizes(self._layer)["in"] // self._n_conv_groups
         said = said.unflatten(2, (per_conv_group, -1)).sum(3).unflatten(1, (per_conv_group, -1)).sum(2)
         shares = said.cpu().double()
-        shares = (shares + shares.transpose(1, 2)) / (2 * shares.sum().clamp_min(1e-12))
-        return np.asarray(torch.block_diag(*shares).numpy())
+        shares = (shares + shares.transpose(1, 2)) / 2
+        return _relative(torch.block_diag(*shares).numpy(), whole=shares.sum().item(), least=least)
 
 
 class _LinearListener(_Listener):
@@ -187,7 +191,7 @@ class _LinearListener(_Listener):
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Some channels at a time, beside all others."""
         order = np.argsort(index[:, 0])  # Sums are rounded in the order of positions, whatever that of channels is.
-        (x, whole), weight, (n_channels, k) = self._known, self._weight, index.shape
+        (x, whole, least), weight, (n_channels, k) = self._known, self._weight, index.shape
         places = torch.from_numpy(index[order]).to(x.device).flatten()
         x, weight = x[:, places], weight[:, places]
         at_once = k * max(1, _MOST_BYTES // (8 * n_channels * k * k))
@@ -197,15 +201,24 @@ class _LinearListener(_Listener):
             rows.append(said.unflatten(1, (n_channels, k)).sum(2).unflatten(0, (-1, k)).sum(1).cpu().double())
         found = torch.cat(rows)
         back = np.argsort(order)
-        return np.asarray(((found + found.T) / (2 * max(whole, 1e-12))).numpy()[np.ix_(back, back)])
+        return _relative(((found + found.T) / 2).numpy()[np.ix_(back, back)], whole=whole, least=least)
 
     @functools.cached_property
-    def _known(self) -> tuple[Tensor, float]:
-        """All samples, shape (n, I), and the mean square of the output; once for all groups that are read."""
+    def _known(self) -> tuple[Tensor, float, float]:
+        """All samples, shape (n, I), the mean square of the output, and its rounding; once for all groups read."""
         x = torch.cat(self._heard)
+        least = _ROUNDING * self._energy(x)
         if self._is_centred:
             x = x - x.mean(0)
-        return x, (x @ self._weight.T).square().sum().item() / len(x)
+        return x, self._energy(x), least
+
+    def _energy(self, x: Tensor) -> float:
+        return (x @ self._weight.T).square().sum().item() / len(x)
+
+
+def _relative(products: NDArray[np.float64], *, whole: float, least: float) -> NDArray[np.float64]:
+    """Shares of the whole; none where a layer says a constant, whose mean square about the mean is rounding."""
+    return np.asarray(products / whole if whole > max(least, _LEAST) else np.zeros_like(products))
 
 
 def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine._folding import fold_constants
+from autoprune.engine._folding import fold_constants, silent_channels
 from autoprune.engine._layers import AxisName, axis_sizes, is_per_conv_group
 from autoprune.engine._records import ChannelGroup
 from autoprune.errors import ConfigError, unknown_name
@@ -26,6 +26,7 @@ __all__ = [
     "masked",
     "min_widths",
     "named_optimizer_state",
+    "silent_channels",
     "slice_optimizer_state",
     "widths_of",
 ]

@@ -59,13 +59,14 @@ class Halo(Method):
         acts_on: ``"scales"`` of BatchNorms, or ``"norms"`` of filters; see `Slimming`. Where a channel has several
             scales, they share its λ, which sees their mean.
         scale_decay: Weight decay of every γ that a prunable channel passes; as in `Slimming`.
-        scored_by: ``"size"`` of what was penalised, ``"lambda"``, which forgets more slowly, or the name of an
-            importance; see `Slimming`.
+        scored_by: ``"size"`` of what was penalised, ``"lambda"``, which forgets more slowly, or ``"damage"``; see
+            `Slimming`.
         normalisation: See `importances.normalise`.
 
     References:
         Seto, Wells and Zhang (2021), HALO: learning to prune neural networks with shrinkage, arXiv 2008.10183. There
-        each weight has its λ and λ the network's weight decay; one for each channel, its pivot and its clamp are ours.
+        each weight has its λ and λ the network's weight decay; one for each channel, its pivot, its clamp and
+        ranking by damage are ours.
     """
 
     name: ClassVar[str] = "halo"
@@ -77,7 +78,7 @@ class Halo(Method):
     rate: float = option(1.0, above=0, high=1000)
     acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
-    scored_by: str = option("damage", choices=("lambda", *SCORED_BY), search=SEARCHED)
+    scored_by: str = option("size", choices=("lambda", *SCORED_BY), search=SEARCHED)
     normalisation: str = option("none", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
@@ -103,8 +104,7 @@ class Halo(Method):
         if self.scored_by == "lambda":
             scores = by_group(state["lambda"].cpu().double().numpy(), traced)
         else:
-            importance = importance_of(self.scored_by, acts_on=self.acts_on)
-            scores = importance.score(model, traced, batches=batches)
+            scores = importance_of(self.scored_by, acts_on=self.acts_on).score(model, traced, batches=batches)
         return normalise(scores, self.normalisation, traced.cost)
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
 from autoprune.engine.groups import Traced
+from autoprune.engine.surgery import silent_channels
 from autoprune.errors import DataError
 from autoprune.fields import check, option
 from autoprune.importances import require_scales
@@ -39,14 +40,13 @@ class Implicit(Method):
             ``"sgd_l2"`` to compare with.
         decay: Weight decay of all parameters, γ and β included, >= 0. For AdamW it is multiplied by the learning rate.
         learning_rate: Its peak for Adam and AdamW, > 0; SGD has the recipe's.
-        threshold: Size of γ up to which a channel is dead. Dead channels that are removed are folded into their
-            readers.
-        scored_by: ``"size"``, ``|γ|``, where dead channels rank below all others, by universality; or the name of an
-            importance; see `Slimming`.
+        threshold: Size of γ up to which a channel is dead. Dead channels are decided against, the least universal
+            first, and folded into their readers.
+        scored_by: What ranks the others: ``"size"``, ``|γ|`` as in the paper, or ``"damage"``; see `Slimming`.
 
     References:
         Mehta, Kim and Theobalt (2019), On implicit filter level sparsity in convolutional neural networks,
-        arXiv 1811.12495. Folding β is ours; the reference drops it.
+        arXiv 1811.12495. Folding β is ours, the reference drops it; so is ranking by damage.
     """
 
     name: ClassVar[str] = "implicit"
@@ -58,7 +58,7 @@ class Implicit(Method):
         1e-3, above=0, high=1, search={"low": 1e-4, "high": 1e-2, "scale": "log", "points": 3}
     )
     threshold: float = option(1e-3, low=0, high=1)
-    scored_by: str = option("damage", choices=SCORED_BY, search=SEARCHED)
+    scored_by: str = option("size", choices=SCORED_BY, search=SEARCHED)
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,14 +81,13 @@ class Implicit(Method):
         return Hooks(recipe=dataclasses.replace(plan.recipe, **changes))
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """By size ``|γ|``, for dead channels ``threshold * universality``, which is at most the threshold."""
-        sizes = importance_of(self.scored_by).score(model, traced, batches=batches)
-        if self.scored_by != "size" or not any((size <= self.threshold).any() for size in sizes.values()):
-            return sizes
+        """Size or damage; of dead channels ``universality - 1``, which is at most 0."""
+        scores = importance_of(self.scored_by).score(model, traced, batches=batches)
+        dead = {group.name: silent_channels(model, group, silence=self.threshold) for group in traced.groups}
+        if not any(channels.any() for channels in dead.values()):
+            return scores
         shares = universality(model, traced, batches=batches)
-        return {
-            name: np.where(size <= self.threshold, self.threshold * shares[name], size) for name, size in sizes.items()
-        }
+        return {name: np.where(dead[name], shares[name] - 1, score) for name, score in scores.items()}
 
 
 @torch.no_grad()

@@ -1,16 +1,14 @@
-"""What ranks channels after a sparsify phase: the size of what was shrunk, or any importance."""
+"""What ranks channels after a sparsify phase: the size of what was shrunk, or the damage that their removal does."""
 
 from __future__ import annotations
 
 from autoprune.engine.contracts import Importance
-from autoprune.importances import IMPORTANCES, FilterNorm, ScaleMagnitude
+from autoprune.importances import Damage, FilterNorm, ScaleMagnitude
 
 __all__ = ["SCORED_BY", "SEARCHED", "importance_of"]
 
-SCORED_BY = ("size", *IMPORTANCES)
-"""What a method that shrinks channels can be ranked by."""
-SEARCHED = {"values": ("size", "damage")}
-"""What of these is searched: both can be compared between groups as they are."""
+SCORED_BY = ("size", "damage")
+SEARCHED = {"values": SCORED_BY}
 
 
 def importance_of(scored_by: str, *, acts_on: str = "scales") -> Importance:
@@ -20,6 +18,6 @@ def importance_of(scored_by: str, *, acts_on: str = "scales") -> Importance:
         scored_by: One of `SCORED_BY`; ``"size"`` is that of what the method acts on.
         acts_on: ``"scales"`` of BatchNorms, or ``"norms"`` of filters.
     """
-    if scored_by != "size":
-        return IMPORTANCES[scored_by]()
+    if scored_by == "damage":
+        return Damage()
     return ScaleMagnitude() if acts_on == "scales" else FilterNorm()

@@ -36,14 +36,13 @@ class Slimming(Method):
         scale_decay: Weight decay of every γ that a prunable channel passes, >= 0; it pulls on top of the penalty, so it
             is chosen apart. β has the recipe's, as has everything where the penalty acts on norms.
         scored_by: What ranks the channels afterwards: ``"size"``, ``|γ|`` or the norm of the filters, as in the paper;
-            or the name of an importance. Damage at the next layer counts what the rest of the network makes of a
-            channel, too: it is ahead wherever the penalty has not yet brought the channels to zero that go.
+            or ``"damage"`` at the next layer, which counts what others make of a channel, too.
         normalisation: What scores are divided by before channels of different layers are compared; see
-            `importances.normalise`. Norms of filters and groups need it, where a rule compares them.
+            `importances.normalise`.
 
     References:
         Liu et al. (2017), arXiv 1708.06519. Only prunable channels are penalised; the reference penalises every
-        BatchNorm.
+        BatchNorm. Ranking by damage is ours.
     """
 
     part: ClassVar[type[Penalty]]
@@ -52,7 +51,7 @@ class Slimming(Method):
     form: str = option("subgradient", choices=("subgradient", "prox"), search={"values": ("prox", "subgradient")})
     acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
-    scored_by: str = option("damage", choices=SCORED_BY, search=SEARCHED)
+    scored_by: str = option("size", choices=SCORED_BY, search=SEARCHED)
     normalisation: str = option("none", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
@@ -79,8 +78,8 @@ class Slimming(Method):
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """What is left of each channel: of its size, or of what it does."""
-        importance = importance_of(self.scored_by, acts_on=self.acts_on)
-        return normalise(importance.score(model, traced, batches=batches), self.normalisation, traced.cost)
+        scores = importance_of(self.scored_by, acts_on=self.acts_on).score(model, traced, batches=batches)
+        return normalise(scores, self.normalisation, traced.cost)
 
 
 def slimming(penalty: str, kind: type[Penalty]) -> type[Slimming]:

@@ -17,10 +17,11 @@ import autoprune
 from autoprune.engine.training import accuracy
 from autoprune.errors import StorageError
 from autoprune.evaluation import open_test
+from autoprune.methods import METHODS
 from autoprune.workbench import open_workbench
 
 SEEDS = (0, 1, 2)
-NAMES = ("methods_cifar10", *(f"methods_cifar10_{file}" for file in ("penalties", "resrep", "aofp", "bwcp")))
+NAMES = ("methods_cifar10", *(f"methods_cifar10_{file}" for file in ("damage", "penalties", "resrep", "aofp", "bwcp")))
 SCORED = Path("scored.json")  # Test accuracy by the hash of the weights, so that a network is scored once.
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
@@ -48,7 +49,7 @@ for seed, study in studies():
             network = autoprune.load_model(trial["weights"])
             scored[trial["sha256"]] = accuracy(network, test, bench=workbench.bench)
             SCORED.write_text(json.dumps(scored))
-        images = [0 if trial["method"] == "magnitude" else setting.sparsify.epochs, setting.finetune.epochs]
+        images = [setting.sparsify.epochs if METHODS[trial["method"]].trains else 0, setting.finetune.epochs]
         row = rows.setdefault((trial["method"], trial["width_rule"]), {"images": images, "seeds": {}})
         row["seeds"][seed] = (scored[trial["sha256"]], trial["macs_ratio"])
 

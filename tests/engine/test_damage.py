@@ -140,3 +140,23 @@ def test_maps_of_one_and_three_dimensions(conv):
     before, change = (x - x.mean(1, keepdim=True) for x in (before, change))
     expected = float(change.square().sum() / before.square().sum())
     assert matrix[np.ix_([1, 3], [1, 3])].sum() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_layer_that_reads_constants_only_is_not_damaged(seed):
+    """Behind a BatchNorm nothing varies: what float32 leaves of the variance is no share of anything."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model[1].weight[:] = 0
+        model[1].bias.uniform_(0.5, 3)
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    assert not measure_damages(model, traced, batches=batches())["0"].any()
+    with torch.no_grad():
+        model[1].weight[2] = 0.1  # One channel that says something is all that there is.
+    found = measure_damages(model, traced, batches=batches())["0"]
+    assert found[2, 2] == pytest.approx(1, rel=1e-2)
+    assert np.abs(np.delete(np.delete(found, 2, 0), 2, 1)).max() < 1e-2

@@ -169,7 +169,7 @@ def test_ranks_by_size_or_by_lambda():
     model, traced, _ = attached("residual")
     for acts_on, importance in (("scales", ScaleMagnitude()), ("norms", FilterNorm())):
         expected = importance.score(model, traced, batches=())
-        scores = Halo(acts_on=acts_on, scored_by="size").rank(model, traced, state={}, batches=())
+        scores = Halo(acts_on=acts_on).rank(model, traced, state={}, batches=())
         assert all(np.array_equal(score, expected[name]) for name, score in scores.items())
     state = {"lambda": torch.arange(1.0, 27.0)}
     scores = Halo(scored_by="lambda").rank(model, traced, state=state, batches=())

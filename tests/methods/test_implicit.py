@@ -141,10 +141,10 @@ def test_dead_channels_rank_last_by_universality():
     with torch.no_grad():
         model.norm1.weight[:3] = torch.tensor([9e-4, -5e-4, 0.0])
         model.norm1.bias[:3] = torch.tensor([1e-4, -3e-4, 0.2])
-    scores = Implicit(scored_by="size").rank(model, traced, state={}, batches=data)
+    scores = Implicit().rank(model, traced, state={}, batches=data)
     shares = by_hand(model, data)
-    assert scores["conv1"][:3].tolist() == pytest.approx((1e-3 * shares[:3]).tolist(), abs=1e-15)
-    assert scores["conv1"][:3].max() <= 1e-3 < scores["conv1"][3:].min()
+    assert scores["conv1"][:3].tolist() == pytest.approx((shares[:3] - 1).tolist(), abs=1e-15)
+    assert scores["conv1"][:3].max() <= 0 < 1e-3 < scores["conv1"][3:].min()
     sizes = ScaleMagnitude().score(model, traced, batches=())
     assert np.array_equal(scores["conv1"][3:], sizes["conv1"][3:])
     assert np.array_equal(scores["conv2"], sizes["conv2"])
@@ -157,12 +157,12 @@ def test_images_are_looked_at_only_where_a_channel_is_dead():
 
     model = make("plain")
     traced = trace(model, torch.zeros(1, *SHAPE))
-    scores = Implicit(scored_by="size").rank(model, traced, state={}, batches=none())
+    scores = Implicit().rank(model, traced, state={}, batches=none())
     assert scores["conv1"].tolist() == ScaleMagnitude().score(model, traced, batches=())["conv1"].tolist()
     with torch.no_grad():
         model.norm1.weight[0] = 0
     with pytest.raises(DataError, match="at least one batch, but got none"):
-        Implicit(scored_by="size").rank(model, traced, state={}, batches=())
+        Implicit().rank(model, traced, state={}, batches=())
 
 
 # -- what constants become ------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_frozen_scales_are_left_alone(model):
 
 
 def test_ranks_by_magnitude(model):
-    scores = slimming(scored_by="size").rank(model, trace(model, torch.zeros(1, 1, 8, 8)), state={}, batches=())
+    scores = slimming().rank(model, trace(model, torch.zeros(1, 1, 8, 8)), state={}, batches=())
     assert scores["layer1.0.conv1"].tolist() == torch.linspace(-1, 1, 16).double().abs().tolist()
 
 
@@ -354,7 +354,7 @@ def test_ranks_by_what_it_acts_on(model):
     traced = trace(model, torch.zeros(1, 1, 8, 8))
     for acts_on, importance in (("scales", ScaleMagnitude()), ("norms", FilterNorm())):
         for kind in ("none", "max"):
-            method = slimming(acts_on=acts_on, scored_by="size", normalisation=kind)
+            method = slimming(acts_on=acts_on, normalisation=kind)
             expected = normalise(importance.score(model, traced, batches=()), kind, traced.cost)
             scores = method.rank(model, traced, state={}, batches=())
             assert all(np.array_equal(score, expected[name]) for name, score in scores.items())
