@@ -21,7 +21,8 @@ from autoprune.methods import METHODS
 from autoprune.workbench import open_workbench
 
 SEEDS = (0, 1, 2)
-NAMES = ("methods_cifar10", *(f"methods_cifar10_{file}" for file in ("damage", "penalties", "resrep", "aofp", "bwcp")))
+FILES = ("damage", "penalties", "size", "resrep", "aofp", "bwcp")
+NAMES = ("methods_cifar10", *(f"methods_cifar10_{file}" for file in FILES))
 SCORED = Path("scored.json")  # Test accuracy by the hash of the weights, so that a network is scored once.
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
@@ -49,8 +50,12 @@ for seed, study in studies():
             network = autoprune.load_model(trial["weights"])
             scored[trial["sha256"]] = accuracy(network, test, bench=workbench.bench)
             SCORED.write_text(json.dumps(scored))
-        images = [setting.sparsify.epochs if METHODS[trial["method"]].trains else 0, setting.finetune.epochs]
-        row = rows.setdefault((trial["method"], trial["width_rule"]), {"images": images, "seeds": {}})
+        method = trial["method"]
+        images = [setting.sparsify.epochs if METHODS[method].trains else 0, setting.finetune.epochs]
+        ranked = trial.get(f"{method}.scored_by")
+        ranked = ranked if isinstance(ranked, str) else getattr(METHODS[method], "scored_by", None)
+        name = f"{method}, by {ranked}" if ranked else method
+        row = rows.setdefault((name, trial["width_rule"]), {"images": images, "seeds": {}})
         row["seeds"][seed] = (scored[trial["sha256"]], trial["macs_ratio"])
 
 uniform = rows["magnitude", "uniform"]["seeds"]
