@@ -152,7 +152,7 @@ def silent_last(scores: Scores, model: nn.Module, traced: Traced, *, silence: fl
         traced: Its channel groups.
         silence: Scales up to this size, >= 0, are taken for zero.
     """
-    silent = {group.name: silent_channels(model, group, silence=silence) for group in traced.groups}
+    silent = silent_channels(model, traced, silence=silence)
     return {name: np.where(silent[name], np.minimum(score, 0), score) for name, score in scores.items()}
 
 

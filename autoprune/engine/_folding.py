@@ -58,9 +58,9 @@ def fold_constants(
     """
     folded = copy.deepcopy(model)
     silent = {
-        group.name: np.setdiff1d(np.flatnonzero(silent_channels(folded, group, silence=silence)), kept[group.name])
-        for group in traced.groups
-        if group.name in kept
+        name: np.setdiff1d(np.flatnonzero(channels), kept[name])
+        for name, channels in silent_channels(folded, traced, silence=silence).items()
+        if name in kept
     }
     groups = [group for group in traced.groups if len(silent.get(group.name, ()))]
     if not groups:
@@ -96,14 +96,18 @@ def fold_constants(
     return folded
 
 
-def silent_channels(model: nn.Module, group: ChannelGroup, *, silence: float = 0.0) -> NDArray[np.bool_]:
-    """Which channels of a group say a constant at most: all of their scales are taken for zero. Shape (C,).
+def silent_channels(model: nn.Module, traced: Traced, *, silence: float = 0.0) -> dict[str, NDArray[np.bool_]]:
+    """By group which channels say a constant at most, shape (C,): all of their scales are taken for zero.
 
     Args:
         model: The network.
-        group: None of its channels is silent where nothing scales it.
+        traced: Its channel groups; none of the channels is silent where nothing scales them.
         silence: Scales up to this size, >= 0, are taken for zero.
     """
+    return {group.name: _silent(model, group, silence) for group in traced.groups}
+
+
+def _silent(model: nn.Module, group: ChannelGroup, silence: float) -> NDArray[np.bool_]:
     silent = np.full(group.width, bool(group.scales))
     for name in group.scales:
         weight = model.get_submodule(name).weight

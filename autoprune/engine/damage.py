@@ -27,8 +27,7 @@ __all__ = ["measure_damages", "readers_of"]
 _N_BATCHES = 4  # The products settle fast: every image has as many samples as its map has places.
 _MOST_SAMPLES = 16_384  # Of one layer and batch; more places are drawn from.
 _MOST_BYTES = 2**27  # Of patches at once.
-_ROUNDING = 1e-6  # Of a mean square in float32, relative to the one it is left of when the mean is taken out.
-_LEAST = 1e-30  # A mean square of 0.
+_ROUNDING = 1e-6  # Of a mean square in float32, relative to those it is left of when the means are taken out.
 
 
 @torch.no_grad()
@@ -164,7 +163,8 @@ class _ConvListener(_Listener):
         moments = self._squares / self._n_samples
         weight = self._weight.unflatten(0, (self._n_conv_groups, -1))
         products = weight.transpose(1, 2) @ weight
-        least = _ROUNDING * (moments.flatten() @ products.flatten()).item()
+        # What each input says alone: together they may cancel, their rounding does not.
+        least = _ROUNDING * (moments.diagonal(dim1=1, dim2=2) * products.diagonal(dim1=1, dim2=2)).sum().item()
         if self._is_centred:
             mean = self._sums / self._n_samples
             moments.baddbmm_(mean[:, :, None], mean[:, None], alpha=-1)
@@ -207,18 +207,15 @@ class _LinearListener(_Listener):
     def _known(self) -> tuple[Tensor, float, float]:
         """All samples, shape (n, I), the mean square of the output, and its rounding; once for all groups read."""
         x = torch.cat(self._heard)
-        least = _ROUNDING * self._energy(x)
+        least = _ROUNDING * (x.square().sum(0) @ self._weight.square().sum(0)).item() / len(x)
         if self._is_centred:
             x = x - x.mean(0)
-        return x, self._energy(x), least
-
-    def _energy(self, x: Tensor) -> float:
-        return (x @ self._weight.T).square().sum().item() / len(x)
+        return x, (x @ self._weight.T).square().sum().item() / len(x), least
 
 
 def _relative(products: NDArray[np.float64], *, whole: float, least: float) -> NDArray[np.float64]:
     """Shares of the whole; none where a layer says a constant, whose mean square about the mean is rounding."""
-    return np.asarray(products / whole if whole > max(least, _LEAST) else np.zeros_like(products))
+    return np.asarray(products / whole if whole > least else np.zeros_like(products))
 
 
 def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:

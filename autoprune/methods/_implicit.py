@@ -83,7 +83,7 @@ class Implicit(Method):
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """Size or damage; of dead channels ``universality - 1``, which is at most 0."""
         scores = importance_of(self.scored_by).score(model, traced, batches=batches)
-        dead = {group.name: silent_channels(model, group, silence=self.threshold) for group in traced.groups}
+        dead = silent_channels(model, traced, silence=self.silence)
         if not any(channels.any() for channels in dead.values()):
             return scores
         shares = universality(model, traced, batches=batches)

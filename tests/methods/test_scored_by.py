@@ -12,12 +12,9 @@ from tests.small_networks import SHAPE, make
 
 METHODS = {"slimming": lambda **hyper: build("slimming", hyper), "halo": Halo, "implicit": Implicit}
 SCORES = [
-    *(
-        (name, hyper, importance)
-        for name in METHODS
-        for hyper, importance in (({}, ScaleMagnitude), ("damage", Damage))
-    ),
+    *((name, {}, ScaleMagnitude) for name in METHODS),
     *((name, {"acts_on": "norms"}, FilterNorm) for name in ("slimming", "halo")),
+    *((name, {"scored_by": "damage"}, Damage) for name in METHODS),
 ]
 
 
@@ -30,8 +27,7 @@ def images():
 def test_ranks_by_size_unless_told(name, hyper, importance):
     model = make("residual").eval()
     traced = trace(model, torch.zeros(1, *SHAPE))
-    method = METHODS[name](**({"scored_by": hyper} if isinstance(hyper, str) else hyper))
-    scores = method.rank(model, traced, state={}, batches=images())
+    scores = METHODS[name](**hyper).rank(model, traced, state={}, batches=images())
     expected = importance().score(model, traced, batches=images())
     assert {group: score.tolist() for group, score in scores.items()} == {g: s.tolist() for g, s in expected.items()}
 
