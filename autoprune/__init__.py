@@ -5,45 +5,125 @@
     import autoprune
 
     autoprune.launch("study.toml", time_limit_s=1200)
-    autoprune.open_study("digits").front(where="macs_ratio <= 0.5")
+    with autoprune.open_study("digits") as study:
+        study.front(where="macs_ratio <= 0.5")
+
+Names are imported when they are first used: ``import autoprune`` alone is quick.
 """
 
-from autoprune.api import (
-    Evaluated,
-    Outcome,
-    Progress,
-    Removed,
-    Study,
-    clean,
-    evaluate,
-    export_trial,
-    inspect,
-    launch,
-    load_model,
-    measure_latency,
-    open_study,
-    resume,
-    status,
-    stop,
+from typing import TYPE_CHECKING
+
+from autoprune.errors import (
+    AutopruneError,
+    ConfigError,
+    DataError,
+    IdentityError,
+    InfeasibleError,
+    LeaseLostError,
+    NetworkError,
+    SpaceExhaustedError,
+    StorageError,
+    StudyFailedError,
+    TrialError,
+    TrialStoppedError,
+    WeightsError,
 )
-from autoprune.errors import AutopruneError
+from autoprune.importing import lazy_names
+
+if TYPE_CHECKING:
+    from autoprune.api import (
+        Evaluated,
+        Outcome,
+        Progress,
+        Removed,
+        Study,
+        clean,
+        evaluate,
+        export_trial,
+        inspect,
+        launch,
+        load_model,
+        load_study,
+        measure_latency,
+        open_study,
+        resume,
+        status,
+        stop,
+    )
+    from autoprune.config import (
+        ConstraintsConfig,
+        DataSpec,
+        NetworkSpec,
+        Range,
+        ResourcesConfig,
+        RetentionConfig,
+        SearchConfig,
+        SettingSpec,
+        SpaceConfig,
+        StudyConfig,
+        TrainSpec,
+    )
 
 __all__ = [
     "AutopruneError",
+    "ConfigError",
+    "ConstraintsConfig",
+    "DataError",
+    "DataSpec",
     "Evaluated",
+    "IdentityError",
+    "InfeasibleError",
+    "LeaseLostError",
+    "NetworkError",
+    "NetworkSpec",
     "Outcome",
     "Progress",
+    "Range",
     "Removed",
+    "ResourcesConfig",
+    "RetentionConfig",
+    "SearchConfig",
+    "SettingSpec",
+    "SpaceConfig",
+    "SpaceExhaustedError",
+    "StorageError",
     "Study",
+    "StudyConfig",
+    "StudyFailedError",
+    "TrainSpec",
+    "TrialError",
+    "TrialStoppedError",
+    "WeightsError",
     "clean",
     "evaluate",
     "export_trial",
     "inspect",
     "launch",
     "load_model",
+    "load_study",
     "measure_latency",
     "open_study",
     "resume",
     "status",
     "stop",
 ]
+
+_OF_CONFIG = {
+    "ConstraintsConfig",
+    "DataSpec",
+    "NetworkSpec",
+    "Range",
+    "ResourcesConfig",
+    "RetentionConfig",
+    "SearchConfig",
+    "SettingSpec",
+    "SpaceConfig",
+    "StudyConfig",
+    "TrainSpec",
+}
+_HOMES = {name: "autoprune.config" if name in _OF_CONFIG else "autoprune.api" for name in __all__}
+__getattr__ = lazy_names(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,8 +22,9 @@ import torch_pruning
 from torch import Tensor, nn
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
-from autoprune.engine.surgery import Kept, cut
+from autoprune.engine.surgery import cut
+from autoprune.engine.tracing import trace
+from autoprune.widths import Kept
 
 NETWORKS = ("resnet50", "densenet121", "vgg16_bn")
 

@@ -22,11 +22,9 @@ import machine
 import torch
 
 from autoprune import methods
-from autoprune.config import load_study
-from autoprune.engine.phases import PhaseStore
-from autoprune.spec import TrialResult, TrialSpec
-from autoprune.trial import run_trial
-from autoprune.workbench import open_workbench
+from autoprune.config import TrialResult, TrialSpec, load_study
+from autoprune.engine.files import PhaseStore
+from autoprune.pipeline import open_workbench, run_trial
 
 STUDY = Path(__file__).parents[1] / "studies" / "digits" / "study.toml"
 LEAST_TARGET = 0.05

@@ -28,13 +28,11 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
-from autoprune.config import SAMPLERS, SpaceConfig
+from autoprune.config import SAMPLERS, Range, SpaceConfig
 from autoprune.cost import CostModel, LayerCost, LinearForm
-from autoprune.search import Claim, Claims, Database, StudyRecord
-from autoprune.search.propose import Proposer, opening
-from autoprune.search.samplers import GP, TPE
-from autoprune.search.space import Point, Space
-from autoprune.spec import Range
+from autoprune.search.proposals import GP, TPE, Proposer, Space, opening
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Claim, Lifecycle, Point
 
 N_GROUPS, NAME, OBJECTIVES = 27, "bench", ("accuracy", "macs_ratio")
 POPULATION = 50  # Optuna's own
@@ -51,7 +49,7 @@ def space() -> Space:
     dense = tuple(16 * 2 ** (i // 9) for i in range(N_GROUPS))
     config = SpaceConfig(name=NAME, methods={"one": {}, "other": {}}, width_rules=("per_group",),
                          macs_target=Range(low=0.1, high=0.9))  # fmt: skip
-    cost = CostModel(names, dense, (1,) * N_GROUPS, tuple(layers))
+    cost = CostModel(names, dense, tuple(layers))
     return Space(config, cost, min_widths=dict.fromkeys(names, 1))
 
 
@@ -65,7 +63,7 @@ def write_history(path: Path, n: int) -> None:
     """A study with ``n`` complete trials, written by SQL."""
     db = Database.open(f"sqlite:///{path}", create=True)
     goals = ["maximize", "minimize"]
-    study = StudyRecord.create_or_join(db, name=NAME, identity={}, config={}, directions=goals, objectives=OBJECTIVES)
+    study = StudyHandle.create_or_join(db, name=NAME, identity={}, config={}, directions=goals, objectives=OBJECTIVES)
     db.close()
     of, rng = space(), np.random.default_rng(0)
     points = opening(of, 3)
@@ -114,23 +112,23 @@ def repeats(cold: float) -> int:
 def ours(path: Path, sampler: str) -> dict[str, float]:
     """Cold and warm seconds of autoprune."""
 
-    def first() -> tuple[Claims, Proposer, Claim]:
+    def first() -> tuple[Lifecycle, Proposer, Claim]:
         db = Database.open(f"sqlite:///{path}", create=False)
-        claims = Claims(StudyRecord.open(db, NAME), owner="me", n_trials=10**6)
+        lifecycle = Lifecycle(StudyHandle.open(db, NAME), owner="me", n_trials=10**6)
         proposer = Proposer(space(), n_trials=3, sampler=sampler, seed=0, objectives=OBJECTIVES, context=None)
-        return claims, proposer, claim(claims, proposer)
+        return lifecycle, proposer, claim(lifecycle, proposer)
 
-    def claim(claims: Claims, proposer: Proposer) -> Claim:
-        claimed = claims.claim(proposer.propose(claims.study.trials()))
+    def claim(lifecycle: Lifecycle, proposer: Proposer) -> Claim:
+        claimed = lifecycle.claim(proposer.propose(lifecycle.study.trials()))
         assert isinstance(claimed, Claim)
         return claimed
 
-    cold, (claims, proposer, claimed) = timed(first)
+    cold, (lifecycle, proposer, claimed) = timed(first)
     warm = []
     for _ in range(repeats(cold)):
-        values = score(Point(**claimed.attrs["point"]))
-        claims.complete(claimed.trial_id, values, dict(zip(OBJECTIVES, values, strict=True)))
-        seconds, claimed = timed(lambda: claim(claims, proposer))
+        values = score(Point.from_dict(claimed.attrs["point"]))
+        lifecycle.complete(claimed.trial_id, values, dict(zip(OBJECTIVES, values, strict=True)))
+        seconds, claimed = timed(lambda: claim(lifecycle, proposer))
         warm.append(seconds)
     return {"cold": cold, "warm": statistics.median(warm)}
 

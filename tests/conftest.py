@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.postgres import Postgres, postgres_server
+
+if TYPE_CHECKING:
+    from autoprune.distributed import Cluster
 
 # Several suites run on few cores: an example may take long without anything being wrong.
 settings.register_profile("autoprune", deadline=None, max_examples=50)
@@ -24,6 +30,24 @@ _TABLES = {
 }
 
 WriteStudy = Callable[..., Path]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means here: a worker for each core, four at most, and none where there is one core.
+
+    More would be in each other's way: some tests start clusters of all cores, and each worker a database server.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4) if cores > 1 else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In parallel, begin with the files that take longest, those with clusters: none of them is left for last."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @dataclass(frozen=True)
@@ -45,11 +69,37 @@ VALUES = ((0.98, 1.0), (0.97, 0.5), (0.9, 0.2), (0.88, 0.3))
 """Accuracy and cost of the complete trials."""
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of garbage collections, of which trials and pytest itself make many."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server; a test that asks for it is skipped where there is none."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One real Ray cluster of logical CPUs and GPUs, which whatever opens a cluster in this process then finds."""
+    from autoprune.distributed import open_cluster
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    import ray
+
+    ray.init(
+        num_cpus=2, num_gpus=1, _memory=4 * 10**9, include_dashboard=False, log_to_driver=False,
+        object_store_memory=100 * 2**20, _node_ip_address="127.0.0.1",
+    )  # fmt: skip
+    with open_cluster() as found:
+        yield found
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +137,16 @@ def finished_by_params(tmp_path_factory: pytest.TempPathFactory, write_study: Wr
 def _finish(file: Path) -> FinishedStudy:
     """Make a study through the search API, as a driver would; only the scores are invented."""
     from autoprune.api import _planning
-    from autoprune.search import Claim, Claims, Database, StudyRecord
-    from autoprune.search.propose import Proposer
-    from autoprune.workbench import open_workbench
+    from autoprune.pipeline import open_workbench
+    from autoprune.search.proposals import Proposer
+    from autoprune.search.storage import Database, StudyHandle
+    from autoprune.search.trials import Claim, Lifecycle
 
     found = FinishedStudy(file, file.parent / "autoprune.db")
     config = _planning.load_config(found.file)
     workbench = open_workbench(config.setting)
     db = Database.open(found.url, create=True)
-    study = StudyRecord.create_or_join(
+    study = StudyHandle.create_or_join(
         db,
         name=config.study.name,
         identity=_planning.identity_of(config, workbench),
@@ -103,7 +154,7 @@ def _finish(file: Path) -> FinishedStudy:
         directions=config.study.directions,
         objectives=config.study.objectives,
     )
-    claims = Claims(study, owner="here:1:abc", n_trials=config.study.n_trials, grace_s=10**9)
+    lifecycle = Lifecycle(study, owner="here:1:abc", n_trials=config.study.n_trials, grace_s=10**9)
     proposer = Proposer(
         _planning.space_of(config, workbench),
         n_trials=config.study.n_trials,
@@ -114,7 +165,7 @@ def _finish(file: Path) -> FinishedStudy:
     )
 
     def claim() -> int:
-        claimed = claims.claim(proposer.propose(study.trials()))
+        claimed = lifecycle.claim(proposer.propose(study.trials()))
         assert isinstance(claimed, Claim)
         return claimed.trial_id
 
@@ -123,9 +174,9 @@ def _finish(file: Path) -> FinishedStudy:
     for values in VALUES:
         macs = round(workbench.traced.cost.dense_macs * values[1])
         attrs = {"accuracy": values[0], cost: values[1], "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}}
-        claims.complete(claim(), values, attrs)
-    claims.stopped(claim(), {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
-    claims.failed(claim(), "the loss became nan")
+        lifecycle.complete(claim(), values, attrs)
+    lifecycle.stopped(claim(), {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
+    lifecycle.failed(claim(), "the loss became nan")
     claim()
     db.close()
     return found

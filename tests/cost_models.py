@@ -17,7 +17,7 @@ def chain(dense=(8, 12, 6), *, inputs=3, classes=4, positions=16):
         layers.append(LayerCost(f"bn{i}", 0, 0, 2, LinearForm(1), fan_out))
         fan_in = fan_out
     layers.append(LayerCost("fc", 1, 1, 1, fan_in, LinearForm(classes)))
-    return CostModel(names, tuple(dense), (1,) * len(dense), tuple(layers))
+    return CostModel(names, tuple(dense), tuple(layers))
 
 
 def chain_by_hand(widths, *, inputs=3, classes=4, positions=16):
@@ -29,11 +29,10 @@ def chain_by_hand(widths, *, inputs=3, classes=4, positions=16):
 
 
 @st.composite
-def cost_models(draw, max_groups=5, max_width=24, with_steps=True):
+def cost_models(draw, max_groups=5, max_width=24):
     """Any network: layers are products of linear forms with non-negative coefficients; every group costs something."""
     n = draw(st.integers(1, max_groups))
-    steps = [draw(st.sampled_from([1, 1, 2, 3])) if with_steps else 1 for _ in range(n)]
-    dense = [step * draw(st.integers(1, max_width // step)) for step in steps]
+    dense = [draw(st.integers(1, max_width)) for _ in range(n)]
 
     def form():
         terms = tuple((g, draw(st.integers(1, 3))) for g in range(n) if draw(st.booleans()))
@@ -48,4 +47,4 @@ def cost_models(draw, max_groups=5, max_width=24, with_steps=True):
     layers += [
         LayerCost(f"own{g}", draw(st.integers(1, 20)), 1, 0, LinearForm(1), LinearForm(0, ((g, 1),))) for g in range(n)
     ]
-    return CostModel(tuple(f"g{g}" for g in range(n)), tuple(dense), tuple(steps), tuple(layers))
+    return CostModel(tuple(f"g{g}" for g in range(n)), tuple(dense), tuple(layers))

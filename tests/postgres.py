@@ -16,8 +16,7 @@ from typing import NoReturn
 import pytest
 import sqlalchemy as sa
 
-from autoprune.search import schema
-from autoprune.search.database import Database
+from autoprune.search.storage import Database, schema
 
 
 class Postgres:

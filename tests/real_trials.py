@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.api import _planning
-from autoprune.engine.phases import PhaseStore
-from autoprune.search import Claim, Claims, Database, Proposal, StudyRecord
-from autoprune.spec import TrialResult, TrialSpec
-from autoprune.trial import run_trial
-from autoprune.workbench import open_workbench
+from autoprune.config import TrialResult, TrialSpec
+from autoprune.engine.files import PhaseStore
+from autoprune.pipeline import open_workbench, run_trial
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Claim, Lifecycle, Proposal
 
 STUDY = """
 [study]
@@ -80,14 +81,29 @@ class RealStudy:
     specs: tuple[TrialSpec, ...]
 
 
-def run_study(folder: Path, points: Sequence[Mapping[str, Any]], *, network: str, study_file: str = STUDY) -> RealStudy:
-    """Run one trial for each point and tell the database; one more trial is left running."""
+def run_study(
+    folder: Path,
+    points: Sequence[Mapping[str, Any]],
+    *,
+    network: str,
+    study_file: str = STUDY,
+    accuracies: Sequence[float] = (),
+) -> RealStudy:
+    """Run one trial for each point and tell the database; one more trial is left running.
+
+    Args:
+        folder: Where database and artifacts go.
+        points: What is not as in the stock point.
+        network: The table of the study file.
+        study_file: The study file, to be filled in.
+        accuracies: What the database is told in place of what was reached, so that its front is known beforehand.
+    """
     file, url = folder / "study.toml", f"sqlite:///{folder / 'autoprune.db'}"
     file.write_text(study_file.format(network=network, folder=folder))
     config = _planning.load_config(file)
     workbench = open_workbench(config.setting)
     db = Database.open(url, create=True)
-    study = StudyRecord.create_or_join(
+    study = StudyHandle.create_or_join(
         db,
         name=config.study.name,
         identity=_planning.identity_of(config, workbench),
@@ -95,17 +111,19 @@ def run_study(folder: Path, points: Sequence[Mapping[str, Any]], *, network: str
         directions=config.study.directions,
         objectives=config.study.objectives,
     )
-    claims = Claims(study, owner="here:1:abc", n_trials=config.study.n_trials, grace_s=10**9)
+    lifecycle = Lifecycle(study, owner="here:1:abc", n_trials=config.study.n_trials, grace_s=10**9)
     phases = PhaseStore(Path(config.setting.artifacts) / "phases")
     results, specs = [], []
     for index, chosen in enumerate([*points, {}]):
         point = {"method": "magnitude", "width_rule": "uniform", "macs_target": 0.5, **chosen}
-        claim = claims.claim(Proposal(params={}, distributions={}, key=str(index), attrs={"point": point}))
+        claim = lifecycle.claim(Proposal(params={}, distributions={}, key=str(index), attrs={"point": point}))
         assert isinstance(claim, Claim)
         if index < len(points):
             spec = TrialSpec(setting=config.setting, study="tiny", number=claim.number, **point)
             result = run_trial(spec, lambda report: None, phases)
-            claims.complete(claim.trial_id, (result.accuracy, result.macs_ratio), result.to_dict())
+            if accuracies:
+                result = dataclasses.replace(result, accuracy=accuracies[index])
+            lifecycle.complete(claim.trial_id, (result.accuracy, result.macs_ratio), result.to_dict())
             results.append(result)
             specs.append(spec)
     db.close()

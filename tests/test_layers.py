@@ -1,62 +1,70 @@
-"""The direction of imports: read from the sources, and from what a fresh process has loaded."""
+"""The direction of imports, and doors: read from the sources, and from what a fresh process has loaded."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import autoprune
+from scripts.rooms import Package, cycles
 
 ROOT = Path(autoprune.__file__).parent
-FILES = sorted(path for path in ROOT.rglob("*.py") if "search_spaces" not in path.parts)
+PACKAGE = Package(ROOT)
 
-# Unit -> (half, level); imports point to a lower level of the same half, or to what both halves share.
+# Room -> (half, floor); imports point to a lower floor of the same half, or to what both halves share.
 SHARED, TORCH, SEARCH, BOTH = "shared", "torch", "search", "both"
-UNITS = {
+ROOMS = {
     "errors": (SHARED, 0.0),
-    "fields": (SHARED, 0.1),
-    "spec": (SHARED, 0.2),
-    "space_files": (SHARED, 0.25),
-    "config": (SHARED, 0.3),
+    "importing": (SHARED, 0.1),
     "cost": (SHARED, 0.1),
-    "inverse": (SHARED, 0.15),
     "widths": (SHARED, 0.2),
-    "engine": (TORCH, 1.0),
+    "config": (SHARED, 0.3),
+    "engine": (TORCH, 0.0),
+    "engine.channels": (TORCH, 1.0),
+    "engine.images": (TORCH, 1.0),
+    "engine.files": (TORCH, 1.0),
+    "engine.contracts": (TORCH, 1.1),
+    "engine.folding": (TORCH, 1.2),
+    "engine.training": (TORCH, 1.2),
+    "engine.surgery": (TORCH, 1.2),
+    "engine.measuring": (TORCH, 1.2),
+    "engine.tracing": (TORCH, 1.3),
     "penalties": (TORCH, 2.0),
     "importances": (TORCH, 2.0),
     "compactors": (TORCH, 2.0),
     "architectures": (TORCH, 2.0),
     "methods": (TORCH, 3.0),
-    "saved": (TORCH, 4.0),
-    "workbench": (TORCH, 4.0),
-    "trial": (TORCH, 4.5),
-    "evaluation": (TORCH, 4.6),
-    "search": (SEARCH, 1.0),
+    "pipeline": (TORCH, 4.0),
+    "search": (SEARCH, 0.0),
+    "search.pareto": (SEARCH, 1.0),
+    "search.storage": (SEARCH, 1.0),
+    "search.trials": (SEARCH, 1.1),
+    "search.phases": (SEARCH, 1.2),
+    "search.proposals": (SEARCH, 1.3),
+    "search.front": (SEARCH, 1.3),
+    "search.files": (SEARCH, 1.3),
+    "search.dispatch": (SEARCH, 1.4),
     "distributed": (SEARCH, 2.0),
     "api": (BOTH, 5.0),
+    "testing": (BOTH, 5.0),
     "": (BOTH, 5.5),  # autoprune/__init__.py
     "cli": (BOTH, 6.0),
     "__main__": (BOTH, 7.0),
 }
-# What a unit may import besides the standard library and autoprune; a unit that is not here may import anything.
-LIBRARIES = {
+# What a room may import besides the standard library and autoprune; one that is not here is looked up by its half.
+LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
-    "fields": set(),
-    "spec": set(),
-    "space_files": set(),
-    "config": set(),
+    "importing": set(),
     "cost": {"numpy"},
-    "inverse": {"numpy"},
     "widths": {"numpy"},
-    "search": {"numpy", "scipy", "optuna", "pandas", "sqlalchemy", "filelock"},
+    "config": set(),
     "distributed": {"ray"},
     "api": {"torch", "optuna", "pandas"},
+    "testing": {"torch", "numpy"},
     "": set(),
     "cli": {"rich", "matplotlib", "pandas"},
     "__main__": set(),
@@ -75,137 +83,152 @@ TORCH_LIBRARIES = {
     "onnxscript",
     "filelock",
 }
+SEARCH_LIBRARIES = {"numpy", "scipy", "optuna", "pandas", "sqlalchemy", "filelock"}
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module, and where it is named."""
-
-    unit: str
-    target: str
-    place: str
-    typing_only: bool
-
-    @property
-    def library(self) -> str:
-        return self.target.split(".")[0]
+def room_of(module: str) -> str:
+    parts = module.split(".")[1:]
+    wing = ".".join(parts[:2])
+    return wing if parts and parts[0] in ("engine", "search") and wing in ROOMS else ".".join(parts[:1])
 
 
-def unit_of(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
-
-
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def is_module(name: str) -> bool:
-    path = ROOT.parent.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
-
-
-def imports_of(path: Path) -> Iterator[Import]:
-    """Every import of a file: of the module, of its functions, and those for types only."""
-    module = module_of(path)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        targets: list[str] = []
-        if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
-            base = str(node.module)
-            # `from autoprune import methods` imports a module; `from autoprune.spec import Range` a name of one.
-            targets = [f"{base}.{a.name}" if is_module(f"{base}.{a.name}") else base for a in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            assert path.name == "factory.py", f"{path}:{node.lineno}: only a user's factory is imported by its name"
-        for target in targets:
-            yield Import(
-                unit_of(module), target, f"{path.relative_to(ROOT.parent)}:{node.lineno}", id(node) in for_types
-            )
-
-
-IMPORTS = [found for path in FILES for found in imports_of(path)]
+def ours(target: str) -> bool:
+    return target.split(".")[0] == "autoprune"
 
 
 def test_the_reader_sees_all_kinds_of_imports() -> None:
     # Else every test below could pass by reading nothing.
-    assert len(FILES) > 60
-    named = {(found.place.split(":")[0], found.target, found.typing_only) for found in IMPORTS}
-    assert ("autoprune/spec.py", "autoprune.fields", False) in named
-    assert ("autoprune/trial.py", "autoprune.methods", False) in named  # from autoprune import methods
-    assert ("autoprune/api/_running.py", "autoprune.distributed", False) in named  # in a function
-    assert ("autoprune/cli/progress.py", "autoprune.search.dispatch", True) in named  # for types only
-    assert ("autoprune/distributed/driver.py", "ray", False) in named
+    assert len(PACKAGE.files) > 60
+    named = {(found.module, found.target, found.typing_only) for found in PACKAGE.imports}
+    assert ("autoprune.config.spec", "autoprune.config.fields", False) in named
+    assert ("autoprune.pipeline.trial", "autoprune.methods", False) in named  # from autoprune import methods
+    assert ("autoprune.distributed.driver", "ray", False) in named  # in a function
+    assert ("autoprune.api", "autoprune.api._running", True) in named  # for types only
 
 
-def test_every_unit_has_its_place() -> None:
-    assert {unit_of(module_of(path)) for path in FILES} <= set(UNITS)
+def test_every_room_has_its_place() -> None:
+    assert {room_of(module) for module in PACKAGE.modules} == set(ROOMS)
 
 
 def test_imports_point_down() -> None:
     wrong = []
-    for found in IMPORTS:
-        if found.library != "autoprune":
+    for found in PACKAGE.imports:
+        if not ours(found.target):
             continue
-        to = unit_of(found.target)
-        (half, level), (to_half, to_level) = UNITS[found.unit], UNITS[to]
-        same_unit = to == found.unit
-        down = to_level < level and (to_half in (half, SHARED) or half == BOTH)
-        if not same_unit and not down:
-            wrong.append(f"{found.place}: {found.unit or 'autoprune'} imports {found.target}")
+        here, there = room_of(found.module), room_of(found.target)
+        (half, floor), (to_half, to_floor) = ROOMS[here], ROOMS[there]
+        is_down = to_floor < floor and (to_half in (half, SHARED) or half == BOTH)
+        if here != there and not is_down:
+            wrong.append(f"{found.place}: {here or 'autoprune'} imports {found.target}")
     assert wrong == []
 
 
-def test_the_halves_meet_in_api_only() -> None:
+def test_no_modules_of_a_room_import_each_other_in_a_circle() -> None:
+    packages = {module for module, path in PACKAGE.modules.items() if path.name == "__init__.py"}
+    circles = []
+    for package in packages:
+        within = {(a, b) for a, b in PACKAGE.arrows(package) if package not in (a, b)}
+        circles += cycles(within)
+    assert circles == []
+
+
+def test_rooms_are_entered_by_their_doors() -> None:
+    """From outside, a room's names are imported from its package, which says in ``__all__`` what they are."""
+    wrong = []
+    for found in PACKAGE.imports:
+        here, there = room_of(found.module), room_of(found.target)
+        door = f"autoprune.{there}"
+        if ours(found.target) and here != there and there != "cli" and PACKAGE.modules[door].name == "__init__.py":
+            through_door = found.target == door or found.target.removeprefix(f"{door}.") in _names_of(door)
+            if not through_door:
+                wrong.append(f"{found.place}: {found.target}")
+    assert wrong == []
+
+
+def test_doors_lead_to_what_somebody_imports() -> None:
+    """A name in a door's ``__all__`` is imported by another room, or by the scripts, studies or tests."""
+    outside = [path for folder in ("tests", "scripts", "studies") for path in (ROOT.parent / folder).rglob("*.py")]
+    used: set[tuple[str, str]] = set()
+    for path in [*PACKAGE.files, *outside]:
+        module = PACKAGE.module_of(path) if path in PACKAGE.files else ""
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not module.startswith(f"{node.module}."):
+                used |= {(str(node.module), alias.name) for alias in node.names}
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used.add((f"autoprune.{node.value.id}", node.attr))
+    rooms = {f"autoprune.{room}" for room in ROOMS} - {"autoprune.", "autoprune.api"}
+    doors = [room for room in sorted(rooms) if PACKAGE.modules[room].name == "__init__.py"]
+    assert [f"{door}: {name}" for door in doors for name in _names_of(door) if (door, name) not in used] == []
+
+
+def _names_of(door: str) -> list[str]:
+    tree = ast.parse(PACKAGE.modules[door].read_text(encoding="utf-8"))
+    listed = (node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+    return [name for node in listed for name in ast.literal_eval(node.value)]
+
+
+def test_the_halves_meet_in_api_and_in_the_checks_of_contracts_only() -> None:
     meeting = {
-        (found.unit, unit_of(found.target), found.typing_only)
-        for found in IMPORTS
-        if found.library == "autoprune" and UNITS[found.unit][0] == BOTH and found.unit != "api"
-        if UNITS[unit_of(found.target)][0] in (TORCH, SEARCH)
+        (room_of(found.module), room_of(found.target), found.typing_only)
+        for found in PACKAGE.imports
+        if ours(found.target)
+        and ROOMS[room_of(found.module)][0] == BOTH
+        and room_of(found.module) not in ("api", "testing")
+        if ROOMS[room_of(found.target)][0] in (TORCH, SEARCH)
     }
-    assert meeting <= {("cli", "search", True)}  # the live table names the dispatcher's type
+    assert meeting == set()
 
 
 def test_pareto_knows_nothing_of_ours_but_errors() -> None:
-    ours = {f.target for f in IMPORTS if f.place.startswith("autoprune/search/pareto.py") and f.library == "autoprune"}
-    assert ours == {"autoprune.errors"}
+    known = {f.target for f in PACKAGE.imports if f.module == "autoprune.search.pareto" and ours(f.target)}
+    assert known == {"autoprune.errors"}
 
 
-@pytest.mark.parametrize("unit", sorted(UNITS))
-def test_each_unit_uses_its_own_libraries(unit: str) -> None:
-    allowed = LIBRARIES.get(unit, TORCH_LIBRARIES) | set(sys.stdlib_module_names) | {"autoprune"}
-    assert [f"{f.place}: {f.target}" for f in IMPORTS if f.unit == unit and f.library not in allowed] == []
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_each_room_uses_its_own_libraries(room: str) -> None:
+    half, _ = ROOMS[room]
+    allowed = LIBRARIES.get(room, TORCH_LIBRARIES if half == TORCH else SEARCH_LIBRARIES)
+    allowed = allowed | set(sys.stdlib_module_names) | {"autoprune"}
+    found = [f for f in PACKAGE.imports if room_of(f.module) == room]
+    assert [f"{f.place}: {f.target}" for f in found if f.library not in allowed] == []
+
+
+def test_functions_fit_on_a_screen_and_take_at_most_three_operands() -> None:
+    long = [found.name for found in PACKAGE.functions if found.lines > 60]
+    crowded = [found.name for found in PACKAGE.functions if found.is_public and found.positional > 3]
+    crowded = [name for name in crowded if not name.endswith("_nsga2.crossover")]  # Optuna's contract
+    assert (long, crowded) == ([], [])
 
 
 def test_only_distributed_names_ray() -> None:
-    assert {found.unit for found in IMPORTS if found.library == "ray"} == {"distributed"}
+    assert {room_of(found.module) for found in PACKAGE.imports if found.library == "ray"} == {"distributed"}
 
 
-def test_at_most_one_file_names_torch_pruning() -> None:
-    files = {found.place.split(":")[0] for found in IMPORTS if found.library == "torch_pruning"}
-    assert len(files) <= 1
-    assert all(file.startswith("autoprune/engine/") for file in files)
+def test_nobody_names_torch_pruning() -> None:
+    assert [found.place for found in PACKAGE.imports if found.library == "torch_pruning"] == []
+
+
+def test_only_importing_imports_by_name() -> None:
+    """Code of users is imported at one place."""
+    calls = {
+        module
+        for module, path in PACKAGE.modules.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__"))
+    }
+    assert calls == {"autoprune.importing"}
 
 
 def test_heavy_libraries_of_the_front_doors_are_imported_late() -> None:
-    """Modules that every command or user loads import torch, ray, optuna and pandas inside functions only."""
-    doors = [path for path in FILES if unit_of(module_of(path)) in ("", "api", "cli", "__main__")]
+    """What every command or user loads imports torch, ray, optuna and pandas inside functions only."""
     heavy = {"torch", "ray", "optuna", "pandas", "rich", "matplotlib"}
     wrong = []
-    for path in doors:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
-                wrong += [f"{path.name}: {name}" for name in names if name.split(".")[0] in heavy]
+    for module, path in PACKAGE.modules.items():
+        if room_of(module) in ("", "cli", "__main__") or module == "autoprune.api":
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                    wrong += [f"{path.name}: {name}" for name in names if name.split(".")[0] in heavy]
     assert wrong == []
 
 
@@ -214,7 +237,7 @@ def test_heavy_libraries_of_the_front_doors_are_imported_late() -> None:
     [
         ("import autoprune", ("torch", "ray", "optuna", "pandas", "sqlalchemy", "numpy")),
         ("import autoprune.search", ("torch", "ray", "pandas", "torchvision")),
-        ("import autoprune.search.propose, autoprune.search.query, autoprune.search.dispatch", ("torch", "ray")),
+        ("import autoprune.search.proposals, autoprune.search.front, autoprune.search.dispatch", ("torch", "ray")),
         ("import autoprune.cost, autoprune.widths", ("torch", "ray", "optuna", "sqlalchemy")),
         (
             "import autoprune.cli.main as m\ntry: m.main(['--help'])\nexcept SystemExit as e: assert e.code == 0",

@@ -10,9 +10,9 @@ import pytest
 from autoprune import methods
 from autoprune.config import load_study
 from autoprune.methods import METHODS
-from autoprune.search.claims import Claims, Proposal
-from autoprune.search.database import Database
-from autoprune.search.study import StudyRecord
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle, Proposal
+from autoprune.testing import check_penalty
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,7 +40,7 @@ def test_each_method_cites_the_paper_of_its_row():
     for name, *_, paper in table_under("Methods:\n")[2:]:
         number = re.search(r"\d{4}\.\d{4,5}", paper)
         assert number is not None
-        assert number[0] in (METHODS[name.strip("`")].__doc__ or "")
+        assert any(number[0] in (made_of.__doc__ or "") for made_of in METHODS[name.strip("`")].classes)
 
 
 def test_the_study_file_is_a_valid_one(tmp_path):
@@ -59,22 +59,31 @@ def test_the_python_block_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "study.toml").write_text(text)
     config = load_study(tmp_path / "study.toml", methods.ranges())
     db = Database.open("sqlite:///autoprune.db", create=True)
-    study = StudyRecord.create_or_join(
+    study = StudyHandle.create_or_join(
         db, name="my_resnet", identity={}, config={"config": config.to_dict()},
         directions=config.study.directions, objectives=config.study.objectives,
     )  # fmt: skip
-    claims = Claims(study, owner="x", n_trials=2)
+    lifecycle = Lifecycle(study, owner="x", n_trials=2)
     for i, (accuracy, ratio) in enumerate([(0.8, 0.25), (0.9, 0.75)]):
-        claim = claims.claim(Proposal(params={}, distributions={}, key=str(i), attrs={"method": "magnitude"}))
-        claims.complete(claim.trial_id, [accuracy, ratio], {})
+        claim = lifecycle.claim(Proposal(params={}, distributions={}, key=str(i), attrs={"method": "magnitude"}))
+        lifecycle.complete(claim.trial_id, [accuracy, ratio], {})
     db.close()
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     told = capsys.readouterr().out
     assert "0.25  magnitude" in told
     assert "0.75  magnitude" not in told
     # (0.8, 0.25) and (0.9, 0.75) up to (0, 1): 0.8 * 0.75 + 0.1 * 0.25.
     assert "hypervolume 0.6250" in told
+
+
+def test_the_penalty_of_ones_own_keeps_its_contract(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(blocks("python")[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    built = methods.build("mine:Square", {"strength": 0.25})
+    check_penalty(built.penalty)
+    assert built.penalty.strength == 0.25
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("console") for line in block.splitlines()])

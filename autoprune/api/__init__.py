@@ -1,17 +1,28 @@
-"""The composition root: the two halves meet here; heavy imports lie inside the functions."""
+"""The composition root: the two wings meet here.
 
-from autoprune.api._cleaning import Removed, clean
-from autoprune.api._drafting import write_space
-from autoprune.api._evaluating import Evaluated, evaluate
-from autoprune.api._exporting import Exported, export_trial, load_model
-from autoprune.api._measuring import MeasuredBatch, measure_latency
-from autoprune.api._planning import GroupRow, Inspection, Plan, inspect, plan
-from autoprune.api._reading import DriverStatus, Status, Study, list_names, open_study, status, stop, storage_url
-from autoprune.api._running import Outcome, Progress, launch, resume
+Each name is imported when it is first used, so that a command which only reads a database loads neither torch nor Ray.
+"""
+
+from typing import TYPE_CHECKING
+
+from autoprune.importing import lazy_names
+
+if TYPE_CHECKING:
+    from autoprune.api._cleaning import Removed, clean
+    from autoprune.api._drafting import write_space
+    from autoprune.api._evaluating import Evaluated, evaluate
+    from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._listing import list_names
+    from autoprune.api._measuring import MeasuredBatch, measure_latency
+    from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
+    from autoprune.api._progress import Progress, Snapshot
+    from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
+    from autoprune.api._running import Outcome, launch, resume
 
 __all__ = [
     "DriverStatus",
     "Evaluated",
+    "ExistingStudy",
     "Exported",
     "GroupRow",
     "Inspection",
@@ -20,6 +31,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Removed",
+    "Snapshot",
     "Status",
     "Study",
     "clean",
@@ -29,6 +41,7 @@ __all__ = [
     "launch",
     "list_names",
     "load_model",
+    "load_study",
     "measure_latency",
     "open_study",
     "plan",
@@ -38,3 +51,21 @@ __all__ = [
     "storage_url",
     "write_space",
 ]
+
+_HOMES = {
+    "_cleaning": ("Removed", "clean"),
+    "_drafting": ("write_space",),
+    "_evaluating": ("Evaluated", "evaluate"),
+    "_exporting": ("Exported", "export_trial", "load_model"),
+    "_listing": ("list_names",),
+    "_measuring": ("MeasuredBatch", "measure_latency"),
+    "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
+    "_progress": ("Progress", "Snapshot"),
+    "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
+    "_running": ("Outcome", "launch", "resume"),
+}
+__getattr__ = lazy_names(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +11,24 @@ from pathlib import Path
 
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
+from autoprune.distributed import OWNER_FILE
 from autoprune.errors import StorageError
+from autoprune.search.files import (
+    beaten_networks,
+    driver_signs,
+    holdings,
+    own_phases,
+    prune_networks,
+    stale_scratch,
+    stray_files,
+    temporary_files,
+)
+from autoprune.search.phases import PhaseRows, discard
+from autoprune.search.storage import Database, StudyHandle
 
 __all__ = ["Removed", "clean", "retain"]
 
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,20 +68,19 @@ def retain(study: Study) -> list[Path]:
     Returns:
         The weights files that were deleted.
     """
-    from autoprune.search.retention import holdings, prune_networks
-
-    # The trials first: what completes under a revision that we don't know yet must not be among them.
-    trials = study.record.trials()
-    try:
-        configs = study.configs()
-    except StorageError as error:  # A driver of a newer version may have written the revision.
-        _LOGGER.warning("no network was dropped, since %s", error)
-        return []
-    newest = configs[max(configs)]
-    if newest.retention.networks == "all":
-        return []
-    held = holdings(trials, study.record.objectives, newest.constraints.limits)
-    return prune_networks(study.record, held, [folder / "trials" / study.name for folder in _artifacts(configs)])
+    with study.handle.lock():  # So that nobody claims a trial that starts from what is being deleted.
+        # The trials first: what completes under a revision that we don't know yet must not be among them.
+        trials = study.handle.trials()
+        try:
+            configs = study.configs()
+        except StorageError as error:  # A driver of a newer version may have written the revision.
+            _log.warning("no network was dropped, since %s", error)
+            return []
+        newest = configs[max(configs)]
+        if newest.retention.networks == "all":
+            return []
+        held = holdings(trials, study.handle.objectives, newest.constraints.limits)
+        return prune_networks(study.handle, held, [folder / "trials" / study.name for folder in _artifacts(configs)])
 
 
 def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:
@@ -88,26 +101,26 @@ def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: st
     Raises:
         StorageError: The database or the study is not there, or a file can't be deleted.
     """
-    from autoprune.distributed import OWNER_FILE
-    from autoprune.search.database import Database
-    from autoprune.search.leftovers import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
-    from autoprune.search.phase_cache import discard
-    from autoprune.search.phase_rows import PhaseRows
-    from autoprune.search.retention import beaten_networks, holdings
-    from autoprune.search.study import StudyRecord
-
     url = storage_url(storage)
-    db = Database.open(url, create=False) if phases and not dry_run else Database.open_readonly(url)
-    study = Study(db, StudyRecord.open(db, name))
+    db = Database.open_readonly(url) if dry_run else Database.open(url, create=False)
+    study = Study(db, StudyHandle.open(db, name))
+    with contextlib.nullcontext() if dry_run else study.handle.lock():  # Nobody claims what is being deleted.
+        removed = _clean(study, phases=phases, dry_run=dry_run)
+    db.close()
+    return [one for one in removed if one.paths]
+
+
+def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
+    name, db = study.name, study.handle.db
     artifacts = _artifacts(study.configs())
     networks = [folder / "trials" / name for folder in artifacts]
     # Files before trials, and trials before the configuration: see `stray_files` and `retain`.
     files = [path for folder in networks if folder.is_dir() for path in sorted(folder.iterdir())]
-    trials = study.record.trials()
+    trials = study.handle.trials()
     newest = _newest(study)
-    held = holdings(trials, study.record.objectives, newest.constraints.limits)
-    beaten = beaten_networks(study.record, held, networks) if newest.retention.networks == "front" else []
-    signs = driver_signs(study.record)
+    held = holdings(trials, study.handle.objectives, newest.constraints.limits)
+    beaten = beaten_networks(study.handle, held, networks) if newest.retention.networks == "front" else []
+    signs = driver_signs(study.handle)
     scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs, owner_file=OWNER_FILE)]
     kept = [path for folder in artifacts for part in ("phases", "data") for path in temporary_files(folder / part)]
     removed = [
@@ -118,13 +131,12 @@ def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: st
     ]
     if phases:
         rows = PhaseRows(db)
-        unshared = {Path(p.place): p for p in own_phases(study.record, rows, [f / "phases" for f in artifacts])}
+        unshared = {Path(p.place): p for p in own_phases(study.handle, rows, [f / "phases" for f in artifacts])}
         found = _remove(
             "phases that only this study used", unshared, dry_run=dry_run, by=lambda path: discard(rows, unshared[path])
         )
         removed.append(found)
-    db.close()
-    return [one for one in removed if one.paths]
+    return removed
 
 
 def _delete(path: Path) -> None:

@@ -7,20 +7,18 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from autoprune import methods
 from autoprune.api._planning import inspection_of, unfit_methods
-from autoprune.config import load_setting
+from autoprune.config import SHAPE, Range, load_setting
+from autoprune.cost import CostModel
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.space_files import SHAPE
-from autoprune.spec import Range
-
-if TYPE_CHECKING:
-    from autoprune.workbench import Workbench
+from autoprune.pipeline import Workbench, open_workbench
+from autoprune.widths import WIDTH_RULES
 
 __all__ = ["write_space"]
 
-_MOST_GROUPS = 16  # A study of some hundred trials can't tell more multipliers apart.
+_MOST_MULTIPLIERS = 16  # A study of some hundred trials can't tell more multipliers apart.
 _STEP = 0.05
 _HIGHEST_TARGET = 0.9
 
@@ -39,8 +37,6 @@ def write_space(study_file: Path | str, to: Path | str) -> str:
         ConfigError: ``to`` is there already, can't be written, or is no ``.toml`` file.
         NetworkError: Nothing of the network can be pruned.
     """
-    from autoprune.workbench import open_workbench
-
     file = Path(to)
     if file.suffix != ".toml":
         raise ConfigError(f"a search space must be a .toml file, but got {str(to)!r}. Name it for example space.toml.")
@@ -83,18 +79,18 @@ def _draft(workbench: Workbench, name: str) -> str:
             f"#     space = {json.dumps(name)}",
             "",
             "[space]",
-            '# What a trial trains and ranks channels by; ["*"] takes all that there are, now and later.',
+            '# What a trial trains and ranks channels by; ["*"] takes the short list that most studies need.',
             "methods = [",
             *methods,
             "]",
             "# How the widths follow from a MACs target.",
             "width_rules = [",
-            *_width_rules(len(found.groups), len(stages)),
+            *_width_rules(workbench.traced.cost),
             "]",
             f"# Pruned / dense MACs; the minimum widths reach {found.least_macs_ratio:.4f}.",
             f"macs_target = {_targets(found.least_macs_ratio)}",
             "# What per_stage and per_group multiply a keep ratio by.",
-            f"shape = {_told(SHAPE)}",
+            f"shape = {_in_words(SHAPE)}",
             "",
             "# The stages of the network and their groups, each with its dense width:",
             *_stages(stages, {group.name: group.width for group in found.groups}),
@@ -105,51 +101,55 @@ def _draft(workbench: Workbench, name: str) -> str:
 
 
 def _methods(workbench: Workbench) -> tuple[list[str], list[str]]:
-    """The lines of the list of methods, with those that can't prune the network as comments, and the others' tables."""
-    from autoprune import methods
-
+    """The lines of the list of methods, with those left out of it as comments, and the tables of the others."""
     ranges = methods.ranges()
     unfit = unfit_methods(ranges, workbench)
-    listed, tables = [], []
-    for name, method in methods.METHODS.items():
-        if name not in unfit:
-            listed.append(f"    {json.dumps(name)},  # {(method.__doc__ or '').splitlines()[0]}")
-            if ranges[name]:
-                tables += ["", f"[method.{name}]", *(f"{key} = {_told(r)}" for key, r in ranges[name].items())]
+    fit = [name for name in methods.METHODS if name not in unfit]
+    stock = methods.stock(fit, n_steps=workbench.sparsify_plan().n_steps)
+    listed, tables, others = [], [], []
+    for name in fit:
+        line = f"{json.dumps(name)},  # {methods.METHODS[name].summary}"
+        if name not in stock:
+            others.append(f"    # {line}")
+            continue
+        listed.append(f"    {line}")
+        if ranges[name]:
+            tables += ["", f"[method.{name}]", *(f"{key} = {_in_words(r)}" for key, r in ranges[name].items())]
+    if others:
+        listed += ["    # For larger studies, or longer sparsify phases:", *others]
     for reason in dict.fromkeys(unfit.values()):
         names = ", ".join(json.dumps(name) for name in unfit if unfit[name] == reason)
         listed += [f"    # Not {names}:", f"    # {' '.join(reason.split())}"]
     return listed, tables
 
 
-def _width_rules(n_groups: int, n_stages: int) -> list[str]:
-    stages = f"a multiplier for each of the {n_stages} stages"
-    groups = f"a multiplier for each of the {n_groups} channel groups"
-    lines = [
-        '    "uniform",  # one keep ratio for all',
-        '    "global",  # all channels ranked together',
-        '    "aofp",  # as many channels as the next layer can miss',
-        '    "learned",  # what the method decided while it trained',
-    ]
-    if n_stages == 1:
-        lines.append('    # "per_stage": there is only one stage')
-    else:
-        lines.append(f'    "per_stage",  # {stages}')
-    if n_groups > _MOST_GROUPS:
-        lines.append(f'    # "per_group": {groups} is more than a study of some hundred trials can tell apart')
-    elif n_groups == n_stages:
-        lines.append('    # "per_group": each stage is one channel group')
-    else:
-        lines.append(f'    "per_group",  # {groups}')
+def _width_rules(cost: CostModel) -> list[str]:
+    """The lines of the list of width rules: those without multipliers, then the others, the fewest of them first."""
+    rules = [rule for rule in WIDTH_RULES.values() if rule.is_default]
+    lines = [f'    "{rule.name}",  # {rule.summary}' for rule in rules if not rule.sampled(cost)]
+    sampling = sorted((rule for rule in reversed(rules) if rule.sampled(cost)), key=lambda r: len(r.sampled(cost)))
+    units: dict[frozenset[tuple[str, ...]], str] = {}  # what one multiplier is for, by the groups that share one
+    for rule in sampling:
+        shared, n = frozenset(rule.sampled(cost).values()), len(rule.sampled(cost))
+        each = f"a multiplier for each of the {n} {rule.unit}s"
+        if n > _MOST_MULTIPLIERS:
+            lines.append(f'    # "{rule.name}": {each} is more than a study of some hundred trials can tell apart')
+        elif shared in units:
+            lines.append(f'    # "{rule.name}": each {units[shared]} is one {rule.unit}')
+        elif n == 1:
+            lines.append(f'    # "{rule.name}": there is only one {rule.unit}')
+        else:
+            lines.append(f'    "{rule.name}",  # {each}')
+        units[shared] = rule.unit
     return lines
 
 
 def _targets(least: float) -> str:
     low = max(1, math.ceil(round(least / _STEP, 6))) * _STEP
     if low < _HIGHEST_TARGET:
-        return _told(Range(low=round(low, 2), high=_HIGHEST_TARGET, step=_STEP))
+        return _in_words(Range(low=round(low, 2), high=_HIGHEST_TARGET, step=_STEP))
     low = math.ceil(1e4 * least) / 1e4
-    return _told(Range(low=min(low, 1.0), high=1.0, points=5))
+    return _in_words(Range(low=min(low, 1.0), high=1.0, points=5))
 
 
 def _stages(stages: Mapping[str, tuple[str, ...]], widths: Mapping[str, int]) -> list[str]:
@@ -159,7 +159,7 @@ def _stages(stages: Mapping[str, tuple[str, ...]], widths: Mapping[str, int]) ->
     ]
 
 
-def _told(values: Range) -> str:
+def _in_words(values: Range) -> str:
     """A range as TOML."""
     if values.values is not None and values.scale == "linear":
         return json.dumps(values.values)

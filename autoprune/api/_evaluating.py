@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autoprune.api._phases import enter_worker
+from optuna.trial import FrozenTrial
+
 from autoprune.api._planning import identity_of, overridden
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, storage_url
-from autoprune.config import StudyConfig
+from autoprune.config import SettingSpec, StudyConfig, TrialSpec
+from autoprune.distributed import Slots, obey_signals, open_cluster, plan_slots, run_each
 from autoprune.errors import ConfigError, IdentityError, StudyFailedError, WeightsError
-from autoprune.spec import SettingSpec, TrialSpec
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
-    from autoprune.workbench import Workbench
+from autoprune.pipeline import Link, Workbench, enter_worker, open_test, open_workbench, score
+from autoprune.search.front import EvaluationRows, TestScore, source_of
+from autoprune.search.phases import PhaseRows
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Attr, StoredTrial, lineage_of, new_owner
 
 __all__ = ["Evaluated", "evaluate"]
 
@@ -50,26 +52,29 @@ class Evaluated:
 class _Job:
     """One fine-tuning, as it is sent to a worker."""
 
-    spec: TrialSpec
-    kept: dict[str, list[int]]
+    lineage: tuple[Link, ...]  # The trial that is scored comes last.
     seed: int
     fingerprint: str
 
     @property
-    def told(self) -> str:
-        return f"trial {self.spec.number}, seed {self.seed}"
+    def number(self) -> int:
+        return self.lineage[-1].spec.number
+
+    @property
+    def setting(self) -> SettingSpec:
+        return self.lineage[-1].spec.setting
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.number}, seed {self.seed}"
 
 
 class _Desk:
     """Hears how the runs end, stores their scores, and says whether to go on."""
 
     def __init__(self, study: Study, progress: Progress, *, n_runs: int, n_known: int, most_in_a_row: int) -> None:
-        from autoprune.search.evaluations import EvaluationRows
-        from autoprune.search.owners import new_owner
-        from autoprune.search.phase_rows import PhaseRows
-
-        self._rows = EvaluationRows(study.record.db, study.record.study_id)
-        self._phases, self._owner = PhaseRows(study.record.db), new_owner()
+        self._rows = EvaluationRows(study.handle.db, study.handle.study_id)
+        self._phases, self._owner = PhaseRows(study.handle.db), new_owner()
         self._progress, self._n_runs, self._n_known = progress, n_runs, n_known
         self._most_in_a_row, self._in_a_row = most_in_a_row, 0
         self.stopping: str | None = None
@@ -80,19 +85,17 @@ class _Desk:
         self.stopping = self.stopping or "interrupted"
 
     def done(self, job: _Job, found: dict[str, Any]) -> None:
-        from autoprune.search.evaluations import TestScore
-
         facts = {key: found[key] for key in ("accuracy", "n_images", "wall_s")}
-        self._rows.add(TestScore(number=job.spec.number, seed=job.seed, fingerprint=job.fingerprint, **facts))
+        self._rows.add(TestScore(number=job.number, seed=job.seed, fingerprint=job.fingerprint, **facts))
         # It may have been computed anew here, and what is in the cache is in the ledger.
         self._phases.publish(kind=found["phase_kind"], owner=self._owner, **found["phase_file"])
         self.n_done, self._in_a_row = self.n_done + 1, 0
         how = "the dense network as it is" if found["is_untouched"] else f"{found['wall_s']:.0f} s"
         so_far = f"{self._n_known + self.n_done} of {self._n_runs}"
-        self._progress.note(f"{job.told}: {found['accuracy']:.4f} ({how}; {so_far})")
+        self._progress.note(f"{job.name}: {found['accuracy']:.4f} ({how}; {so_far})")
 
     def failed(self, job: _Job, error: Exception) -> None:
-        self.failures.append(f"{job.told}: {str(error) or type(error).__name__}")
+        self.failures.append(f"{job.name}: {str(error) or type(error).__name__}")
         self._progress.note(f"failed: {self.failures[-1]}")
         self._in_a_row += 1
         if self._in_a_row >= self._most_in_a_row:
@@ -101,10 +104,8 @@ class _Desk:
 
 def _work(job: _Job, *, threads: int) -> dict[str, Any]:
     """One run in a worker process."""
-    from autoprune.evaluation import score
-
-    phases = enter_worker(dataclasses.replace(job.spec.setting, threads=job.spec.setting.threads or threads))
-    return score(job.spec, job.kept, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
+    phases = enter_worker(dataclasses.replace(job.setting, threads=job.setting.threads or threads))
+    return score(job.lineage, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
 
 
 def evaluate(
@@ -139,25 +140,19 @@ def evaluate(
         WeightsError: The record of a member is missing.
         StudyFailedError: Runs failed; the first error is told, and what was scored is kept.
     """
-    from autoprune.distributed import obey_signals, open_cluster, plan_slots, run_each
-    from autoprune.evaluation import open_test
-    from autoprune.search.database import Database
-    from autoprune.search.study import StudyRecord
-    from autoprune.workbench import open_workbench
-
     if not 1 <= seeds <= _MOST_SEEDS:
         raise ConfigError(f"`seeds` must be in [1, {_MOST_SEEDS}], but got seeds={seeds}.")
     progress = progress or Progress()
     db = Database.open(storage_url(storage), create=False)
-    study = Study(db, StudyRecord.open(db, name))
-    config = overridden(study.config, n_trials=None, concurrency=concurrency)
+    study = Study(db, StudyHandle.open(db, name))
+    config = overridden(study.config, concurrency=concurrency)
     members = _members(study, where)
     if not members:
         return Evaluated(study, 0, 0, 0, interrupted=False)
     workbench = open_workbench(config.setting)
     _check_identity(study, config, workbench)
     _, fingerprint = open_test(config.setting, workbench)
-    jobs, n_runs = _jobs(study, members, config.setting, seeds=seeds, fingerprint=fingerprint), seeds * len(members)
+    jobs, n_runs = _jobs(study, members, workbench, seeds=seeds, fingerprint=fingerprint), seeds * len(members)
     n_known = n_runs - len(jobs)
     progress.note(
         f"{len(members)} trials of the front, {seeds} fine-tunings each: {n_known} known, {len(jobs)} to be done"
@@ -166,69 +161,83 @@ def evaluate(
         return Evaluated(study, n_runs, n_known, 0, interrupted=False)
     desk = _Desk(study, progress, n_runs=n_runs, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
     with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
-        slots = plan_slots(cluster, config.resources)
-        run_each(
-            jobs, functools.partial(_work, threads=slots.threads), slots=slots,
-            go_on=lambda: desk.stopping is None, on_done=desk.done, on_failed=desk.failed,
-        )  # fmt: skip
+        _run_all(jobs, desk, plan_slots(cluster, config.resources))
+    interrupted = desk.stopping is not None and desk.n_done < len(jobs)
+    return Evaluated(study, n_runs, n_known, desk.n_done, interrupted)
+
+
+def _run_all(jobs: Sequence[_Job], desk: _Desk, slots: Slots) -> None:
+    """Run the jobs on the open cluster.
+
+    Raises:
+        StudyFailedError: Some failed.
+    """
+    run_each(
+        jobs, functools.partial(_work, threads=slots.threads), slots=slots,
+        go_on=lambda: desk.stopping is None, on_done=desk.done, on_failed=desk.failed,
+    )  # fmt: skip
     if desk.failures:
         raise StudyFailedError(
             f"{len(desk.failures)} of {len(jobs)} runs failed; what was scored is kept, and the same command goes on. "
             f"The first error, of {desk.failures[0]}"
         )
-    interrupted = desk.stopping is not None and desk.n_done < len(jobs)
-    return Evaluated(study, n_runs, n_known, desk.n_done, interrupted)
 
 
 def _members(study: Study, where: str | None) -> list[FrozenTrial]:
     """The trials whose networks are on the front, each network once."""
-    from autoprune.search.evaluations import source_of
-
     numbers = dict.fromkeys(source_of(trial) for _, trial in study.front(where=where).iterrows())
-    trials = {trial.number: trial for trial in study.record.trials()}
+    trials = {trial.number: trial for trial in study.handle.trials()}
     return [trials[number] for number in numbers]
 
 
 def _check_identity(study: Study, config: StudyConfig, workbench: Workbench) -> None:
-    if differing := study.record.differences(identity_of(config, workbench)):
+    if differing := study.handle.differences(identity_of(config, workbench)):
         raise IdentityError(
             f"study {study.name!r} must be scored with what it was made of, but {differing}. Put the old files back."
         )
 
 
-def _jobs(study: Study, members: list[FrozenTrial], newest: SettingSpec, *, seeds: int, fingerprint: str) -> list[_Job]:
+def _jobs(
+    study: Study, members: list[FrozenTrial], workbench: Workbench, *, seeds: int, fingerprint: str
+) -> list[_Job]:
     """What is not known yet, seed by seed, so that the parents of all members are there before the second round."""
-    from autoprune.search.evaluations import EvaluationRows
-    from autoprune.search.space import Point
-
-    rows = EvaluationRows(study.record.db, study.record.study_id).read()
+    rows = EvaluationRows(study.handle.db, study.handle.study_id).read()
     known = {(row.number, row.seed) for row in rows if row.fingerprint == fingerprint}
-    configs, jobs = study.configs(), []
-    for seed in range(seeds):
-        for trial in members:
-            if (trial.number, seed) in known:
-                continue
-            point, own = Point(**trial.user_attrs["point"]), configs[trial.user_attrs["revision"]].setting
-            # Recipes are the trial's own; where things lie is known best by the newest revision.
-            spec = TrialSpec(
-                setting=dataclasses.replace(own, network=newest.network, data=newest.data, artifacts=newest.artifacts),
-                study=study.name,
-                number=trial.number,
-                method=point.method,
-                hyper=point.hyper,
-                width_rule=point.width_rule,
-                macs_target=point.macs_target,
-            )
-            jobs.append(_Job(spec, _kept(trial), seed, fingerprint))
-    return jobs
+    newest, n_images = workbench.setting, len(workbench.splits.train)
+    configs, trials = study.configs(), {trial.number: StoredTrial(trial) for trial in study.handle.trials()}
+
+    def link(trial: StoredTrial) -> Link:
+        point, own = trial.point, configs[trial.attrs[Attr.REVISION]].setting
+        # Recipes are the trial's own; where things lie is known best by the newest revision.
+        spec = TrialSpec(
+            setting=dataclasses.replace(own, network=newest.network, data=newest.data, artifacts=newest.artifacts),
+            study=study.name,
+            number=trial.number,
+            method=point.method,
+            hyper=point.hyper,
+            width_rule=point.width_rule,
+            macs_target=point.macs_target,
+            epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
+        )
+        return Link(spec, _kept(trial.frozen))
+
+    lineages = {
+        member.number: tuple(link(trial) for trial in lineage_of(trials[member.number], trials)) for member in members
+    }
+    return [
+        _Job(lineages[member.number], seed, fingerprint)
+        for seed in range(seeds)
+        for member in members
+        if (member.number, seed) not in known
+    ]
 
 
 def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
     """The channels that a trial kept, from the record beside its network, which retention leaves there."""
     try:
-        path = Path(trial.user_attrs["weights"]).with_suffix(".json")
+        path = Path(trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
         record = json.loads(path.read_text())
-        is_ours, kept = record["sha256"] == trial.user_attrs["sha256"], dict(record["kept"])
+        is_ours, kept = record["sha256"] == trial.user_attrs[Attr.SHA256], dict(record["kept"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"the record beside the network of trial {trial.number} must say which channels it kept, but can't be "

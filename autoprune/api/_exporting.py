@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from autoprune.api._reading import Study, open_study
+from autoprune.engine.files import ENDINGS, export
 from autoprune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import nn
+from autoprune.importing import call_factory
+from autoprune.pipeline import load_model as load
+from autoprune.pipeline import read_record
 
 __all__ = ["Exported", "export_trial", "factory_of", "load_model", "weights_of"]
 
@@ -51,8 +55,6 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         WeightsError: A file is missing, damaged or does not fit.
         ConfigError: The network came from a factory and none is given.
     """
-    from autoprune.saved import load_model as load
-
     return load(path, factory)
 
 
@@ -73,8 +75,6 @@ def weights_of(study: Study, number: int) -> Path:
 
 def factory_of(study: Study) -> Callable[[], nn.Module] | None:
     """The network factory that the study's own file named, or None where the network is built in."""
-    from autoprune.engine.factory import call_factory
-
     name = study.config.setting.network.factory
     return None if name is None else lambda: call_factory(name, key="network.factory")
 
@@ -86,12 +86,6 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
         ConfigError: Another ending, or a trial without a network.
         TrialError: The written file answers otherwise than the network.
     """
-    import torch
-
-    from autoprune.engine.export import ENDINGS, export
-    from autoprune.saved import load_model as load
-    from autoprune.saved import read_record
-
     target = Path(to)
     if target.suffix not in ENDINGS:
         raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(to)!r}.")

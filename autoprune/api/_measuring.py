@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from autoprune.api._exporting import factory_of, weights_of
 from autoprune.api._reading import open_study
+from autoprune.engine.measuring import Latency, find_device, measure, warning
 from autoprune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from autoprune.engine.latency import Latency
+from autoprune.pipeline import load_beside_dense, read_record
 
 __all__ = ["MeasuredBatch", "measure_latency"]
 
@@ -57,9 +55,6 @@ def measure_latency(
         ConfigError: A device that is not there, a batch size below 1, or a trial without a network.
         WeightsError: The network's file is missing or damaged.
     """
-    from autoprune.engine.latency import find_device, measure, warning
-    from autoprune.saved import load_beside_dense, read_record
-
     if any(batch < 1 for batch in batches):
         raise ConfigError(f"`batches` must each be at least 1, but got {list(batches)}.")
     found = find_device(device)
@@ -71,6 +66,6 @@ def measure_latency(
     measured = []
     for batch in batches:
         times = measure({"dense": dense, "pruned": pruned}, record["image_shape"], batch=batch, device=found)
-        told = warning(times["dense"], times["pruned"], macs_ratio=record["macs_ratio"])
-        measured.append(MeasuredBatch(times["dense"], times["pruned"], record["macs_ratio"], told))
+        doubt = warning(times["dense"], times["pruned"], macs_ratio=record["macs_ratio"])
+        measured.append(MeasuredBatch(times["dense"], times["pruned"], record["macs_ratio"], doubt))
     return measured

@@ -3,59 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import statistics
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoprune.api._progress import Progress
+from autoprune.config import SettingSpec
+from autoprune.distributed import Slots, run_each, run_once
+from autoprune.engine.files import PhaseStore
 from autoprune.errors import ConfigError
-from autoprune.spec import SettingSpec
+from autoprune.pipeline import Workbench, calibrate, enter_worker, open_workbench, phase_folder
+from autoprune.search.dispatch import Dispatcher
+from autoprune.search.proposals import Pace
+from autoprune.search.trials import Point
 
-if TYPE_CHECKING:
-    from autoprune.distributed import Slots
-    from autoprune.engine.phases import PhaseStore
-    from autoprune.search.dispatch import Dispatcher
-    from autoprune.workbench import Workbench
-
-__all__ = ["enter_worker", "phase_folder", "phase_of", "prepare_dense"]
+__all__ = ["measured_pace", "phase_of", "prepare_dense"]
 
 _DENSE = "dense"
+_MOST_CALIBRATED = 8  # Workers that are timed at once; more would tell nothing new.
 
 
-def phase_folder(setting: SettingSpec) -> Path:
-    """Where a study's phases are cached."""
-    return Path(setting.artifacts) / "phases"
-
-
-def enter_worker(setting: SettingSpec) -> PhaseStore:
-    """Begin some work in a worker process, which may have done other work before; gives the study's phases."""
-    import torch
-
-    from autoprune.engine.memory import hand_back
-    from autoprune.engine.phases import PhaseStore
-
-    hand_back()  # What the worker's last work has freed.
-    if setting.threads is not None:
-        torch.set_num_threads(setting.threads)
-    return PhaseStore(phase_folder(setting))
-
-
-def phase_of(workbench: Workbench, point: Mapping[str, Any]) -> str | None:
+def phase_of(workbench: Workbench, point: Point, *, params: int | None) -> str | None:
     """Key of the sparsify phase that a point's trial starts from, or None where it starts from the dense network."""
     try:
-        return workbench.sparsify_key(point["method"], point["hyper"], point["macs_target"])
+        return workbench.sparsify_key(point.method, point.hyper, macs_target=point.macs_target, params=params)
     except ConfigError:
         return None  # A retry of what this version does not know: it fails in its worker, with this reason.
 
 
 def prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
     """Have the dense network ready, trained once however many drivers start together."""
-    from autoprune.engine.phases import PhaseStore
-
     setting, key = workbench.setting, workbench.dense_key
     phases, store = dispatcher.phases, PhaseStore(phase_folder(setting))
-    told = False
+    has_noted = False
     while dispatcher.stopping is None:
         state = phases.take(key, "dense", holder=_DENSE)
         if state == "ready":
@@ -63,9 +44,9 @@ def prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots,
                 return
             phases.forget(key)  # The database says that it is there, but the file is gone or damaged.
         elif state == "busy":
-            if not told:
+            if not has_noted:
                 progress.note("the dense network is being made ready by another driver; waiting for it")
-                told = True
+                has_noted = True
             time.sleep(1.0)
         else:
             _make_dense(setting, dispatcher, slots=slots, progress=progress)
@@ -73,8 +54,6 @@ def prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots,
 
 
 def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
-    from autoprune.distributed import run_once
-
     what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
     progress.note(f"{what}, once for the study")
     whole = dataclasses.replace(setting, threads=setting.threads or slots.threads)
@@ -88,7 +67,32 @@ def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, p
 
 
 def _train_dense(setting: SettingSpec) -> dict[str, Any]:
-    from autoprune.workbench import open_workbench
-
     phase = open_workbench(setting).dense(enter_worker(setting))
     return {"accuracy": phase.record["accuracy"], "macs": phase.record["macs"], "file": phase.file}
+
+
+def measured_pace(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> Pace | None:
+    """How fast workers train that train at the same time, measured for a few seconds.
+
+    None where the driver winds down meanwhile.
+    """
+    n_workers, found = min(slots.concurrency, _MOST_CALIBRATED), list[dict[str, float]]()
+
+    def fail(_: int, error: Exception) -> None:
+        raise error
+
+    run_each(
+        range(n_workers), functools.partial(_calibrate, setting), slots=slots,
+        go_on=lambda: dispatcher.stopping is None, on_done=lambda _, paces: found.append(paces), on_failed=fail,
+    )  # fmt: skip
+    if len(found) < n_workers:
+        return None
+    pace = Pace(**{name: statistics.fmean(each[name] for each in found) for name in found[0]})
+    speeds = [f"{1 / (pace.base_s + pace.macs_s * ratio):,.0f} at {ratio:g} of the MACs" for ratio in (1.0, 0.25)]
+    progress.note(f"images trained a second, measured: {', '.join(speeds)}")
+    return pace
+
+
+def _calibrate(setting: SettingSpec, worker: int) -> dict[str, float]:
+    enter_worker(setting)
+    return calibrate(setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -9,26 +10,84 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from autoprune import methods
 from autoprune.api._reading import Study, storage_url
-from autoprune.config import ResourcesConfig, SearchConfig, SpaceConfig, StudyConfig, load_setting, load_study
+from autoprune.config import (
+    AS_MANY_AS_FIT,
+    Range,
+    ResourcesConfig,
+    SearchConfig,
+    SpaceConfig,
+    StudyConfig,
+    load_setting,
+    names_its_trials,
+    read,
+    resolved,
+)
+from autoprune.config import load_study as read_study
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.fields import read
-from autoprune.spec import Range
+from autoprune.pipeline import Workbench, open_workbench
+from autoprune.search.proposals import Budget, Planner, Space, opening, sampler_named
+from autoprune.search.storage import Database, StudyHandle
 
-if TYPE_CHECKING:
-    from autoprune.search.space import Space
-    from autoprune.workbench import Workbench
+__all__ = [
+    "ExistingStudy",
+    "GroupRow",
+    "Inspection",
+    "Plan",
+    "identity_of",
+    "inspect",
+    "load_config",
+    "load_study",
+    "plan",
+    "planner_of",
+    "space_of",
+]
 
-__all__ = ["GroupRow", "Inspection", "Joined", "Plan", "identity_of", "inspect", "load_config", "plan", "space_of"]
+_PLAIN = "magnitude"  # Opens a study where it can: known to be good, and it costs nothing.
+_N_RUNGS = 9  # Of the opening where trials inherit; more and shorter ones were behind.
 
 
-def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None) -> StudyConfig:
-    """Read a study file against the methods there are; arguments go over the file."""
-    from autoprune import methods
+def load_study(path: Path | str) -> StudyConfig:
+    """Read a study file, to be launched as it is or with parts of it replaced.
 
-    config = load_study(Path(path), methods.catalogue())
+    Raises:
+        ConfigError: Something in the file does not hold; file and key are named.
+    """
+    return read_study(Path(path), methods.catalogue())
+
+
+def load_config(
+    source: Path | str | StudyConfig,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    n_trials: int | None = None,
+    time_limit_s: float | None = None,
+    concurrency: int | None = None,
+) -> StudyConfig:
+    """A study's configuration, held against the methods there are; arguments go over it.
+
+    Args:
+        source: A study file, or a configuration.
+        name: Of the study.
+        seed: Of the study.
+        n_trials: Number of trials.
+        time_limit_s: Of the launch; it alone ends the study where nothing says how many trials.
+        concurrency: Trials at once.
+
+    Raises:
+        ConfigError: Something of it does not hold.
+    """
+    if isinstance(source, StudyConfig):
+        config, where = resolved(source, folder=Path.cwd()), ""
+    else:
+        config, where = load_study(source), f"{source}: "
+        if n_trials is None and time_limit_s is not None and not names_its_trials(Path(source)):
+            n_trials = AS_MANY_AS_FIT
+    sampler_named(config.study.sampler)
     for method, ranges in config.space.methods.items():
         for key, values in ranges.items():
             for value in values.grid or _samples(values):
@@ -36,8 +95,8 @@ def load_config(path: Path | str, *, n_trials: int | None = None, concurrency: i
                     methods.build(method, {key: value})
                 except ConfigError as error:
                     advice = " Give `step = 1`, or a list `values`." if "a whole number" in str(error) else ""
-                    raise ConfigError(f"{path}: space {config.space.name!r}: {error}{advice}") from None
-    return overridden(config, n_trials=n_trials, concurrency=concurrency)
+                    raise ConfigError(f"{where}space {config.space.name!r}: {error}{advice}") from None
+    return overridden(config, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency)
 
 
 def _samples(values: Range) -> tuple[float, ...]:
@@ -53,7 +112,6 @@ class GroupRow:
 
     name: str
     width: int
-    step: int
     layers: int
     macs_share: float
 
@@ -85,11 +143,11 @@ def inspection_of(workbench: Workbench) -> Inspection:
     cost, network = workbench.traced.cost, workbench.setting.network
     dense, rows = dict(zip(cost.groups, cost.dense, strict=True)), []
     for group in workbench.traced.groups:
-        # What the layers that touch the group cost: MACs are linear in one width, so one step tells the slope.
-        fewer = cost.macs({**dense, group.name: group.width - group.step})
-        share = (cost.dense_macs - fewer) * (group.width // group.step) / cost.dense_macs
+        # What the layers that touch the group cost: MACs are linear in one width, so one channel tells the slope.
+        fewer = cost.macs({**dense, group.name: group.width - 1})
+        share = (cost.dense_macs - fewer) * group.width / cost.dense_macs
         layers = len({member.module for member in group.members})
-        rows.append(GroupRow(group.name, group.width, group.step, layers, share))
+        rows.append(GroupRow(group.name, group.width, layers, share))
     return Inspection(
         network=str(network.architecture or network.factory),
         image_shape=workbench.splits.train.shape,
@@ -97,7 +155,7 @@ def inspection_of(workbench: Workbench) -> Inspection:
         params=cost.dense_params,
         groups=tuple(rows),
         refused=tuple(str(refusal) for refusal in workbench.traced.refused),
-        least_macs_ratio=cost.macs_ratio(workbench.min_widths()),
+        least_macs_ratio=cost.macs_ratio(workbench.limits().min_widths),
     )
 
 
@@ -106,8 +164,6 @@ def inspect(path: Path | str) -> Inspection:
 
     The file's search space is not looked at, and may be missing.
     """
-    from autoprune.workbench import open_workbench
-
     return inspection_of(open_workbench(load_setting(Path(path))))
 
 
@@ -127,11 +183,11 @@ class Plan:
     inspection: Inspection
     opening: tuple[dict[str, Any], ...]
     identity: Mapping[str, Any]
-    joins: Joined | None
+    joins: ExistingStudy | None
 
 
 @dataclass(frozen=True)
-class Joined:
+class ExistingStudy:
     """A stored study that a launch would join.
 
     Args:
@@ -147,16 +203,26 @@ class Joined:
     changed: tuple[str, ...]
 
 
-def overridden(config: StudyConfig, *, n_trials: int | None, concurrency: int | None) -> StudyConfig:
+def overridden(
+    config: StudyConfig,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    n_trials: int | None = None,
+    concurrency: int | None = None,
+) -> StudyConfig:
     """The configuration with what the arguments name replaced.
 
     Raises:
         ConfigError: An argument of another type, or out of range.
     """
     # Read anew rather than replaced, because an argument may be anything, unlike what has been read before.
-    if n_trials is not None:
-        study = read(SearchConfig, {**vars(config.study), "n_trials": n_trials}, where="arguments")
-        config = dataclasses.replace(config, study=study)
+    given = {"name": name, "seed": seed, "n_trials": n_trials}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if changes:
+        study = read(SearchConfig, {**vars(config.study), **changes}, where="arguments")
+        setting = dataclasses.replace(config.setting, seed=study.seed)
+        config = dataclasses.replace(config, study=study, setting=setting)
     if concurrency is not None:
         table = {**vars(config.resources), "concurrency": concurrency}
         config = dataclasses.replace(config, resources=read(ResourcesConfig, table, where="arguments"))
@@ -171,14 +237,11 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
         InfeasibleError: Not even the minimum widths keep the constraints.
         NetworkError: Nothing of the network can be pruned, or not by a method of the space.
     """
-    from autoprune.search.space import Space
-
     fitting = _fitting(config.space, workbench)
     space = Space(
         fitting,
         workbench.traced.cost,
-        min_widths=workbench.min_widths(),
-        multiple=config.setting.network.multiple,
+        widths=workbench.limits(),
         constraints=config.constraints,
     )
     highest = fitting.macs_target.high or max(float(v) for v in fitting.macs_target.values or (1.0,))
@@ -190,8 +253,34 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
     return space
 
 
+def planner_of(config: StudyConfig, space: Space, workbench: Workbench) -> Planner | None:
+    """What decides parents, targets and lengths of a study in which trials inherit.
+
+    None where they don't: where the study says so, or none of its methods can rank a network as it is.
+    """
+    search, setting = config.study, config.setting
+    ranking = [name for name in space.config.methods if not methods.method_named(name).trains]
+    if not search.inherit or not ranking:
+        return None
+    n_images, epochs = len(workbench.splits.train), setting.finetune.epochs
+    budget = Budget(n_images, epochs, search.least_epochs, phase_epochs=setting.sparsify.epochs)
+    worst = 1 - search.reference_point["accuracy"], search.reference_point.get("macs_ratio", 1.0)
+    n_rungs = min(_N_RUNGS, max(2, search.n_trials // 3 - 1))  # With the dense network at most a third of the trials.
+    return Planner(
+        space.geometric_ladder(n_rungs),
+        within=space.target_range,
+        budget=budget,
+        worst=worst,
+        method=_PLAIN if _PLAIN in ranking else ranking[0],
+    )
+
+
 def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
-    """The space with those of its methods that can be used, which must be all that it names."""
+    """The space with those of its methods that can be used, which must be all that it names.
+
+    Of any method, those are left out that a phase of this length does not let act, and those that are searched by name
+    alone, unless there are no others.
+    """
     if not workbench.traced.groups:
         first = next((f" ({str(refusal).rstrip('.')})" for refusal in workbench.traced.refused), "")
         raise NetworkError(
@@ -203,6 +292,8 @@ def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
     if reasons and not (space.any_method and fit):
         name, reason = next(iter(reasons.items()))
         raise NetworkError(f"[space] `methods`: {name!r} can't prune this network: {reason}")
+    if space.any_method:
+        fit = {name: fit[name] for name in methods.stock(fit, n_steps=workbench.sparsify_plan().n_steps)}
     return dataclasses.replace(space, methods=fit)
 
 
@@ -215,10 +306,6 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
         space: Ranges of the hyper-parameters by method.
         workbench: The network.
     """
-    import copy
-
-    from autoprune import methods
-
     reasons = {}
     for name, ranges in space.items():
         choices = {key: r.values for key, r in ranges.items() if r.values and isinstance(r.values[0], str)}
@@ -226,49 +313,53 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
             for chosen in itertools.product(*choices.values()):
                 method = methods.build(name, dict(zip(choices, chosen, strict=True)))
                 copied = copy.deepcopy(workbench.network)
-                method.attach(copied, workbench.traced, plan=workbench.sparsify_plan(1.0))
+                method.attach(copied, workbench.traced, plan=workbench.sparsify_plan())
         except (NetworkError, ConfigError) as error:
             reasons[name] = str(error)
     return reasons
 
 
 def plan(
-    path: Path | str, *, n_trials: int | None = None, concurrency: int | None = None, storage: str | None = None
+    source: Path | str | StudyConfig,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    n_trials: int | None = None,
+    time_limit_s: float | None = None,
+    concurrency: int | None = None,
+    storage: str | None = None,
 ) -> Plan:
     """Work out what `launch` would do, without writing to any database.
 
     Raises:
         IdentityError: The database has a study of this name that is another one.
     """
-    from autoprune.search.propose import opening
-    from autoprune.workbench import open_workbench
-
-    config = load_config(path, n_trials=n_trials, concurrency=concurrency)
+    config = load_config(
+        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s
+    )
     workbench = open_workbench(config.setting)
     space = space_of(config, workbench)
-    points = tuple(point.to_dict() for point in opening(space, config.study.n_trials))
+    planner = planner_of(config, space, workbench)
+    points = tuple(point.to_dict() for point in opening(space, config.study.n_trials, planner=planner))
     identity = identity_of(config, workbench)
     joins = _joined(config, identity, storage_url(storage))
     config = dataclasses.replace(config, space=space.config)
     return Plan(config, inspection_of(workbench), points, identity, joins)
 
 
-def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> Joined | None:
-    from autoprune.search.database import Database
-    from autoprune.search.study import StudyRecord
-
+def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> ExistingStudy | None:
     if not Database.is_there(url):
         return None
     db, search = Database.open_readonly(url), config.study
     try:
-        record = StudyRecord.find(
+        record = StudyHandle.find(
             db, name=search.name, identity=identity, directions=search.directions, objectives=search.objectives
         )
         if record is None:
             return None
         ours, stored = config.to_dict(), Study(db, record).config.to_dict()
         changed = tuple(key for key in ours if json.dumps(ours[key]) != json.dumps(stored[key]))
-        return Joined(db.url, record.counts().finished, record.revision, changed)
+        return ExistingStudy(db.url, record.counts().finished, record.revision, changed)
     finally:
         db.close()
 

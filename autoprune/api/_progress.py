@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from autoprune.api._reading import Study
+from autoprune.search.dispatch import Snapshot
 
-if TYPE_CHECKING:
-    from autoprune.api._reading import Study
-    from autoprune.search.dispatch import Dispatcher
-
-__all__ = ["Progress"]
+__all__ = ["Progress", "Snapshot"]
 
 
 class Progress:
@@ -17,7 +14,7 @@ class Progress:
     def note(self, text: str) -> None:
         """One line for people."""
 
-    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+    def update(self, study: Study, snapshot: Snapshot) -> None:
         """Called about once a second while trials run."""
 
     def interrupted(self) -> None:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
-from autoprune.config import StudyConfig, read_stored, stock_spaces
-from autoprune.errors import ConfigError, StorageError, unknown_name
+import pandas as pd
+from optuna.trial import TrialState
 
-if TYPE_CHECKING:
-    import pandas as pd
+from autoprune.config import StudyConfig, read_stored
+from autoprune.errors import ConfigError, StorageError
+from autoprune.search.front import (
+    EvaluationRows,
+    TestScore,
+    front,
+    hypervolume_of,
+    latest,
+    scores_frame,
+    summary,
+    thinned,
+    trials_frame,
+    with_test_scores,
+)
+from autoprune.search.storage import Counts, Database, StudyHandle
+from autoprune.search.trials import StoredTrial, lineage_of
 
-    from autoprune.search.claims import Counts
-    from autoprune.search.database import Database
-    from autoprune.search.evaluations import TestScore
-    from autoprune.search.study import StudyRecord
-
-__all__ = ["DriverStatus", "Status", "Study", "list_names", "open_study", "status", "stop", "storage_url"]
-
-_KINDS = ("methods", "architectures", "spaces", "studies")
+__all__ = ["DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"]
 
 
 def storage_url(storage: str | None = None) -> str:
@@ -32,18 +39,30 @@ def storage_url(storage: str | None = None) -> str:
 class Study:
     """A study of a database, opened for reading; works while drivers write.
 
+    ``with`` closes the connections at its end; what is asked afterwards opens them again.
+
     Args:
         db: An open database.
-        record: The study in it.
+        handle: The study in it.
     """
 
-    def __init__(self, db: Database, record: StudyRecord) -> None:
-        self._db, self._record = db, record
+    def __init__(self, db: Database, handle: StudyHandle) -> None:
+        self._db, self._handle = db, handle
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._db.close()
 
     @property
     def name(self) -> str:
         """The study's name."""
-        return self._record.name
+        return self._handle.name
 
     @property
     def config(self) -> StudyConfig:
@@ -52,11 +71,11 @@ class Study:
         Raises:
             StorageError: It was not written by this version of autoprune.
         """
-        return self._read(self._record.config)
+        return self._read(self._handle.config)
 
     def configs(self) -> dict[int, StudyConfig]:
         """Every configuration that the study has had, by the number of its revision; a trial's is its ``revision``."""
-        return {number: self._read(stored) for number, stored in self._record.revisions().items()}
+        return {number: self._read(stored) for number, stored in self._handle.revisions().items()}
 
     def _read(self, stored: Mapping[str, Any]) -> StudyConfig:
         try:
@@ -69,15 +88,17 @@ class Study:
             ) from error
 
     @property
-    def record(self) -> StudyRecord:
+    def handle(self) -> StudyHandle:
         """The study's rows in the database."""
-        return self._record
+        return self._handle
+
+    def counts(self) -> Counts:
+        """Number of trials by state."""
+        return self._handle.counts()
 
     def trials(self) -> pd.DataFrame:
         """Every trial of every state, one row each."""
-        from autoprune.search.query import trials_frame
-
-        return trials_frame(self._db, self._record)
+        return trials_frame(self._db, self._handle)
 
     def front(self, *, where: str | None = None, sort: str | None = None, spacing: float | None = None) -> pd.DataFrame:
         """The Pareto front of the trials that keep the constraints of the newest revision.
@@ -85,8 +106,9 @@ class Study:
         A trial for which a constrained value is missing does not keep it. Once members were scored on the test split
         (`autoprune.evaluate`), four columns tell: ``test_accuracy`` and ``test_sd``, mean and sample standard deviation
         over ``test_seeds`` fine-tunings, and ``like_next``, whether the member can't be told apart from the next
-        costlier one shown (``search.evaluations.alike``). To choose trials by them is to search on the test split, so
-        ``where`` and ``sort`` don't know them.
+        costlier one shown (``search.front.test_scores.alike``). To choose trials by them is to search on the test
+        split, so ``where`` and ``sort`` don't know them. ``lineage_images`` counts the images that a member and those
+        whose networks it came through have been fine-tuned on.
 
         Args:
             where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
@@ -98,24 +120,24 @@ class Study:
         """
         if spacing is not None and not 0 <= spacing <= 1:
             raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
-        from autoprune.search.evaluations import with_test_scores
-        from autoprune.search.query import front, thinned
 
         search, limits = self.config.study, self.config.constraints.limits
         rows = front(self.trials(), search.objectives, search.directions, limits=limits, where=where, sort=sort)
         rows = rows if spacing is None else thinned(rows, self.cost, "accuracy", gap=spacing)
+        if "images" in rows.columns:
+            rows["lineage_images"] = self._lineage_images(rows["number"])
         return with_test_scores(rows, self._test_scores(), cost=self.cost)
+
+    def _lineage_images(self, numbers: Iterable[int]) -> list[int]:
+        trials = {trial.number: StoredTrial(trial) for trial in self._handle.trials()}
+        return [sum(each.images for each in lineage_of(trials[number], trials)) for number in numbers]
 
     def evaluations(self) -> pd.DataFrame:
         """Every score on the test split, one row for each trial and seed; see `autoprune.evaluate`."""
-        from autoprune.search.evaluations import scores_frame
-
         return scores_frame(self._test_scores())
 
     def _test_scores(self) -> list[TestScore]:
-        from autoprune.search.evaluations import EvaluationRows
-
-        return EvaluationRows(self._db, self._record.study_id).read()
+        return EvaluationRows(self._db, self._handle.study_id).read()
 
     @property
     def cost(self) -> str:
@@ -134,36 +156,48 @@ class Study:
         Raises:
             ConfigError: The study has no trial of this number.
         """
-        trials = self._record.trials()
+        trials = self._handle.trials()
         found = next((trial for trial in trials if trial.number == number), None)
         if found is None:
             last = max((trial.number for trial in trials), default=None)
             known = "it has no trials yet" if last is None else f"it has trials 0 to {last}"
             raise ConfigError(f"study {self.name!r} has no trial {number}; {known}.")
-        values = dict(zip(self._record.objectives, found.values or (), strict=False))
-        retried = [trial.number for trial in trials if trial.user_attrs.get("retry_of") == number]
+        values = dict(zip(self._handle.objectives, found.values or (), strict=False))
+        retried = [trial.number for trial in trials if StoredTrial(trial).retry_of == number]
         facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
         times = {"started": found.datetime_start, "ended": found.datetime_complete}
-        told = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
-        facts |= told | ({"tried again as": retried} if retried else {})
-        return facts | self._tested(int(found.user_attrs.get("taken_over_from", number)))
+        moments = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
+        facts |= moments | ({"tried again as": retried} if retried else {})
+        facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials})
+        return facts | self._tested(StoredTrial(found).computed_by)
 
     def _tested(self, number: int) -> dict[str, Any]:
-        from autoprune.search.evaluations import latest, summary
-
         by_seed = latest(self._test_scores()).get(number)
         if by_seed is None:
             return {}
         found = summary(by_seed.values())
-        told = {"test_accuracy": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
-        return {**told, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
+        tested = {"test_accuracy": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
+        return {**tested, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
 
     def hypervolume(self) -> float:
         """What the front dominates up to the reference point, as a share of the whole box."""
-        from autoprune.search.query import hypervolume_of
-
         search = self.config.study
-        return hypervolume_of(self.front(), search.objectives, search.directions, search.reference_point)
+        return hypervolume_of(
+            self.front(), search.objectives, search.directions, reference_point=search.reference_point
+        )
+
+
+def _drawn(trial: StoredTrial, trials: Mapping[int, StoredTrial]) -> dict[str, Any]:
+    """The lineage of a trial with a result, from the dense network to it, a line each; empty where it has none."""
+    if trial.state is not TrialState.COMPLETE:
+        return {}
+    line = lineage_of(trial, trials)
+    if len(line) < 2:
+        return {}
+    told = [f"{each.attrs['macs_ratio']:.3f} of the MACs, accuracy {each.attrs['accuracy']:.4f}" for each in line]
+    steps = [f"{'  ' * i}-> trial {each.number}: {text}" for i, (each, text) in enumerate(zip(line, told, strict=True))]
+    images = sum(each.images for each in line)
+    return {"lineage": "\n".join(["the dense network", *steps]), "lineage_images": images}
 
 
 def open_study(name: str, storage: str | None = None) -> Study:
@@ -172,11 +206,8 @@ def open_study(name: str, storage: str | None = None) -> Study:
     Raises:
         StorageError: The database or the study is not there.
     """
-    from autoprune.search.database import Database
-    from autoprune.search.study import StudyRecord
-
     db = Database.open_readonly(storage_url(storage))
-    return Study(db, StudyRecord.open(db, name))
+    return Study(db, StudyHandle.open(db, name))
 
 
 @dataclass(frozen=True)
@@ -211,20 +242,18 @@ class Status:
 
 def status(name: str, storage: str | None = None) -> Status:
     """How far a study is, who runs what, and what failed."""
-    from optuna.trial import TrialState
-
     study = open_study(name, storage)
-    record, search = study.record, study.config.study
-    trials, now = record.trials(), record.db.now()
+    handle, search = study.handle, study.config.study
+    trials, now = handle.trials(), handle.db.now()
     drivers = []
-    for row in record.drivers():
+    for row in handle.drivers():
         if row.left_at is None:
             state = "at work" if now - row.seen_at <= search.lease_s else "lost"
-            running = [t.number for t in trials if t.state is TrialState.RUNNING and t.user_attrs["owner"] == row.owner]
+            running = [t.number for t in trials if t.state is TrialState.RUNNING and StoredTrial(t).owner == row.owner]
             if state == "at work" or running:
                 drivers.append(DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), tuple(running)))
-    failures = [(t.number, str(t.user_attrs.get("reason"))) for t in trials if t.state is TrialState.FAIL]
-    return Status(search.n_trials, record.revision, record.counts(), tuple(drivers), tuple(failures))
+    failures = [(t.number, str(StoredTrial(t).reason)) for t in trials if t.state is TrialState.FAIL]
+    return Status(search.n_trials, handle.revision, handle.counts(), tuple(drivers), tuple(failures))
 
 
 def stop(name: str, storage: str | None = None) -> list[str]:
@@ -233,41 +262,7 @@ def stop(name: str, storage: str | None = None) -> list[str]:
     Returns:
         Host and process of each driver that was at work, in words.
     """
-    from autoprune.search.database import Database
-    from autoprune.search.study import StudyRecord
-
     db = Database.open(storage_url(storage), create=False)
-    record = StudyRecord.open(db, name)
-    record.request_stop()
-    return [f"{driver.host}, process {driver.pid}" for driver in record.drivers() if driver.left_at is None]
-
-
-def list_names(kind: str, storage: str | None = None) -> list[tuple[str, str]]:
-    """Names with a word on each.
-
-    Args:
-        kind: ``"methods"``, ``"architectures"``, ``"spaces"`` or ``"studies"``.
-        storage: The database, for studies.
-
-    Raises:
-        ConfigError: There is no such kind.
-        StorageError: The database is not there.
-    """
-    if kind not in _KINDS:
-        raise ConfigError(unknown_name("list", kind, _KINDS))
-    if kind == "methods":
-        from autoprune.methods import METHODS
-
-        return [(name, (method.__doc__ or "").splitlines()[0]) for name, method in sorted(METHODS.items())]
-    if kind == "architectures":
-        from autoprune.architectures import ARCHITECTURES
-
-        own = [(name, (build.__doc__ or "").splitlines()[0]) for name, build in sorted(ARCHITECTURES.items())]
-        return [*own, ("torchvision/NAME", "Any classification network of torchvision, untrained.")]
-    if kind == "spaces":
-        return [(name, path.read_text().splitlines()[0].lstrip("# ")) for name, path in stock_spaces().items()]
-    from autoprune.search.database import Database
-    from autoprune.search.study import list_studies
-
-    rows = list_studies(Database.open_readonly(storage_url(storage)))
-    return [(r.name, f"{r.n_finished} finished, {r.n_running} running, {r.n_failed} failed") for r in rows]
+    handle = StudyHandle.open(db, name)
+    handle.request_stop()
+    return [f"{driver.host}, process {driver.pid}" for driver in handle.drivers() if driver.left_at is None]

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoprune.api._cleaning import retain
-from autoprune.api._phases import enter_worker, phase_folder, phase_of, prepare_dense
-from autoprune.api._planning import identity_of, load_config, overridden, space_of
+from autoprune.api._phases import measured_pace, phase_of, prepare_dense
+from autoprune.api._planning import identity_of, load_config, overridden, planner_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
-from autoprune.config import StudyConfig
-from autoprune.spec import RungReport, SettingSpec, TrialSpec
-
-if TYPE_CHECKING:
-    from autoprune.distributed import Slots
-    from autoprune.search.claims import Claim
-    from autoprune.search.database import Database
-    from autoprune.search.dispatch import Dispatcher
-    from autoprune.search.propose import Proposer
-    from autoprune.search.space import Space
-    from autoprune.search.study import StudyRecord
-    from autoprune.workbench import Workbench
+from autoprune.config import (
+    AS_MANY_AS_FIT,
+    Ancestor,
+    Progressed,
+    SearchConfig,
+    SettingSpec,
+    StudyConfig,
+    TrialSpec,
+)
+from autoprune.distributed import Slots, drive, obey_signals, open_cluster, plan_alone, plan_slots
+from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
+from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Patience, SharedPhases, Stopping, WindDown
+from autoprune.search.phases import PhaseCache, PhaseRows
+from autoprune.search.proposals import Planner, Proposer, Space, imported_points
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Claim, Lifecycle, Point, StoredTrial, expire_dead_leases, lineage_of, new_owner
 
 __all__ = ["Outcome", "Progress", "launch", "resume"]
 
@@ -35,9 +40,10 @@ class Outcome:
 
     Args:
         study: The study, open for reading.
-        finished: Whether exactly ``n_trials`` trials have finished.
+        finished: Whether exactly ``n_trials`` trials have finished, or the study has ended as planned, by its time or
+            its patience.
         n_finished: COMPLETE and PRUNED trials.
-        n_trials: The number asked for.
+        n_trials: The number asked for; None where a time limit alone ends the study.
         why: Why it stopped early, or None.
         interrupted: Whether that was Ctrl-C.
     """
@@ -45,27 +51,22 @@ class Outcome:
     study: Study
     finished: bool
     n_finished: int
-    n_trials: int
+    n_trials: int | None
     why: str | None
     interrupted: bool
 
 
-def _execute(config: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _execute(config: dict[str, Any], report: Callable[[Progressed], None]) -> dict[str, Any]:
     """Run one trial in a worker process."""
-    from autoprune.trial import run_trial
-
     spec = TrialSpec.from_dict(config["spec"])
-
-    def tell(rung_report: RungReport) -> None:
-        report(dataclasses.asdict(rung_report))
-
-    result = run_trial(spec, tell, enter_worker(spec.setting))
-    return result.to_dict()
+    return run_trial(spec, report, enter_worker(spec.setting)).to_dict()
 
 
 def launch(
-    path: Path | str,
+    source: Path | str | StudyConfig,
     *,
+    name: str | None = None,
+    seed: int | None = None,
     storage: str | None = None,
     n_trials: int | None = None,
     time_limit_s: float | None = None,
@@ -73,13 +74,16 @@ def launch(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Start the study of a file, or join it where it runs already.
+    """Start a study, or join it where it runs already.
 
     Args:
-        path: The study file.
+        source: The study file, or a configuration, whose relative paths start in the current folder.
+        name: Overrides the file's.
+        seed: Overrides the file's.
         storage: Database URL; see `storage_url`.
-        n_trials: Overrides the file's.
-        time_limit_s: Wind down after this many seconds.
+        n_trials: Overrides the file's. Where neither says how many, a time limit alone ends the study.
+        time_limit_s: Seconds from now, for which lengths of trials are planned. A trial that would not end in time is
+            trained for as long as there is, and none is begun that could not be trained for ``least_epochs``.
         concurrency: Trials at once; overrides the file's.
         address: A Ray cluster; None starts one on this machine.
         progress: Told what happens.
@@ -92,7 +96,9 @@ def launch(
         IdentityError: A study of this name exists and is another one.
         StudyFailedError: Too many trials failed; the first error is told.
     """
-    config = load_config(path, n_trials=n_trials, concurrency=concurrency)
+    config = load_config(
+        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s
+    )
     return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
 
 
@@ -115,12 +121,7 @@ def resume(
 def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
-    from autoprune.distributed import drive, obey_signals, open_cluster, plan_alone, plan_slots
-    from autoprune.search.database import Database
-    from autoprune.search.dispatch import Stopping
-    from autoprune.search.owners import bury_the_dead, new_owner
-    from autoprune.workbench import open_workbench
-
+    started = time.monotonic()
     search, setting = config.study, config.setting
     workbench = open_workbench(setting)
     space = space_of(config, workbench)
@@ -131,43 +132,55 @@ def _run(
         db = Database.open(storage_url(storage), create=True)
         record = _join(config, workbench, db)
         study, owner = Study(db, record), new_owner()
-        bury_the_dead(record)
+        expire_dead_leases(record)
+        left_s = None if time_limit_s is None else max(0.0, started + time_limit_s - time.monotonic())
+        planner = planner_of(config, space, workbench)
+        is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
-            config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=time_limit_s
-        )
+            config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
+            planner=planner,
+        )  # fmt: skip
+
+        def make_config(claim: Claim) -> dict[str, Any]:
+            spec = _spec(config, space, claim, ready, ancestors=_ancestors(claim, record))
+            left_s = dispatcher.seconds_left
+            return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
+
         record.enter(owner)
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
+                    if planner is not None and time_limit_s is not None:
+                        planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     alone = plan_alone(cluster, config.resources)
-                    prepare_dense(workbench, dispatcher, slots=alone, progress=progress)
-                    progress.note(_launch_note(search.name, search.n_trials, slots, ready.threads))
+                    prepare_dense(workbench, dispatcher, slots=slots if is_given else alone, progress=progress)
+                    progress.note(_launch_note(search, slots, ready.threads))
                 drive(
                     dispatcher,
                     execute=_execute,
-                    make_config=lambda claim: {"spec": _spec(config, space, claim, ready).to_dict()},
+                    make_config=make_config,
                     slots=slots,
                     scratch=Path(setting.artifacts) / "ray",
-                    on_progress=lambda: progress.update(study, dispatcher),
+                    on_progress=lambda: progress.update(study, dispatcher.snapshot()),
                 )
         finally:
             record.leave(owner)
     counts = dispatcher.counts()
-    finished, stopping = counts.finished >= search.n_trials, dispatcher.stopping
+    stopping, is_open_ended = dispatcher.stopping, search.n_trials == AS_MANY_AS_FIT
+    is_planned = stopping is Stopping.STALLED or (is_open_ended and stopping is Stopping.TIME)
+    finished = counts.finished >= search.n_trials or is_planned
     return Outcome(
         study=study,
         finished=finished,
         n_finished=counts.finished,
-        n_trials=search.n_trials,
+        n_trials=None if is_open_ended else search.n_trials,
         why=stopping.value if stopping is not None and not finished else None,
         interrupted=stopping is Stopping.INTERRUPT,
     )
 
 
-def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyRecord:
-    from autoprune.search.study import StudyRecord
-
-    return StudyRecord.create_or_join(
+def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle:
+    return StudyHandle.create_or_join(
         db,
         name=config.study.name,
         identity=identity_of(config, workbench),
@@ -179,62 +192,86 @@ def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyRecor
 
 def _dispatcher(
     config: StudyConfig,
-    record: StudyRecord,
+    record: StudyHandle,
     workbench: Workbench,
     space: Space,
     *,
     owner: str,
     concurrency: int,
     time_limit_s: float | None,
+    planner: Planner | None,
 ) -> Dispatcher:
-    from autoprune.search.claims import Claims
-    from autoprune.search.dispatch import Dispatcher, FailureCaps
-    from autoprune.search.phase_cache import PhaseCache
-    from autoprune.search.phase_rows import PhaseRows
-
     search = config.study
     limit_bytes = config.retention.phase_cache_gb * 1e9
     cache = PhaseCache(PhaseRows(record.db), folder=phase_folder(config.setting), limit_bytes=limit_bytes)
     cache.shrink()  # The limit may have been lowered.
+    lifecycle = Lifecycle(
+        record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
+    )
+    caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
+    params = config.constraints.params
+
+    def key_of(point: Point) -> str | None:
+        return phase_of(workbench, point, params=params)
+
     return Dispatcher(
-        record,
-        Claims(record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry),
-        _proposer(config, space, record),
+        lifecycle,
+        _proposer(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
+        wind_down=WindDown(lifecycle, caps=caps, time_limit_s=time_limit_s),
+        goals=Goals(search.objectives, config.constraints.limits),
         concurrency=concurrency,
-        caps=FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures),
-        objectives=search.objectives,
-        lease_s=search.lease_s,
-        time_limit_s=time_limit_s,
-        limits=config.constraints.limits,
-        phase_of=lambda point: phase_of(workbench, point),
-        on_published=cache.shrink,
+        shared=SharedPhases(key_of, cache.shrink),
         on_complete=lambda: retain(Study(record.db, record)),
+        patience=_patience(search) if search.patience else None,
     )
 
 
-def _spec(config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec) -> TrialSpec:
-    from autoprune.search.space import Point
+def _spec(
+    config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec, *, ancestors: tuple[Ancestor, ...]
+) -> TrialSpec:
+    fields = space.trial_fields(claim.point)
+    fields |= {"number": claim.number, "seed_number": claim.seed_number, "epochs": claim.point.epochs}
+    return TrialSpec(setting=setting, study=config.study.name, ancestors=ancestors, **fields)
 
-    fields = space.trial_fields(Point(**claim.attrs["point"]))
-    fields |= {"number": claim.number, "seed_number": claim.seed_number}
-    return TrialSpec(setting=setting, study=config.study.name, **fields)
+
+def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
+    """The trials whose networks a claimed trial may start from, its parent first."""
+    if claim.point.parent is None:
+        return ()
+    trials = {trial.number: StoredTrial(trial) for trial in record.trials()}
+    line = reversed(lineage_of(trials[claim.point.parent], trials))
+    return tuple(Ancestor(number=t.number, weights=str(t.weights), sha256=str(t.sha256)) for t in line)
 
 
-def _proposer(config: StudyConfig, space: Space, record: StudyRecord) -> Proposer:
-    from autoprune.search.propose import Proposer, imported_points
+def _patience(search: SearchConfig) -> Patience:
+    maximised = tuple(direction == "maximize" for direction in search.directions)
+    worst = tuple(search.reference_point[objective] for objective in search.objectives)
+    return Patience(search.patience, maximised=maximised, worst=worst)
 
+
+def _proposer(
+    config: StudyConfig,
+    space: Space,
+    record: StudyHandle,
+    *,
+    planner: Planner | None,
+    has_phase: Callable[[Point], bool],
+) -> Proposer:
     search, setting = config.study, config.setting
+    compensation = ["compensated"] if setting.compensate else []
     return Proposer(
         space,
         n_trials=search.n_trials,
         sampler=search.sampler,
         seed=search.seed,
         objectives=search.objectives,
-        context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images],
+        context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images, *compensation],
         imported=imported_points(record.db, search.start_from, record.identity),
+        planner=planner,
+        has_phase=has_phase,
     )
 
 
-def _launch_note(name: str, n_trials: int, slots: Slots, threads: int | None) -> str:
+def _launch_note(search: SearchConfig, slots: Slots, threads: int | None) -> str:
     gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
-    return f"study {name!r}: {n_trials} trials, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
+    return f"study {search.name!r}: {search.length}, {slots.concurrency} at once, each with {threads} thread(s){gpu}"

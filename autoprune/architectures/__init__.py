@@ -14,7 +14,7 @@ from autoprune.architectures._torchvision import build_torchvision
 from autoprune.architectures._vgg_cifar import vgg16, vgg19
 from autoprune.errors import ConfigError, unknown_name
 
-__all__ = ["ARCHITECTURES", "build", "build_torchvision"]
+__all__ = ["ARCHITECTURES", "build"]
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,

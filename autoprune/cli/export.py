@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage, trial_number
+from autoprune.cli.options import add_storage, natural
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -26,7 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    parser.add_argument("trial", type=trial_number, metavar="TRIAL", help="the trial's number")
+    parser.add_argument("trial", type=natural, metavar="TRIAL", help="the trial's number")
     parser.add_argument("--to", required=True, metavar="FILE", help="ends in .safetensors, .pt2 or .onnx")
     add_storage(parser)
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from autoprune import api
 
     done = api.export_trial(args.name, args.trial, args.to, storage=args.storage)
-    told = f", differs by {done.difference:.1e} of the largest logit" if done.difference is not None else ""
-    print(f"wrote {done.path} ({done.size_bytes:,} bytes{told})")
+    difference = f", differs by {done.difference:.1e} of the largest logit" if done.difference is not None else ""
+    print(f"wrote {done.path} ({done.size_bytes:,} bytes{difference})")
     print(f"images: uint8 / 255, minus mean {done.mean}, divided by std {done.std}")
     return 0

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     print()
     if found.groups:
         width = max(len(group.name) for group in found.groups)
-        print(f"{'channel group':<{width}}  width  step  layers  share of MACs")
+        print(f"{'channel group':<{width}}  width  layers  share of MACs")
         for group in found.groups:
-            line = f"{group.name:<{width}}  {group.width:>5}  {group.step:>4}  {group.layers:>6}"
+            line = f"{group.name:<{width}}  {group.width:>5}  {group.layers:>6}"
             print(f"{line}  {group.macs_share:>12.1%}")
         print()
         print("A layer between two groups counts in the share of both.")

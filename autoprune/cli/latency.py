@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage, positive, trial_number
+from autoprune.cli.options import add_storage, natural, positive
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -26,7 +26,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    parser.add_argument("trial", type=trial_number, metavar="TRIAL", help="the trial's number")
+    parser.add_argument("trial", type=natural, metavar="TRIAL", help="the trial's number")
     parser.add_argument(
         "--batch", type=positive, nargs="+", default=[1, 64], metavar="N", help="images at once (default: 1 and 64)"
     )

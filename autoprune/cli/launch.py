@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_run_options, run_options
+from autoprune.cli.options import add_run_options, natural, run_options
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -31,6 +31,8 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study_file", metavar="STUDY.toml", help="the study file")
+    parser.add_argument("--name", metavar="NAME", help="the study's name (over the file)")
+    parser.add_argument("--seed", type=natural, metavar="N", help="the study's seed (over the file)")
     add_run_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything and show what would be tried first")
 
@@ -43,16 +45,24 @@ def run(args: argparse.Namespace) -> int:
     from autoprune.cli.progress import finish, make_progress
 
     with make_progress() as progress:
-        outcome = api.launch(args.study_file, progress=progress, **run_options(args))
+        outcome = api.launch(args.study_file, name=args.name, seed=args.seed, progress=progress, **run_options(args))
     return finish(outcome, args.storage)
 
 
 def _dry_run(args: argparse.Namespace) -> int:
     from autoprune import api
 
-    plan = api.plan(args.study_file, n_trials=args.trials, concurrency=args.concurrency, storage=args.storage)
+    plan = api.plan(
+        args.study_file,
+        name=args.name,
+        seed=args.seed,
+        n_trials=args.trials,
+        time_limit_s=args.time_limit,
+        concurrency=args.concurrency,
+        storage=args.storage,
+    )
     search, space = plan.config.study, plan.config.space
-    print(f"study {search.name!r}: {search.n_trials} trials, {search.sampler} sampler, seed {search.seed}")
+    print(f"study {search.name!r}: {search.length}, {search.sampler} sampler, seed {search.seed}")
     found = plan.inspection
     print(f"network {found.network}: {found.macs:,} MACs, {len(found.groups)} channel groups")
     print(f"space {space.name!r}: methods {', '.join(space.methods)}; width rules {', '.join(space.width_rules)}")
@@ -67,7 +77,7 @@ def _dry_run(args: argparse.Namespace) -> int:
             f"  {point['method']:<12} {point['width_rule']:<8} macs_target {point['macs_target']:.3f}  {hyper}".rstrip()
         )
     if (there := plan.joins) is not None:
-        told = f"changing {', '.join(there.changed)}" if there.changed else "changing nothing"
-        print(f"joins the study in {there.url}: {there.n_finished} trials finished, revision {there.revision}; {told}")
+        news = f"changing {', '.join(there.changed)}" if there.changed else "changing nothing"
+        print(f"joins the study in {there.url}: {there.n_finished} trials finished, revision {there.revision}; {news}")
     print("nothing was trained, and no database was changed.")
     return 0

@@ -16,10 +16,10 @@ __all__ = [
     "add_storage",
     "address",
     "duration",
+    "natural",
     "one_of",
     "positive",
     "run_options",
-    "trial_number",
 ]
 
 
@@ -28,7 +28,7 @@ def positive(text: str) -> int:
     return _whole(text, least=1)
 
 
-def trial_number(text: str) -> int:
+def natural(text: str) -> int:
     """A whole number >= 0."""
     return _whole(text, least=0)
 
@@ -93,7 +93,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The flags of commands that run trials."""
     parser.add_argument("--trials", type=positive, metavar="N", help="how many trials must finish (over the file)")
-    parser.add_argument("--time-limit", type=duration, metavar="T", help="wind down after T, such as 45s, 20m or 1h30m")
+    parser.add_argument("--time-limit", type=duration, metavar="T", help="end after T, such as 45s, 20m or 1h30m")
     add_cluster(parser)
     add_storage(parser)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from autoprune.api import Outcome, Progress, Study
+from autoprune.api import Outcome, Progress, Snapshot, Study
 from autoprune.cli.tables import front_table
-
-if TYPE_CHECKING:
-    from autoprune.search.dispatch import Dispatcher
+from autoprune.config import AS_MANY_AS_FIT
 
 __all__ = ["finish", "make_progress"]
 
@@ -38,17 +36,17 @@ class _Figures:
         self._read_at = -_READ_EVERY_S
         self._text: dict[str, str] = {}
 
-    def read(self, study: Study, dispatcher: Dispatcher) -> dict[str, str]:
+    def read(self, study: Study, snapshot: Snapshot) -> dict[str, str]:
         """Figures by their name, in order; cached for a moment."""
         if time.monotonic() - self._read_at < _READ_EVERY_S:
             return self._text
         self._read_at = time.monotonic()
-        counts, n_trials = dispatcher.counts(), study.config.study.n_trials
+        counts, n_trials = study.counts(), study.config.study.n_trials
         front, cost = study.front(), study.cost
         if self._first_finished is None:
             self._first_finished = counts.finished
         text = {
-            "done": f"{counts.complete} of {n_trials}",
+            "done": str(counts.complete) if n_trials == AS_MANY_AS_FIT else f"{counts.complete} of {n_trials}",
             "running": str(counts.running),
             "stopped": str(counts.pruned),
             "failed": str(counts.failed),
@@ -60,13 +58,13 @@ class _Figures:
                 best.append(f"{under['accuracy'].max():.4f} at <= {level:g}")
         text[f"best accuracy by {cost}"] = ", ".join(best) or "none yet"
         text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
-        text["time left"] = self._left(counts.finished, n_trials, dispatcher.seconds_left)
+        text["time left"] = self._left(counts.finished, n_trials, snapshot.seconds_left)
         self._text = text
         return text
 
     def _left(self, finished: int, n_trials: int, limit: float | None) -> str:
         elapsed, here = time.monotonic() - self._started_at, finished - (self._first_finished or 0)
-        guess = elapsed / here * (n_trials - finished) if here > 0 else None
+        guess = elapsed / here * (n_trials - finished) if here > 0 and n_trials < AS_MANY_AS_FIT else None
         known = [value for value in (guess, limit) if value is not None]
         return _seconds(min(known)) if known else "unknown yet"
 
@@ -87,10 +85,10 @@ class _Plain(Progress):
     def note(self, text: str) -> None:
         print(text, flush=True)
 
-    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+    def update(self, study: Study, snapshot: Snapshot) -> None:
         if time.monotonic() - self._told_at < _PLAIN_EVERY_S:
             return
-        figures = self._figures.read(study, dispatcher)
+        figures = self._figures.read(study, snapshot)
         news = {name: value for name, value in figures.items() if name != "time left"}
         if news != self._last or time.monotonic() - self._told_at > _PLAIN_AT_LEAST_EVERY_S:
             self._told_at, self._last = time.monotonic(), news
@@ -121,16 +119,16 @@ class _LiveTable(Progress):
     def note(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
 
-    def update(self, study: Study, dispatcher: Dispatcher) -> None:
+    def update(self, study: Study, snapshot: Snapshot) -> None:
         from rich.table import Table
 
         table = Table(title=f"study {study.name}", show_header=False, title_justify="left", min_width=60)
-        for name, value in self._figures.read(study, dispatcher).items():
+        for name, value in self._figures.read(study, snapshot).items():
             table.add_row(name, value)
-        for live in list(dispatcher.live.values()):
-            point = live.claim.attrs["point"]
-            what = f"{point['method']}, {point['width_rule']}, macs_target {point['macs_target']:.2f}"
-            table.add_row(f"trial {live.claim.number}", f"{what}: {live.phase} {live.progress:.0%}")
+        for trial in snapshot.running:
+            point = trial.point
+            what = f"{point.method}, {point.width_rule}, macs_target {point.macs_target:.2f}"
+            table.add_row(f"trial {trial.number}", f"{what}: {trial.phase} {trial.progress:.0%}")
         self._live.update(table)
 
     def interrupted(self) -> None:
@@ -145,7 +143,8 @@ def make_progress() -> _Plain | _LiveTable:
 def finish(outcome: Outcome, storage: str | None) -> int:
     """Print the front and how to go on; returns the exit code."""
     study = outcome.study
-    print(f"{outcome.n_finished} of {outcome.n_trials} trials finished. The front:")
+    wanted = "" if outcome.n_trials is None else f" of {outcome.n_trials}"
+    print(f"{outcome.n_finished}{wanted} trials finished. The front:")
     print(front_table(study.front()))
     where = f" --storage {storage}" if storage else ""
     if outcome.finished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from autoprune.cli.options import add_storage, trial_number
+from autoprune.cli.options import add_storage, natural
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -26,7 +26,7 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
-    parser.add_argument("trial", type=trial_number, metavar="TRIAL", help="the trial's number")
+    parser.add_argument("trial", type=natural, metavar="TRIAL", help="the trial's number")
     add_storage(parser)
 
 
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
     facts = api.open_study(args.name, args.storage).trial(args.trial)
     width = max(len(key) for key in facts)
     for key, value in facts.items():
-        told = value if isinstance(value, str) else json.dumps(value)
-        print(f"{key:<{width}}  {told}".replace("\n", f"\n{'':<{width}}  "))
+        text = value if isinstance(value, str) else json.dumps(value)
+        print(f"{key:<{width}}  {text}".replace("\n", f"\n{'':<{width}}  "))
     return 0

@@ -29,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the state of the study."""
     from autoprune import api
+    from autoprune.config import AS_MANY_AS_FIT
 
     status = api.status(args.name, args.storage)
     counts = status.counts
-    print(f"study {args.name!r}: {counts.finished} of {status.n_trials} trials finished, revision {status.revision}")
+    wanted = "" if status.n_trials == AS_MANY_AS_FIT else f" of {status.n_trials}"
+    print(f"study {args.name!r}: {counts.finished}{wanted} trials finished, revision {status.revision}")
     print(
         f"complete {counts.complete}, stopped {counts.pruned}, running {counts.running}, "
         f"waiting for another try {counts.waiting}, failed {counts.failed}"

@@ -18,6 +18,7 @@ _COLUMNS = {
     "params_ratio": ("params_ratio", "{:.4f}"),
     "macs": ("MACs", "{:,.0f}"),
     "params": ("parameters", "{:,.0f}"),
+    "lineage_images": ("images", "{:,.0f}"),
     "method": ("method", "{}"),
     "width_rule": ("widths", "{}"),
     "hyper": ("strengths", "{}"),

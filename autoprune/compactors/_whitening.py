@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.engine.contracts import Compactor
-from autoprune.engine.precision import wide
+from autoprune.engine.training import wide
 
 __all__ = [
     "Gate",

@@ -1,13 +1,12 @@
 """Trials on Ray: the only package that names it."""
 
 from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
-from autoprune.distributed.driver import OWNER_FILE, Execute, drive, obey_signals, run_once
+from autoprune.distributed.driver import OWNER_FILE, drive, obey_signals, run_once
 from autoprune.distributed.tasks import run_each
 
 __all__ = [
     "OWNER_FILE",
     "Cluster",
-    "Execute",
     "Node",
     "Slots",
     "drive",

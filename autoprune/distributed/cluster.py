@@ -141,12 +141,12 @@ def _connect(address: str | None, source: str) -> None:
             _check_reachable(address)
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        told = str(error).split(". ")[0].rstrip(".")
+        why = str(error).split(". ")[0].rstrip(".")
         if address is None:
-            raise ConfigError(f"Ray must be able to start on this machine, but could not: {told}.") from error
+            raise ConfigError(f"Ray must be able to start on this machine, but could not: {why}.") from error
         raise ConfigError(
             f"{source} {address!r} must lead to a running Ray cluster that this machine belongs to, but does not: "
-            f"{told}. Start one with `ray start --head`, or leave the address out. One that asks for a token takes it "
+            f"{why}. Start one with `ray start --head`, or leave the address out. One that asks for a token takes it "
             "from RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token."
         ) from error
 

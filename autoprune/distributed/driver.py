@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -10,20 +11,21 @@ import socket
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, TrialStoppedError
-from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher
+from autoprune.search.trials import Claim
 
 __all__ = ["Execute", "drive", "obey_signals", "run_once"]
 
-Execute = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
-"""Runs one trial in a worker: (configuration, report) -> result, all as plain data."""
+Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
+"""Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
 
 OWNER_FILE = "owner"
 _TELL_EVERY_S = 1.0
@@ -37,21 +39,21 @@ def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
 
         place = {"host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id()}
 
-        def report(facts: Mapping[str, Any]) -> None:
-            tune.report(pack({**facts, **place}))
+        def report(word: Report) -> None:
+            tune.report(pack(dataclasses.replace(word, **place)))
 
         try:
             result = execute(config, report)
         except TrialStoppedError as stop:
-            report({"outcome": "stopped", "reason": str(stop), "found": dict(stop.found)})
+            report(Stopped(reason=str(stop), found=dict(stop.found)))
         except Exception as error:  # Any error of a trial is its outcome: recorded, and the study goes on.
-            told = str(error) if isinstance(error, AutopruneError) else f"{type(error).__name__}: {error}"
+            what = str(error) if isinstance(error, AutopruneError) else f"{type(error).__name__}: {error}"
             line = traceback.extract_tb(error.__traceback__)[-1]
             where = "" if isinstance(error, AutopruneError) else f" (at {Path(line.filename).name}:{line.lineno})"
-            report({"outcome": "failed", "reason": told + where, "traceback": traceback.format_exc(limit=20)})
+            report(Failed(reason=what + where, traceback=traceback.format_exc(limit=20)))
         else:
             if result is not None:
-                report({"outcome": "complete", "result": result})
+                report(Completed(result=result))
 
     return run
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler
 
+from autoprune.config import Progressed
 from autoprune.distributed.reports import unpack
 from autoprune.search.dispatch import Dispatcher
 
@@ -27,7 +28,7 @@ class ObedientScheduler(FIFOScheduler):  # type: ignore[misc]  # ray is untyped
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
         report = unpack(result)
-        if report.get("outcome") is not None:
+        if not isinstance(report, Progressed):
             return str(self.CONTINUE)  # It has ended by itself; its result counts.
         try:
             stop = self._dispatcher.should_stop(trial.trial_id, report)

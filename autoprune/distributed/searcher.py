@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from ray.tune.search import Searcher
 
 from autoprune.distributed.reports import unpack
-from autoprune.search.claims import Claim
 from autoprune.search.dispatch import Dispatcher, Nothing
+from autoprune.search.trials import Claim
 
 __all__ = ["StudySearcher"]
 
@@ -37,7 +37,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of a running trial."""
-        self._safely(self._dispatcher.heard, trial_id, unpack(result))
+        report = unpack(result)
+        if report is not None:
+            self._safely(self._dispatcher.heard, trial_id, report)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial, of whatever kind."""

@@ -7,22 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.engine.groups import Traced
-from autoprune.spec import TrainSpec
+from autoprune.config import TrainSpec
+from autoprune.cost import Limits
+from autoprune.engine.channels import Traced
+from autoprune.widths import Scores
 
-__all__ = ["Batches", "Compactor", "Hooks", "Importance", "Method", "Penalty", "PhasePlan", "Scores", "Stateful"]
+__all__ = ["Batches", "Compactor", "Hooks", "Importance", "Method", "Penalty", "PhasePlan", "Stateful"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """A few training batches to measure on: normalised images (N, C, H, W) and their classes (N,), on the network's device;
 the same each time they are gone through, and read only then."""
-
-Scores = Mapping[str, NDArray[np.float64]]
-"""Importance by group name, each of shape (C,); higher stays. One of 0 or less says that nothing is lost without it."""
 
 
 class Penalty(ABC):
@@ -31,6 +28,9 @@ class Penalty(ABC):
     Subclasses are frozen dataclasses of hyper-parameters alone, each with its search range. What ``x`` holds, BatchNorm
     scales or norms of filters, is the method's affair; it comes in float32 or float64, and results have its type.
     """
+
+    least_steps: ClassVar[int | None] = None
+    """See `Method.least_steps`."""
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
@@ -54,6 +54,8 @@ class Penalty(ABC):
 class Importance(ABC):
     """A score that ranks the channels of every group; subclasses are frozen dataclasses of hyper-parameters alone."""
 
+    least_steps: ClassVar[int | None] = None
+    """See `Method.least_steps`."""
     needs_scales: ClassVar[bool] = False
     """Whether there must be a BatchNorm behind every prunable channel."""
     is_comparable: ClassVar[bool] = False
@@ -92,16 +94,12 @@ class PhasePlan:
     Args:
         recipe: The study's recipe of the phase.
         n_steps: Its length, >= 1 unless the recipe has no epochs.
-        macs_target: The trial's upper bound of pruned / dense MACs, in (0, 1]; for methods that aim at it.
-        min_widths: Smallest width by group, 1 if absent; for methods that aim at a target.
-        multiple: Widths are multiples of it; see `inverse.fit`.
+        limits: What the trial's widths must keep; for methods that aim at it.
     """
 
     recipe: TrainSpec
     n_steps: int
-    macs_target: float = 1.0
-    min_widths: Mapping[str, int] = field(default_factory=dict)
-    multiple: int = 1
+    limits: Limits = field(default_factory=Limits)
 
 
 class Stateful(Protocol):
@@ -160,10 +158,14 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    least_steps: ClassVar[int | None] = None
+    """Steps of a sparsify phase from which on it acts and ``methods = ["*"]`` means it, too; None: by name alone."""
     trains: ClassVar[bool] = True
     """Whether there is a sparsify phase at all."""
     aims: ClassVar[bool] = False
-    """Whether the sparsify phase depends on the trial's MACs target; trials of different targets then share none."""
+    """Whether the sparsify phase depends on the trial's limits; trials of different limits then share none."""
+    part: ClassVar[str] = ""
+    """The field that holds the penalty or importance which the method is made with; empty where it has none."""
     ranking: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that only `rank` looks at: trials that differ in no others share their sparsify phase."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,25 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine._folding import fold_constants, silent_channels
-from autoprune.engine._layers import AxisName, axis_sizes, is_per_conv_group
-from autoprune.engine._records import ChannelGroup
+from autoprune.engine.channels import (
+    PER_CONV_GROUP,
+    AxisName,
+    ChannelGroup,
+    Member,
+    Traced,
+    axis_sizes,
+    is_per_conv_group,
+)
 from autoprune.errors import ConfigError, unknown_name
+from autoprune.widths import Kept
 
-__all__ = [
-    "Kept",
-    "cut",
-    "fold_constants",
-    "masked",
-    "min_widths",
-    "named_optimizer_state",
-    "silent_channels",
-    "slice_optimizer_state",
-    "widths_of",
-]
-
-Kept = Mapping[str, NDArray[np.int64]]
-"""Sorted indices of the kept channels by group; an absent group keeps all."""
+__all__ = ["cut", "masked", "narrowed"]
 
 _SLICED = ("weight", "bias", "running_mean", "running_var")
 
@@ -112,65 +106,34 @@ def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.M
     return silenced
 
 
-def widths_of(kept: Kept, groups: Sequence[ChannelGroup]) -> dict[str, int]:
-    """The width of every group under ``kept``."""
-    return {group.name: len(kept[group.name]) if group.name in kept else group.width for group in groups}
+def narrowed(model: nn.Module, traced: Traced, kept: Kept) -> Traced:
+    """What is known of the dense network, for the network that `cut` makes of it.
 
-
-def min_widths(groups: Sequence[ChannelGroup], *, least: int = 1, least_ratio: float = 0.0) -> dict[str, int]:
-    """The smallest widths that keep every group alive: what decisions about widths clamp to.
+    To trace the smaller network would not do: a group of a single channel could not be told from one that can't be
+    pruned.
 
     Args:
-        groups: The groups.
-        least: Channels that each keeps at least, >= 1; a group that has fewer keeps them all.
-        least_ratio: Share of the dense width that each keeps at least, in [0, 1].
-
-    Returns:
-        Widths by group, multiples of the group's step.
-    """
-    if least < 1 or not 0 <= least_ratio <= 1:
-        raise ConfigError(
-            f"`least` must be at least 1 and `least_ratio` in [0, 1], but got least={least}, least_ratio={least_ratio}."
-        )
-    wanted = {group.name: max(least, math.ceil(least_ratio * group.width)) for group in groups}
-    return {group.name: min(group.width, -(-wanted[group.name] // group.step) * group.step) for group in groups}
-
-
-def named_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What an optimizer remembers (momentum, Adam's averages), by the name of the parameter.
-
-    Optimizers number their parameters, and numbers do not survive surgery; names do.
-    """
-    return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
-
-
-def slice_optimizer_state(
-    state: Mapping[str, Mapping[str, Any]], model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept
-) -> dict[str, dict[str, Any]]:
-    """What an optimizer of the network after surgery should remember.
-
-    Args:
-        state: By parameter name, as `named_optimizer_state` gives it for the dense network.
-        model: The dense network.
-        groups: Its channel groups.
+        model: The dense network that was traced.
+        traced: Its channel groups and cost model.
         kept: What stays.
 
     Returns:
-        The same entries: tensors of a parameter's shape are sliced as it is, counters are left alone. Assign them to
-        ``optimizer.state[parameter]`` of the new optimizer.
+        The same groups by the same names, as wide as they are in the smaller network, whose cost is the dense one.
     """
-    plans = _plans(model, groups, kept)
-    parameters = dict(model.named_parameters())
-    sliced: dict[str, dict[str, Any]] = {}
-    for name, entries in state.items():
-        layer, _, leaf = name.rpartition(".")
-        sliced[name] = {
-            key: plans[layer].slice(value, is_weight=leaf == "weight")
-            if layer in plans and isinstance(value, Tensor) and value.shape == parameters[name].shape
-            else copy.deepcopy(value)
-            for key, value in entries.items()
-        }
-    return sliced
+    remaining = _remaining(model, traced.groups, kept)
+
+    def moved(member: Member, staying: NDArray[np.int64]) -> Member:
+        index, axes = member.index[staying], remaining.get(member.module)
+        return dataclasses.replace(member, index=index if axes is None else (np.cumsum(axes[member.axis]) - 1)[index])
+
+    groups = []
+    for group in traced.groups:
+        staying = np.asarray(kept.get(group.name, np.arange(group.width)))
+        members = tuple(moved(member, staying) for member in group.members)
+        groups.append(dataclasses.replace(group, width=len(staying), members=members))
+    widths = {group.name: group.width for group in groups}
+    cost = dataclasses.replace(traced.cost, dense=tuple(widths[name] for name in traced.cost.groups))
+    return dataclasses.replace(traced, groups=tuple(groups), cost=cost)
 
 
 def _remaining(
@@ -199,11 +162,10 @@ def _remaining(
 def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
     array = np.asarray(indices)
     fine = array.ndim == 1 and array.size and array.dtype.kind in "iu" and (np.diff(array) > 0).all()
-    if not fine or array[0] < 0 or array[-1] >= group.width or len(array) % group.step:
-        multiple = f", a multiple of {group.step} of them" if group.step > 1 else ""
+    if not fine or array[0] < 0 or array[-1] >= group.width:
         raise ConfigError(
             f"the kept channels of {group.name!r} must be rising integers in 0 .. {group.width - 1}, at least "
-            f"one{multiple}, but got {array!r}."
+            f"one, but got {array!r}."
         )
 
 
@@ -238,8 +200,10 @@ def _plan(module: nn.Module, remaining: Mapping[AxisName, NDArray[np.bool_]]) ->
     rows = keep["out"]
     match module:
         case _ConvNd():
-            attributes = {"in_channels": len(keep["in"]), "out_channels": len(rows)}
+            attributes: dict[str, int] = {"in_channels": len(keep["in"]), "out_channels": len(rows)}
             per_group = module.in_channels // module.groups
+            if module.groups > 1:
+                attributes[PER_CONV_GROUP] = is_per_conv_group(module)
             if is_per_conv_group(module):
                 return _Plan(rows, None, attributes | {"groups": len(keep["in"]) // per_group})
             return _Plan(rows, keep["in"][keep["in"] < per_group], attributes)  # the same offsets in every conv group

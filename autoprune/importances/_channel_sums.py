@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine.contracts import Scores
-from autoprune.engine.groups import ChannelGroup, Member, Traced
+from autoprune.engine.channels import ChannelGroup, Member, Traced
+from autoprune.widths import Scores
 
 __all__ = ["norms", "sum_by_channel", "weighing_members"]
 

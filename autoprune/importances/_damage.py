@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.damage import measure_damages
-from autoprune.engine.groups import Traced
-from autoprune.widths import joint_damages
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
+from autoprune.engine.measuring import measure_damages
+from autoprune.widths import Scores, joint_damages
 
 __all__ = ["Damage", "order_of_damage"]
 
@@ -31,6 +31,7 @@ class Damage(Importance):
         the greedy order are ours.
     """
 
+    least_steps: ClassVar[int | None] = 0
     is_comparable: ClassVar[bool] = True
 
     def score(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Scores:

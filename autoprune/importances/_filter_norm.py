@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.groups import Traced
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
 from autoprune.importances._channel_sums import norms
+from autoprune.widths import Scores
 
 __all__ = ["FilterNorm"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.groups import Traced
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
 from autoprune.importances._channel_sums import norms
+from autoprune.widths import Scores
 
 __all__ = ["GroupNorm"]
 
@@ -21,6 +23,8 @@ class GroupNorm(Importance):
         Li et al. (2017), Pruning filters for efficient ConvNets, arXiv 1608.08710 (writers only, ℓ1);
         the group form follows Fang et al. (2023), DepGraph, arXiv 2301.12900.
     """
+
+    least_steps: ClassVar[int | None] = 0
 
     def score(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Scores:
         """Norm over the weights of all of a channel's layers, shape (C,)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from autoprune.cost import CostModel
-from autoprune.engine.contracts import Scores
 from autoprune.errors import ConfigError, unknown_name
+from autoprune.widths import Scores
 
 __all__ = ["NORMALISATIONS", "normalise"]
 
@@ -33,8 +33,8 @@ def normalise(scores: Scores, kind: str, cost: CostModel) -> Scores:
     if kind == "none":
         return dict(scores)
     if kind == "per_mac":
-        fewer = np.asarray(cost.dense) - np.diag(cost.steps)  # Row g: the dense network with one step less of group g.
-        saved = (cost.dense_macs - cost.macs(fewer)) / np.asarray(cost.steps)
+        fewer = np.asarray(cost.dense) - np.eye(len(cost.dense), dtype=np.int64)  # Row g: one channel less of group g.
+        saved = cost.dense_macs - cost.macs(fewer)
         divisors = dict(zip(cost.groups, saved.tolist(), strict=True))
     else:
         size = np.mean if kind == "mean" else np.max

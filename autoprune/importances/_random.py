@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.groups import Traced
-from autoprune.fields import check, option
-from autoprune.spec import seed_of
+from autoprune.config import check, option, seed_of
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
+from autoprune.widths import Scores
 
 __all__ = ["Random"]
 

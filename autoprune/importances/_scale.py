@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.groups import Traced
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
 from autoprune.errors import NetworkError
+from autoprune.widths import Scores
 
 __all__ = ["ScaleMagnitude", "require_scales"]
 

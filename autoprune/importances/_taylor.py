@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from autoprune.engine.contracts import Batches, Importance, Scores
-from autoprune.engine.groups import Traced
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Importance
 from autoprune.errors import DataError
 from autoprune.importances._channel_sums import sum_by_channel, weighing_members
+from autoprune.widths import Scores
 
 __all__ = ["Taylor"]
 

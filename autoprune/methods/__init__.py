@@ -1,23 +1,22 @@
 """Named recipes: what is penalised, by what, when, and how channels are ranked afterwards."""
 
-import dataclasses
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from autoprune.config import Range
 from autoprune.engine.contracts import Method
 from autoprune.errors import ConfigError, unknown_name
-from autoprune.fields import read
 from autoprune.importances import IMPORTANCES
+from autoprune.importing import import_named, is_own
 from autoprune.methods._aofp import AOFP
 from autoprune.methods._bwcp import BWCP
 from autoprune.methods._halo import Halo
 from autoprune.methods._implicit import Implicit
-from autoprune.methods._ranking import Ranking, ranking
+from autoprune.methods._named import NamedMethod, named_method, of_class, of_importance, of_penalty
+from autoprune.methods._ranking import Ranking
 from autoprune.methods._resrep import ResRep
-from autoprune.methods._slimming import Slimming, slimming
+from autoprune.methods._slimming import Slimming
 from autoprune.penalties import PENALTIES
-from autoprune.spec import Range
 
 __all__ = [
     "AOFP",
@@ -25,61 +24,89 @@ __all__ = [
     "METHODS",
     "Halo",
     "Implicit",
+    "NamedMethod",
     "Ranking",
     "ResRep",
     "Slimming",
     "build",
     "catalogue",
+    "method_named",
     "ranges",
+    "stock",
 ]
 
-_ALL: tuple[type[Method], ...] = (
-    *(slimming(name, penalty) for name, penalty in PENALTIES.items()),
-    Halo,
-    Implicit,
-    ResRep,
-    AOFP,
-    BWCP,
-    *(ranking(name, importance) for name, importance in IMPORTANCES.items()),
+# Studies knew these methods before their penalty or importance had a name of its own.
+_FIRST_NAMES = {"l1": "slimming", "group_norm": "magnitude"}
+
+_RECIPES: tuple[type[Method], ...] = (Halo, Implicit, ResRep, AOFP, BWCP)
+_ALL = (
+    *(of_penalty(kind, _FIRST_NAMES.get(name, f"slimming_{name}")) for name, kind in PENALTIES.items()),
+    *(of_class(recipe, recipe.name) for recipe in _RECIPES),
+    *(of_importance(kind, _FIRST_NAMES.get(name, name)) for name, kind in IMPORTANCES.items()),
 )
-METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
+METHODS: dict[str, NamedMethod] = {method.name: method for method in _ALL}
 """By name; a penalty or an importance that is added to its own mapping is a method here."""
+
+
+def method_named(name: str) -> NamedMethod:
+    """The method ``name``, or what somebody's own class ``package.module:Class`` makes.
+
+    The class may be a method, a penalty, which makes a method of network slimming, or an importance, by which the dense
+    network is ranked.
+
+    Raises:
+        ConfigError: There is none of this name, or the class is not what it must be.
+    """
+    if is_own(name):
+        return named_method(import_named(name, key="methods", what="class"), name)
+    if name not in METHODS:
+        raise ConfigError(unknown_name("method", name, METHODS))
+    return METHODS[name]
+
+
+def stock(fit: Iterable[str], *, n_steps: int) -> list[str]:
+    """What ``methods = ["*"]`` means among the methods that fit: the short list, or all where none of it fits.
+
+    Args:
+        fit: Names of methods that can prune the network.
+        n_steps: Of the study's sparsify phase, in which some of them act only where it is long enough.
+    """
+    names = list(fit)
+    least = {name: method_named(name).least_steps for name in names}
+    return [name for name, steps in least.items() if steps is not None and n_steps >= steps] or names
 
 
 def build(name: str, hyper: Mapping[str, Any]) -> Method:
     """Make the method ``name`` with its hyper-parameters.
 
-    Ranges hold floats, so a whole one does for a field that takes whole numbers.
-
     Raises:
         ConfigError: An unknown method or hyper-parameter, or one out of range.
     """
-    if name not in METHODS:
-        raise ConfigError(unknown_name("method", name, METHODS))
-    kinds = typing.get_type_hints(METHODS[name])
-    whole = {key: int(value) for key, value in hyper.items() if kinds.get(key) is int and _is_whole(value)}
-    return read(METHODS[name], {**hyper, **whole}, where=f"[method.{name}]")
+    return method_named(name).build(hyper)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()
+class _Catalogue(Mapping[str, Mapping[str, Range | None]]):
+    """The methods that there are, in order; somebody's own can be looked up, too, but is not among those listed."""
+
+    def __getitem__(self, name: str) -> Mapping[str, Range | None]:
+        if name not in METHODS and not is_own(name):
+            raise KeyError(name)
+        return method_named(name).catalogue
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(METHODS)
+
+    def __len__(self) -> int:
+        return len(METHODS)
 
 
-def catalogue() -> dict[str, dict[str, Range | None]]:
+def catalogue() -> Mapping[str, Mapping[str, Range | None]]:
     """Every hyper-parameter of every method, from the fields' own metadata.
 
     Each comes with the range that is searched where a space names none; None stands for one that then stays at its
     default.
     """
-    return {
-        name: {field.name: _range_of(name, field) for field in dataclasses.fields(method)}  # type: ignore[arg-type]
-        for name, method in METHODS.items()
-    }
-
-
-def _range_of(method: str, field: dataclasses.Field[Any]) -> Range | None:
-    search = field.metadata["search"]
-    return None if search is None else read(Range, search, where=f"{method}.{field.name}")
+    return _Catalogue()
 
 
 def ranges() -> dict[str, dict[str, Range]]:

@@ -12,16 +12,15 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.engine.compaction import norms_behind
-from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
-from autoprune.engine.damage import readers_of
-from autoprune.engine.groups import Member, Traced
-from autoprune.engine.precision import wide
+from autoprune.config import check, option
+from autoprune.engine.channels import Member, Traced, readers_of
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
+from autoprune.engine.training import wide
 from autoprune.errors import NetworkError
-from autoprune.fields import check, option
 from autoprune.importances import GroupNorm, normalise
-from autoprune.methods._aofp_moves import Moves, Search, scores_of
+from autoprune.methods._aofp_moves import MaskSearch, Moves, scores_of
 from autoprune.methods._by_group import scale_names
+from autoprune.widths import Scores
 
 __all__ = ["AOFP", "relative_damage", "sole_readers"]
 
@@ -36,7 +35,7 @@ def sole_readers(model: nn.Module, traced: Traced) -> dict[str, Member]:
     found = {}
     for group in traced.groups:
         readers = readers_of(model, group)
-        if len(readers) == 1 and group.step == 1:
+        if len(readers) == 1:
             found[group.name] = readers[0]
     return found
 
@@ -154,7 +153,7 @@ class AOFP(Method):
                 "aofp needs a channel group that exactly one convolution or linear layer combines, as within a "
                 f"residual block, but several read {names}. Use another method."
             )
-        watch = _Watch(model, traced, readers, plan, self)
+        watch = _Watch(model, traced, readers=readers, plan=plan, method=self)
         return Hooks(
             after_step=watch.count_step,
             weight_decay=dict.fromkeys(scale_names(traced), self.scale_decay),
@@ -168,10 +167,10 @@ class AOFP(Method):
         return scores_of(state, normalise(norms, "mean", traced.cost))
 
 
-class _Target:
+class _WatchedGroup:
     """A group, the layer that reads it, and what that says without some of its channels."""
 
-    def __init__(self, name: str, reader: nn.Module, member: Member, norm: _BatchNorm | None, moves: Moves) -> None:
+    def __init__(self, name: str, reader: nn.Module, member: Member, *, norm: _BatchNorm | None, moves: Moves) -> None:
         self.name, self.moves = name, moves
         self.seen: tuple[Tensor, Tensor] | None = None  # What this step left out, and the damage.
         self.out_mask: Tensor | None = None  # (O,); None while nothing is masked, or can be
@@ -213,10 +212,10 @@ class _Watch:
     """Hooks on the readers of all targets, and the search that they serve."""
 
     def __init__(
-        self, model: nn.Module, traced: Traced, readers: Mapping[str, Member], plan: PhasePlan, method: AOFP
+        self, model: nn.Module, traced: Traced, *, readers: Mapping[str, Member], plan: PhasePlan, method: AOFP
     ) -> None:
-        norms = norms_behind(model, traced.input_shape)
-        self._model, self._targets, self._handles = model, list[_Target](), list[RemovableHandle]()
+        norms = traced.norms
+        self._model, self._targets, self._handles = model, list[_WatchedGroup](), list[RemovableHandle]()
         for name, member in readers.items():
             reader = model.get_submodule(member.module)
             norm = model.get_submodule(norms[member.module]) if member.module in norms else None
@@ -224,11 +223,11 @@ class _Watch:
             moves = Moves(
                 traced.group(name).width,
                 theta=method.theta,
-                min_width=plan.min_widths.get(name, 1),
+                min_width=plan.limits.min_widths.get(name, 1),
                 mask_ratio=method.mask_ratio,
                 device=model.get_parameter(f"{member.module}.weight").device,
             )
-            self._targets.append(_Target(name, reader, member, norm, moves))
+            self._targets.append(_WatchedGroup(name, reader, member, norm=norm, moves=moves))
             self._hook(reader, self._targets[-1])
         self._written = [  # Which targets write what the reader of each target writes, and where.
             [
@@ -239,15 +238,15 @@ class _Watch:
             ]
             for member in readers.values()
         ]
-        self._search = Search(
+        self._search = MaskSearch(
             {target.name: target.moves for target in self._targets},
             traced.cost,
-            macs=plan.macs_target * traced.cost.dense_macs,
+            limits=plan.limits,
             samples=method.samples,
             first=round(method.warmup * plan.n_steps),
         )
 
-    def _hook(self, reader: nn.Module, target: _Target) -> None:
+    def _hook(self, reader: nn.Module, target: _WatchedGroup) -> None:
         def measure(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if self._model.training and torch.is_grad_enabled() and self._search.is_on(target.name):
                 target.measure(args[0], output)

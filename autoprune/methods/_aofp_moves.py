@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoprune.cost import CostModel
-from autoprune.engine.contracts import Scores
+from autoprune.cost import CostModel, Limits
+from autoprune.widths import Scores
 
-__all__ = ["Moves", "Search", "lowest_half", "scores_of"]
+__all__ = ["MaskSearch", "Moves", "lowest_half", "scores_of"]
 
 _NEVER = -1.0  # Stands for a damage that was never measured; damages are >= 0.
 _LEAST = np.finfo(np.float64).tiny
@@ -153,22 +153,24 @@ class Moves:
             tensor.copy_(state[name])
 
 
-class Search:
+class MaskSearch:
     """The moves of several groups: when they begin, whose half ends, and when all end for good.
 
     Group i begins ``⌊i · samples / n⌋`` steps after the first of n, so that neighbours decide in turn. All stop once
-    the MACs limit is met; the last to be masked are only as many as it takes, smallest damage first.
+    the limits are kept; the last to be masked are only as many as it takes, smallest damage first.
 
     Args:
         moves: By group.
         cost: The network's cost model.
-        macs: The limit.
+        limits: Of MACs, of parameters, or of both.
         samples: Steps in each half, >= 1.
         first: The step at which the first group begins.
     """
 
-    def __init__(self, moves: Mapping[str, Moves], cost: CostModel, *, macs: float, samples: int, first: int) -> None:
-        self._moves, self._cost, self._macs, self._samples = moves, cost, macs, samples
+    def __init__(
+        self, moves: Mapping[str, Moves], cost: CostModel, *, limits: Limits, samples: int, first: int
+    ) -> None:
+        self._moves, self._cost, self._limits, self._samples = moves, cost, limits, samples
         self._starts = {name: first + i * samples // len(moves) for i, name in enumerate(moves)}
         self._step = 0
         self._is_met = self._meets()
@@ -203,14 +205,14 @@ class Search:
         return {name: int(moves.kept.sum()) for name, moves in self._moves.items()}
 
     def _meets(self) -> bool:
-        return self._cost.macs(self._widths()) <= self._macs
+        return self._limits.keeps(self._cost, self._widths())
 
     def _needed(self, name: str) -> int:
-        """Channels of this group that must go to meet the limit; all that can be spared where that is not enough."""
+        """Channels of this group that must go to keep the limits; all that can be spared where that is not enough."""
         n_spare, widths = self._moves[name].n_spare, self._cost.as_array(self._widths())
         tried = np.tile(widths, (n_spare, 1))
         tried[:, self._cost.groups.index(name)] -= np.arange(1, n_spare + 1)
-        meets = np.flatnonzero(self._cost.macs(tried) <= self._macs)
+        meets = np.flatnonzero(self._limits.keeps(self._cost, tried))
         return int(meets[0]) + 1 if len(meets) else n_spare
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -227,7 +229,7 @@ class Search:
 
 
 def scores_of(state: Mapping[str, Tensor], norms: Scores) -> Scores:
-    """Rank the channels of all groups from what a `Search` remembers of some of them.
+    """Rank the channels of all groups from what a `MaskSearch` remembers of some of them.
 
     Args:
         state: Of the search.

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.compactors import Gate, Whitening
-from autoprune.engine.compaction import fold_compactors, insert, sites
-from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
-from autoprune.engine.groups import Traced
-from autoprune.fields import check, option
+from autoprune.config import check, option
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
+from autoprune.engine.folding import fold_compactors, insert, sites
 from autoprune.methods._by_group import by_group, scale_names
+from autoprune.widths import Scores
 
 __all__ = ["BWCP", "share_at"]
 

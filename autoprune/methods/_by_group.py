@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.engine.contracts import Scores
-from autoprune.engine.groups import Traced
+from autoprune.engine.channels import Traced
+from autoprune.widths import Scores
 
 __all__ = ["by_group", "scale_names"]
 

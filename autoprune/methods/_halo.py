@@ -9,14 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
-from autoprune.engine.groups import Traced
-from autoprune.fields import check, option
+from autoprune.config import check, option
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise
 from autoprune.methods._by_group import by_group
+from autoprune.methods._penalised import FilterNorms, PenalisedValues, Scales
 from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
-from autoprune.methods._targets import FilterNorms, Scales, Target
 from autoprune.penalties import STRENGTH
+from autoprune.widths import Scores
 
 __all__ = ["Halo", "halo_gradients", "halo_value"]
 
@@ -111,7 +112,7 @@ class Halo(Method):
 class _Strengths:
     """λ of every channel, and how it moves."""
 
-    def __init__(self, target: Target, method: Halo) -> None:
+    def __init__(self, target: PenalisedValues, method: Halo) -> None:
         self._target, self._method = target, method
         channels = target.channels
         self._count = torch.zeros(target.n_channels, device=channels.device)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
-from autoprune.engine.groups import Traced
-from autoprune.engine.surgery import silent_channels
+from autoprune.config import check, option
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
+from autoprune.engine.folding import silent_channels
 from autoprune.errors import DataError
-from autoprune.fields import check, option
 from autoprune.importances import require_scales
 from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
+from autoprune.widths import Scores
 
 __all__ = ["Implicit", "universality"]
 

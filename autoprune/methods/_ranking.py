@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Importance, Method, PhasePlan, Scores
-from autoprune.engine.groups import Traced
-from autoprune.fields import check, option
+from autoprune.config import check, option
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Importance, Method, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise, require_scales
-from autoprune.methods._composed import composed, part_of
+from autoprune.widths import Scores
 
-__all__ = ["Ranking", "ranking"]
+__all__ = ["Ranking"]
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,19 @@ class Ranking(Method):
     """The dense network, ranked as it is.
 
     Args:
+        importance: What scores; its hyper-parameters are the method's, too.
         normalisation: What scores are divided by before channels of different layers are compared; see
             `importances.normalise`.
     """
 
-    part: ClassVar[type[Importance]]
+    part: ClassVar[str] = "importance"
     trains: ClassVar[bool] = False
 
+    importance: Importance
     normalisation: str = option("mean", choices=NORMALISATIONS)
 
     def __post_init__(self) -> None:
         check(self)
-        part_of(self, self.part)
 
     def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Nothing to prepare.
@@ -41,19 +42,10 @@ class Ranking(Method):
         Raises:
             NetworkError: The channels of a group pass through no BatchNorm, where the importance needs one.
         """
-        if self.part.needs_scales:
+        if self.importance.needs_scales:
             require_scales(traced)
         return Hooks()
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """The scores by group."""
-        importance: Importance = part_of(self, self.part)
-        return normalise(importance.score(model, traced, batches=batches), self.normalisation, traced.cost)
-
-
-def ranking(importance: str, kind: type[Importance]) -> type[Ranking]:
-    """The method of one importance. That of the group norm is magnitude, whose name studies know."""
-    name = "magnitude" if importance == "group_norm" else importance
-    first = (kind.__doc__ or "").splitlines()[0].rstrip(".")
-    summary = f"{first}; ranks the dense network as it is."
-    return composed(Ranking, kind, name=name, summary=summary, normalisation="none" if kind.is_comparable else "mean")
+        return normalise(self.importance.score(model, traced, batches=batches), self.normalisation, traced.cost)

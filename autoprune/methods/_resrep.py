@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.compactors import Pointwise
-from autoprune.cost import CostModel
-from autoprune.engine.compaction import Inserted, fold_compactors, insert, sites
-from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan, Scores
-from autoprune.engine.groups import Traced
+from autoprune.config import TrainSpec, check, option
+from autoprune.cost import CostModel, Limits, fit
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
+from autoprune.engine.folding import Inserted, fold_compactors, insert, sites
 from autoprune.engine.training import learning_rate
 from autoprune.errors import ConfigError
-from autoprune.fields import check, option
 from autoprune.importances import GroupNorm, normalise
-from autoprune.inverse import fit
 from autoprune.methods._by_group import by_group, scale_names
-from autoprune.spec import TrainSpec
-from autoprune.widths import Limits, global_ranking, keep_best
+from autoprune.widths import Scores, keep_best, remove_least
 
 __all__ = ["ResRep", "forgotten_rows", "row_gradients", "smallest", "travel"]
 
@@ -46,31 +45,21 @@ def row_gradients(rows: Tensor, slopes: Tensor, remembered: Tensor, *, strength:
     return total
 
 
-def forgotten_rows(
-    norms: Scores,
-    cost: CostModel,
-    *,
-    macs: float,
-    min_widths: Mapping[str, int],
-    multiple: int = 1,
-) -> dict[str, NDArray[np.bool_]]:
-    """The rows to forget: the smallest of all groups together, as many as the MACs limit asks for.
+def forgotten_rows(norms: Scores, cost: CostModel, *, limits: Limits) -> dict[str, NDArray[np.bool_]]:
+    """The rows to forget: the smallest of all groups together, as many as the limits ask for.
 
     Args:
         norms: Of the rows, by group, shape (C,).
         cost: The network's cost model.
-        macs: What must not be exceeded once the rows are gone.
-        min_widths: Rows that each group keeps, its largest.
-        multiple: Of the rows that each group keeps; see `inverse.fit`.
+        limits: What must be kept once the rows are gone; each group's largest rows are its smallest width.
 
     Returns:
         By group, shape (C,): whether the row is to be forgotten.
 
     Raises:
-        InfeasibleError: Even the minimum widths cost more.
+        InfeasibleError: Even the smallest widths cost more.
     """
-    limits = Limits(macs=macs, min_widths=min_widths, multiple=multiple)
-    kept = keep_best(cost, norms, global_ranking(cost, norms, limits, {}))
+    kept = keep_best(cost, norms, remove_least(cost, norms, limits))
     forgotten = {name: np.ones(len(norm), dtype=np.bool_) for name, norm in norms.items()}
     for name, indices in kept.items():
         forgotten[name][indices] = False
@@ -109,7 +98,7 @@ class ResRep(Method):
 
     Every row Q_j of a compactor feels ``λ Q_j / ‖Q_j‖`` besides the task, and those chosen to be forgotten feel it
     alone, so they go straight to zero while the network trains on. Chosen are the least rows of all groups together
-    until the trial's MACs target is met, a few more at every update; a row can be taken back. At the end compactors
+    until the trial's limits are kept, a few more at every update; a row can be taken back. At the end compactors
     are merged into their convolutions, and the forgotten rows are removed. A channel that a depthwise layer hands on
     may still say a constant then, through the BatchNorm behind that layer. It goes with the channel; BN recalibration
     makes up for it where a BatchNorm follows.
@@ -141,6 +130,7 @@ class ResRep(Method):
     """
 
     name: ClassVar[str] = "resrep"
+    least_steps: ClassVar[int | None] = 1_400
     aims: ClassVar[bool] = True
 
     strength: float | None = option(None, above=0, high=1)
@@ -171,7 +161,7 @@ class ResRep(Method):
         strength = self.strength_for(plan)
         places = sites(model, traced)
         inserted = insert(model, [(Pointwise(group.width), places[group.name]) for group in traced.groups])
-        rows = _Rows(inserted, traced, plan, self, strength, prior=self._prior(model, traced))
+        rows = _Rows(inserted, traced, plan=plan, method=self, strength=strength, prior=self._prior(model, traced))
         names = [f"{one.prefix}weight" for one in inserted]
         return Hooks(
             transform_gradients=rows.transform_gradients,
@@ -229,10 +219,10 @@ class _Rows:
         self,
         inserted: Sequence[Inserted],
         traced: Traced,
+        *,
         plan: PhasePlan,
         method: ResRep,
         strength: float,
-        *,
         prior: Scores,
     ) -> None:
         self._weights = [one.compactor.weight for one in inserted if isinstance(one.compactor, Pointwise)]
@@ -242,8 +232,8 @@ class _Rows:
         whole = np.concatenate([np.zeros(0), *(prior[name] for name in traced.cost.groups)])
         self._prior = torch.from_numpy(whole).to(self._remembered)
         self._step = 0
-        cost, target = traced.cost, plan.macs_target * traced.cost.dense_macs
-        n_least = sum(cost.dense) - sum(fit(cost, macs=target, min_widths=plan.min_widths).values())
+        any_width = dataclasses.replace(plan.limits, multiple=1)
+        n_least = sum(traced.cost.dense) - sum(fit(traced.cost, any_width).values())
         self._n_updates = max(1, int(method.choosing * plan.n_steps / method.interval))
         self._granularity = max(1, math.ceil(2 * n_least / self._n_updates))  # A ranking mostly takes more than `fit`.
 
@@ -266,10 +256,8 @@ class _Rows:
         cost, parts = self._cost, self._split(self._remembered)
         norms = dict(zip(cost.groups, np.split(self._sizes().cpu().double().numpy(), self._ends()), strict=True))
         widths = {name: int(part.sum()) for name, part in zip(cost.groups, parts, strict=True)}
-        macs = self._plan.macs_target * cost.dense_macs
-        plan = self._plan
-        chosen = forgotten_rows(norms, cost, macs=macs, min_widths=plan.min_widths, multiple=plan.multiple)
-        if cost.macs(widths) > macs:
+        chosen = forgotten_rows(norms, cost, limits=self._plan.limits)
+        if not self._plan.limits.keeps(cost, widths):
             n_forgotten = sum(cost.dense) - sum(widths.values())
             n_missing = sum(int(part.sum()) for part in chosen.values()) - n_forgotten
             n_more = max(self._granularity, math.ceil(n_missing / n_left))

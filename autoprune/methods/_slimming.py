@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, PhasePlan, Scores
-from autoprune.engine.groups import Traced
-from autoprune.fields import check, option
+from autoprune.config import check, option
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise
-from autoprune.methods._composed import composed, part_of
+from autoprune.methods._penalised import FilterNorms, Scales
 from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
-from autoprune.methods._targets import FilterNorms, Scales
+from autoprune.widths import Scores
 
-__all__ = ["Slimming", "slimming"]
+__all__ = ["Slimming"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Slimming(Method):
     is ``rate``.
 
     Args:
+        penalty: What pulls; its hyper-parameters are the method's, too.
         form: ``"subgradient"`` or ``"prox"``.
         acts_on: ``"scales"`` of BatchNorms, which must be behind every prunable channel, or ``"norms"``, the ℓ2 norm of
             all filters that write a channel: for networks without BatchNorm, since before one it has no effect.
@@ -45,9 +46,10 @@ class Slimming(Method):
         BatchNorm. Ranking by damage is ours.
     """
 
-    part: ClassVar[type[Penalty]]
+    part: ClassVar[str] = "penalty"
     ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
 
+    penalty: Penalty
     form: str = option("subgradient", choices=("subgradient", "prox"), search={"values": ("prox", "subgradient")})
     acts_on: str = option("scales", choices=("scales", "norms"))
     scale_decay: float = option(0.0, low=0, high=1)
@@ -56,7 +58,6 @@ class Slimming(Method):
 
     def __post_init__(self) -> None:
         check(self)
-        part_of(self, self.part)
 
     def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
         """Find what is penalised; the network is not changed.
@@ -65,7 +66,7 @@ class Slimming(Method):
             NetworkError: The channels of a group pass through no BatchNorm.
             ConfigError: The proximal step is too long at the recipe's learning rate.
         """
-        penalty: Penalty = part_of(self, self.part)
+        penalty = self.penalty
         target = Scales(model, traced) if self.acts_on == "scales" else FilterNorms(model, traced)
         decay = dict.fromkeys(target.names, self.scale_decay) if self.acts_on == "scales" else {}
         if self.form == "subgradient":
@@ -80,10 +81,3 @@ class Slimming(Method):
         """What is left of each channel: of its size, or of what it does."""
         scores = importance_of(self.scored_by, acts_on=self.acts_on).score(model, traced, batches=batches)
         return normalise(scores, self.normalisation, traced.cost)
-
-
-def slimming(penalty: str, kind: type[Penalty]) -> type[Slimming]:
-    """The method of one penalty. That of ℓ1 is slimming itself, whose name studies know."""
-    name = "slimming" if penalty == "l1" else f"slimming_{penalty}"
-    first = (kind.__doc__ or "").splitlines()[0]
-    return composed(Slimming, kind, name=name, summary=f"Network slimming with {first}")

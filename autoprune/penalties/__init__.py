@@ -12,4 +12,11 @@ from autoprune.penalties._tl1 import TL1
 
 __all__ = ["L1", "MCP", "PENALTIES", "SCAD", "STRENGTH", "TL1", "LogSum", "Lp", "firm"]
 
-PENALTIES: dict[str, type[Penalty]] = {"l1": L1, "tl1": TL1, "lp": Lp, "mcp": MCP, "scad": SCAD, "log_sum": LogSum}
+PENALTIES: dict[str, type[Penalty]] = {
+    "l1": L1,
+    "tl1": TL1,
+    "lp": Lp,
+    "mcp": MCP,
+    "scad": SCAD,
+    "log_sum": LogSum,
+}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.fields import check, option
 from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["L1"]
@@ -33,6 +34,8 @@ class L1(Penalty):
     References:
         Liu et al. (2017), Learning efficient convolutional networks through network slimming, arXiv 1708.06519.
     """
+
+    least_steps: ClassVar[int | None] = 1_400  # Before, most of the range of strengths moves the scales by little.
 
     strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.fields import check, option
 from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["TL1"]

@@ -10,29 +10,13 @@ import numpy.typing as npt
 
 from autoprune.errors import ConfigError
 
-__all__ = ["crowding_distance", "front_mask", "hypervolume", "is_dominated", "non_domination_rank", "thin", "within"]
+__all__ = ["crowding_distance", "front_mask", "hypervolume", "non_domination_rank", "thin", "within"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 _ROUNDING = 1e-12  # A ratio that was asked for can come out one rounding above.
-
-
-def is_dominated(point: npt.ArrayLike, points: npt.ArrayLike) -> bool:
-    """Whether any of ``points`` is nowhere worse than ``point`` and somewhere better.
-
-    Args:
-        point: Objectives, shape (M,), minimised.
-        points: Objectives of T trials, shape (T, M), minimised; rows with NaN dominate nothing.
-
-    Example:
-        >>> is_dominated([2.0, 2.0], [[1.0, 2.0]]), is_dominated([2.0, 2.0], [[2.0, 2.0]])
-        (True, False)
-    """
-    others = _points(points)
-    one = np.asarray(point, dtype=np.float64)
-    return bool(np.any(np.all(others <= one, axis=1) & np.any(others < one, axis=1)))
 
 
 def front_mask(points: npt.ArrayLike, minimise: Sequence[bool] | bool = True) -> Bools:

@@ -8,7 +8,7 @@ import autoprune
 study = autoprune.open_study("cifar10_joint", "sqlite:///study.db")
 front, trials = study.front(), study.trials()
 machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
-print(machine["told"](), end="\n\n")
+print(machine["summary"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | params | method | widths | hyper-parameters |")
 print("|---:|---:|---:|---:|---|---|---|")
 for row in front.to_dict("records"):

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 import autoprune
-from autoprune.engine.phases import PhaseStore
+from autoprune.cost import Limits, fit
+from autoprune.engine.files import PhaseStore
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import accuracy, recalibrate
-from autoprune.inverse import fit
 from autoprune.methods import build
+from autoprune.pipeline import open_workbench
 from autoprune.widths import keep_best
-from autoprune.workbench import open_workbench
 
 study = autoprune.open_study("cifar10_resnet20", "sqlite:///study.db")
 setting = study.config.setting
@@ -26,16 +26,18 @@ dense = workbench.with_weights(workbench.dense(PhaseStore(Path(setting.artifacts
 scores = build("magnitude", {}).rank(dense, workbench.traced, state={}, batches=())
 
 machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
-print(machine["told"](), end="\n\n")
+print(machine["summary"](), end="\n\n")
 print("| trial | macs_ratio | accuracy | uniform, untrained | method | widths | strengths |")
 print("|---:|---:|---:|---:|---|---|---|")
 better = []
 for row in study.front().to_dict("records"):
-    widths = fit(cost, macs=row["macs_ratio"] * cost.dense_macs)
+    widths = fit(cost, Limits(macs=row["macs_ratio"] * cost.dense_macs))
     plain = cut(copy.deepcopy(dense), groups, keep_best(cost, scores, widths))
     if row["macs_ratio"] < 1:
-        recalibrate(plain, workbench.splits.train, bench=workbench.bench, n_images=setting.recalibration_images, seed=0)
-    beside = accuracy(plain, workbench.splits.validation, bench=workbench.bench)
+        recalibrate(
+            plain, workbench.splits.train, runtime=workbench.runtime, n_images=setting.recalibration_images, seed=0
+        )
+    beside = accuracy(plain, workbench.splits.validation, runtime=workbench.runtime)
     better.append(row["accuracy"] > beside or row["macs_ratio"] == 1)
     figures = [f"{row['number']:.0f}", f"{row['macs_ratio']:.4f}", f"{row['accuracy']:.4f}", f"{beside:.4f}"]
     print(f"| {' | '.join([*figures, row['method'], row['width_rule'], row['hyper']])} |")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
-from autoprune.engine.latency import measure
+from autoprune.cost import Limits, fit
+from autoprune.engine.measuring import measure
 from autoprune.engine.surgery import cut
-from autoprune.inverse import fit
+from autoprune.engine.tracing import trace
 
 NETWORKS = ("resnet20", "vgg16")
 RATIO = 0.5
@@ -33,7 +33,7 @@ def pruned(name):
     traced = trace(dense, torch.zeros(1, 3, 32, 32))
     cost, networks, ratios = traced.cost, {"dense": dense}, {"dense": 1.0}
     for plan, multiple in PLANS.items():
-        widths = fit(cost, macs=RATIO * cost.dense_macs, multiple=multiple)
+        widths = fit(cost, Limits(macs=RATIO * cost.dense_macs, multiple=multiple))
         networks[plan] = cut(dense, traced.groups, keep_first(widths))
         ratios[plan] = cost.macs_ratio(widths)
     return networks, ratios

@@ -16,9 +16,8 @@ import torch
 import autoprune
 from autoprune.engine.training import accuracy
 from autoprune.errors import StorageError
-from autoprune.evaluation import open_test
 from autoprune.methods import METHODS
-from autoprune.workbench import open_workbench
+from autoprune.pipeline import open_test, open_workbench
 
 SEEDS = (0, 1, 2)
 FILES = ("damage", "penalties", "size", "resrep", "aofp", "bwcp")
@@ -48,12 +47,13 @@ for seed, study in studies():
             continue
         if trial["sha256"] not in scored:
             network = autoprune.load_model(trial["weights"])
-            scored[trial["sha256"]] = accuracy(network, test, bench=workbench.bench)
+            scored[trial["sha256"]] = accuracy(network, test, runtime=workbench.runtime)
             SCORED.write_text(json.dumps(scored))
         method = trial["method"]
         images = [setting.sparsify.epochs if METHODS[method].trains else 0, setting.finetune.epochs]
         ranked = trial.get(f"{method}.scored_by")
-        ranked = ranked if isinstance(ranked, str) else getattr(METHODS[method], "scored_by", None)
+        if not isinstance(ranked, str):
+            ranked = getattr(METHODS[method].recipe, "scored_by", None)
         name = f"{method}, by {ranked}" if ranked else method
         row = rows.setdefault((name, trial["width_rule"]), {"images": images, "seeds": {}})
         row["seeds"][seed] = (scored[trial["sha256"]], trial["macs_ratio"])
@@ -61,7 +61,7 @@ for seed, study in studies():
 uniform = rows["magnitude", "uniform"]["seeds"]
 
 
-def told(differences):
+def test(differences):
     """The verdict on paired differences to uniform."""
     if not differences.any():
         return "–", "–"
@@ -77,7 +77,7 @@ what = (
     "uniform widths, paired by seed, with its standard error in brackets.\n"
 )
 lines = [
-    f"{machine['told']()}\n",
+    f"{machine['summary']()}\n",
     what,
     "| method | width rule | images sparse + fine-tuning | MACs ratio | seeds | mean | s.d. | to uniform | |",
     "|---|---|---:|---:|---|---:|---:|---:|---|",
@@ -85,7 +85,7 @@ lines = [
 for (method, rule), row in sorted(rows.items(), key=lambda item: -np.mean([s[0] for s in item[1]["seeds"].values()])):
     seeds = sorted(set(row["seeds"]) & set(uniform))
     found = np.array([row["seeds"][seed][0] for seed in seeds])
-    difference, verdict = told(found - np.array([uniform[seed][0] for seed in seeds])) if len(seeds) > 1 else ("", "")
+    difference, verdict = test(found - np.array([uniform[seed][0] for seed in seeds])) if len(seeds) > 1 else ("", "")
     ratios = [row["seeds"][seed][1] for seed in seeds]
     images = " + ".join(f"{128 * round(epochs * 45_000 / 128):,}" for epochs in row["images"])
     lines.append(

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 import autoprune
+from autoprune.engine.files import read_tensors
 from autoprune.engine.training import accuracy
-from autoprune.engine.weights import read_tensors
-from autoprune.workbench import open_workbench
+from autoprune.pipeline import open_workbench
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -33,8 +33,8 @@ FORMS, STRENGTHS = ("subgradient", "prox"), (1e-3, 3e-3, 1e-2)
 torch.set_num_threads(os.cpu_count() or 1)
 study = autoprune.open_study("penalties_cifar10", "sqlite:///study.db")
 setting = study.config.setting
-bench = open_workbench(setting)
-prunable = {f"{scale}.weight": group.member(scale).index for group in bench.traced.groups for scale in group.scales}
+workbench = open_workbench(setting)
+prunable = {f"{scale}.weight": group.member(scale).index for group in workbench.traced.groups for scale in group.scales}
 
 
 def scales_of(tensors):
@@ -47,7 +47,7 @@ def row_of(trial):
     file = Path(setting.artifacts) / "phases" / f"sparsify-{trial['phase']}.safetensors"
     weights = {name: t for name, t in read_tensors(file).items() if not name.startswith("method:")}
     gamma = scales_of(weights)
-    before = accuracy(bench.with_weights(weights), bench.splits.validation, bench=bench.bench)
+    before = accuracy(workbench.with_weights(weights), workbench.splits.validation, runtime=workbench.runtime)
     shares = [float((gamma < 1e-2).mean()), float((gamma < 1e-3).mean()), float((gamma == 0).mean())]
     return {"gamma": gamma, "shares": shares, "before": before, "after": trial["accuracy"], "phase": trial["phase"]}
 
@@ -63,14 +63,15 @@ by_damage = autoprune.open_study("penalties_cifar10_damage", "sqlite:///study.db
 damage = {trial["phase"]: trial["accuracy"] for trial in by_damage}
 
 machine = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/machine.py"))
-told = (
-    f"{len(next(iter(rows.values()))['gamma'])} prunable scales; accuracies on the {len(bench.splits.validation):,} "
-    "validation images. `before`: the network after sparse training; `after`: cut to half of the MACs by |γ|, "
-    "BatchNorm statistics estimated anew, nothing trained; `by damage`: the same by damage at the next layer."
+n_scales, n_images = len(next(iter(rows.values()))["gamma"]), len(workbench.splits.validation)
+explanation = (
+    f"{n_scales} prunable scales; accuracies on the {n_images:,} validation images. `before`: the network after sparse "
+    "training; `after`: cut to half of the MACs by |γ|, BatchNorm statistics estimated anew, nothing trained; "
+    "`by damage`: the same by damage at the next layer."
 )
 lines = [
-    f"{machine['told']()}\n",
-    f"{told}\n",
+    f"{machine['summary']()}\n",
+    f"{explanation}\n",
     "| penalty | form | λ | below 1e-2 | below 1e-3 | exactly 0 | before | after | lost | by damage |",
     "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
 ]

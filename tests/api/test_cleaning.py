@@ -16,11 +16,13 @@ import pytest
 import autoprune
 from autoprune import api
 from autoprune.api._cleaning import retain
-from autoprune.config import ConstraintsConfig, RetentionConfig, StudyConfig, load_study
+from autoprune.config import ConstraintsConfig, StudyConfig, load_study
+from autoprune.config.study_files import RetentionConfig
 from autoprune.errors import ConfigError, StorageError, WeightsError
 from autoprune.methods import ranges
-from autoprune.search import Claim, Claims, Database, Proposal, StudyRecord
-from autoprune.search.phase_rows import PHASE_ATTR, PhaseRows
+from autoprune.search.phases import PhaseRows
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Attr, Claim, Lifecycle, Proposal
 from tests.real_trials import run_study
 
 SIZE = 1000
@@ -39,20 +41,20 @@ class Disk:
         self.db = db or Database.open(self.url, create=True)
         self.name = name
         self.study = self.revised()
-        self.claims = Claims(self.study.record, owner="me", n_trials=10_000)
+        self.lifecycle = Lifecycle(self.study.handle, owner="me", n_trials=10_000)
         self.folder = self.artifacts / "trials" / name
         self.folder.mkdir(parents=True)
 
     def revised(self, **changes: Any) -> api.Study:
         self.config = dataclasses.replace(self.config, **changes)
-        record = StudyRecord.create_or_join(
+        record = StudyHandle.create_or_join(
             self.db, name=self.name, identity={}, config={"config": self.config.to_dict()},
             directions=self.config.study.directions, objectives=self.config.study.objectives,
         )  # fmt: skip
         return api.Study(self.db, record)
 
     def start(self, key: str, **attrs: Any) -> Claim:
-        claim = self.claims.claim(Proposal({}, {}, key, attrs))
+        claim = self.lifecycle.claim(Proposal({}, {}, key, attrs))
         assert isinstance(claim, Claim)
         return claim
 
@@ -63,7 +65,7 @@ class Disk:
         return {"weights": str(path), "sha256": f"{number:064d}"}
 
     def finish(self, claim: Claim, *values: float, **attrs: Any) -> None:
-        self.claims.complete(claim.trial_id, values, {**self.write(claim.number), **attrs})
+        self.lifecycle.complete(claim.trial_id, values, {**self.write(claim.number), **attrs})
 
     def weights(self) -> set[str]:
         return {str(path) for path in self.folder.glob("*.safetensors")}
@@ -90,7 +92,7 @@ def test_a_study_of_200_trials_never_holds_more_than_its_front_and_what_runs(dis
             continue
         claim = running.pop(rng.randrange(4))
         if i % 17 == 0:
-            disk.claims.failed(claim.trial_id, "no luck")
+            disk.lifecycle.failed(claim.trial_id, "no luck")
             continue
         ratio = rng.randrange(1, 100) / 100
         accuracy = round(0.5 + 0.4 * ratio**0.5 + 0.02 * rng.random(), 3)
@@ -143,7 +145,7 @@ def test_all_networks_stay_where_the_study_says_so(tmp_path: Path) -> None:
 def test_a_revision_of_a_newer_autoprune_lets_nothing_go(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
     disk.finish(disk.start("a"), 0.8, 0.5)
     disk.finish(disk.start("b"), 0.9, 0.5)
-    StudyRecord.create_or_join(
+    StudyHandle.create_or_join(
         disk.db, name="s", identity={}, config={"config": {**disk.config.to_dict(), "retention": {"networks": "few"}}},
         directions=disk.config.study.directions, objectives=disk.config.study.objectives,
     )  # fmt: skip
@@ -175,7 +177,7 @@ def test_ten_thousand_trials_are_looked_through_in_no_time(disk: Disk) -> None:
         trials, goals, attributes = (
             tables.tables[name] for name in ("trials", "trial_values", "trial_user_attributes")
         )
-        study_id = disk.study.record.study_id
+        study_id = disk.study.handle.study_id
         rows: list[dict[str, Any]] = [
             {"trial_id": i + 1, "number": i, "study_id": study_id, "state": "COMPLETE"} for i in range(n)
         ]
@@ -205,7 +207,7 @@ def test_clean(disk: Disk, tmp_path: Path) -> None:
     best, beaten, failed, _ = (disk.start(key) for key in ("best", "beaten", "failed", "running"))
     disk.finish(best, 0.9, 0.5)
     disk.finish(beaten, 0.8, 0.5)
-    disk.claims.failed(failed.trial_id, "no luck")
+    disk.lifecycle.failed(failed.trial_id, "no luck")
     for number in (2, 3, 17):
         disk.write(number)
     for name in (f"00003.safetensors.{HEX}.tmp", f"00002.json.{HEX}.tmp", "notes.txt"):
@@ -215,8 +217,8 @@ def test_clean(disk: Disk, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "state.json").write_bytes(b"x" * 50)
         (folder.parent / "owner").write_text(owner)
-        disk.study.record.enter(owner)
-    disk.study.record.leave("left")
+        disk.study.handle.enter(owner)
+    disk.study.handle.leave("left")
     (disk.artifacts / "phases").mkdir()
     (disk.artifacts / "phases" / "sparsify-a.safetensors").write_bytes(b"x" * 70)
     other = disk.artifacts / "trials" / "other" / "00099.safetensors"
@@ -257,10 +259,10 @@ def test_phases_go_only_when_asked_for_and_not_shared(disk: Disk, tmp_path: Path
         path.write_bytes(b"x" * 100)
         path.with_suffix(".json").touch()
         rows.publish(key, kind="sparsify", owner="me", place=str(path), sha256="0", size_bytes=100)
-        claim = disk.start(key, **{PHASE_ATTR: key})
+        claim = disk.start(key, **{Attr.PHASE: key})
         if key != "running":
             disk.finish(claim, 0.9, 0.5)
-    other.finish(other.start("shared", **{PHASE_ATTR: "shared"}), 0.9, 0.5)
+    other.finish(other.start("shared", **{Attr.PHASE: "shared"}), 0.9, 0.5)
     assert api.clean("s", storage=disk.url) == []
     (told,) = api.clean("s", phases=True, dry_run=True, storage=disk.url)
     assert (told.what, told.size_bytes) == ("phases that only this study used", 100)
@@ -300,7 +302,10 @@ def test_export_latency_and_load_say_that_retention_dropped_it(tmp_path: Path) -
     with sqlite3.connect(real.url.removeprefix("sqlite:///")) as connection:
         connection.execute("UPDATE trial_values SET value = 0 WHERE trial_id = 1 AND objective = 0")
     connection.close()
-    assert [path.name for path in retain(autoprune.open_study("tiny", real.url))] == ["00000.safetensors"]
+    db = Database.open(real.url, create=False)
+    dropped = retain(autoprune.Study(db, StudyHandle.open(db, "tiny")))
+    assert [path.name for path in dropped] == ["00000.safetensors"]
+    db.close()
     told = (
         r"^a saved network must be there, but there is no file .*00000\.safetensors\. Its record is still there: "
         r"retention has dropped the network, because other trials beat it\. Take a trial of the front \(`autoprune "

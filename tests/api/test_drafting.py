@@ -11,7 +11,7 @@ import pytest
 from autoprune import api
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.methods import METHODS, ranges
-from autoprune.spec import WIDTH_RULES
+from autoprune.widths import WIDTH_RULES
 
 Write = Callable[..., Path]
 
@@ -67,11 +67,13 @@ def test_a_drafted_space_loads_and_plans(write: Write, tmp_path: Path) -> None:
     plan = api.plan(write(own("plain"), space=name), n_trials=30)
     space = plan.config.space
     assert (space.name, space.any_method) == ("mine", False)
-    unfit = METHODS.keys() - space.methods.keys()
-    assert {"slimming", "halo", "scale"} <= unfit  # They need a BatchNorm.
-    assert {"magnitude", "filter_norm"} <= space.methods.keys()
+    assert space.methods.keys() == {"magnitude", "damage"}
+    others = text.split("# For larger studies, or longer sparsify phases:\n")[1].split("# Not ")[0]
+    assert '# "filter_norm",  # ' in others
+    unfit = {"slimming", "halo", "scale"}  # They need a BatchNorm.
     left_out = [block.split(":\n")[0] for block in text.split("# Not ")[1:]]  # one block for each reason
     assert all(any(f'"{method}"' in block for block in left_out) for method in unfit)
+    assert all(f'"{method}"' in text for method in METHODS)
     assert "# there must be a BatchNorm behind every prunable channel, but 0, 2 has none." in text
     assert space.width_rules == ("uniform", "global", "aofp", "learned", "per_group")
     assert {point["method"] for point in plan.opening} <= space.methods.keys()
@@ -80,14 +82,13 @@ def test_a_drafted_space_loads_and_plans(write: Write, tmp_path: Path) -> None:
 def test_a_drafted_space_names_what_is_searched_unasked(write: Write, tmp_path: Path) -> None:
     api.write_space(write('architecture = "resnet_digits"'), tmp_path / "space.toml")
     tables = tomllib.loads((tmp_path / "space.toml").read_text())
-    assert tables["space"]["methods"] == list(METHODS)
-    assert set(tables["space"]["width_rules"]) == set(WIDTH_RULES)
+    # A sparsify phase of the digits is too short for the others.
+    assert tables["space"]["methods"] == ["magnitude", "damage"]
+    assert set(tables["space"]["width_rules"]) == {name for name, rule in WIDTH_RULES.items() if rule.is_default}
     assert tables["space"]["macs_target"] == {"low": 0.05, "high": 0.9, "step": 0.05}
-    assert {name: set(keys) for name, keys in tables["method"].items()} == {
-        name: set(keys) for name, keys in ranges().items() if keys
-    }
+    assert "method" not in tables  # Rankings have nothing to be searched.
     path = write('architecture = "resnet_digits"', space="space.toml")
-    assert api.plan(path).config.space.methods == ranges()
+    assert api.plan(path).config.space.methods == {name: ranges()[name] for name in ("magnitude", "damage")}
     assert "#     stage1: conv1 (16), layer1.0.conv1 (16)\n" in (tmp_path / "space.toml").read_text()
 
 

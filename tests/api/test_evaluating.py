@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import torch
 
 import autoprune
 from autoprune.api import Progress, _evaluating
-from autoprune.distributed import open_cluster
-from autoprune.engine.data import load_test
+from autoprune.distributed import Cluster
+from autoprune.engine.images import load_test
+from autoprune.engine.images._digits import Digits
 from autoprune.errors import ConfigError, DataError, IdentityError, StorageError, StudyFailedError, WeightsError
-from autoprune.search import Database, StudyRecord, schema
-from autoprune.search.evaluations import EvaluationRows
+from autoprune.pipeline import Link, open_workbench
+from autoprune.search.front import EvaluationRows
+from autoprune.search.storage import Database, StudyHandle, schema
 from tests.real_trials import STUDY, RealStudy, run_study
 
 torch.set_num_threads(1)  # as in the workers: other threads round apart
@@ -37,6 +39,7 @@ POINTS: list[dict[str, Any]] = [
     {"method": "slimming", "hyper": {"strength": 0.001}, "width_rule": "global", "macs_target": 0.3},
     {"macs_target": 0.05},
 ]
+ACCURACIES = (0.99, 0.9, 0.8, 0.7)  # All are on the front, whatever they reach in so short a training.
 
 
 class Heard(Progress):
@@ -54,7 +57,8 @@ class Heard(Progress):
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> RealStudy:
     network = 'architecture = "resnet_digits"'
-    return run_study(tmp_path_factory.mktemp("evaluated"), POINTS, network=network, study_file=LONGER)
+    folder = tmp_path_factory.mktemp("evaluated")
+    return run_study(folder, POINTS, network=network, study_file=LONGER, accuracies=ACCURACIES)
 
 
 @pytest.fixture
@@ -62,12 +66,6 @@ def url(once: RealStudy, tmp_path: Path) -> str:
     """A copy of the database; the artifacts are shared, since an evaluation writes only phases there."""
     shutil.copy(Path(once.url.removeprefix("sqlite:///")), tmp_path / "autoprune.db")
     return f"sqlite:///{tmp_path}/autoprune.db"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with open_cluster():  # which every evaluation of this module then finds
-        yield
 
 
 def front_numbers(url: str) -> list[int]:
@@ -92,7 +90,7 @@ def rewritten(url: str, name: str, number: int, value: Any) -> None:
 # What is scored
 
 
-def test_the_front_is_scored_and_stored_beside_the_search(url: str, once: RealStudy, cluster: None) -> None:
+def test_the_front_is_scored_and_stored_beside_the_search(url: str, once: RealStudy, cluster: Cluster) -> None:
     before = autoprune.open_study("tiny", url).front()
     numbers = front_numbers(url)
     heard = Heard()
@@ -130,7 +128,7 @@ def test_the_front_is_scored_and_stored_beside_the_search(url: str, once: RealSt
     assert list(facts["test_scores"]) == ["0", "1", "2", "3"]
 
 
-def test_other_processes_and_evicted_parents_give_the_same_scores(url: str, once: RealStudy, cluster: None) -> None:
+def test_other_processes_and_evicted_parents_give_the_same_scores(url: str, once: RealStudy, cluster: Cluster) -> None:
     autoprune.evaluate("tiny", storage=url, seeds=1)
     first = rows(url)
     db = Database.open(url, create=False)
@@ -148,7 +146,7 @@ def test_other_processes_and_evicted_parents_give_the_same_scores(url: str, once
     db.close()
 
 
-def test_networks_that_retention_dropped_can_be_scored(url: str, tmp_path: Path, cluster: None) -> None:
+def test_networks_that_retention_dropped_can_be_scored(url: str, tmp_path: Path, cluster: Cluster) -> None:
     """All that is needed is the record of the kept channels."""
     number = front_numbers(url)[0]
     study = autoprune.open_study("tiny", url)
@@ -159,16 +157,16 @@ def test_networks_that_retention_dropped_can_be_scored(url: str, tmp_path: Path,
     assert autoprune.evaluate("tiny", storage=url, seeds=1, where=f"number == {number}").n_done == 1
 
 
-def test_a_result_taken_over_is_scored_once(url: str, once: RealStudy, cluster: None) -> None:
+def test_a_result_taken_over_is_scored_once(url: str, once: RealStudy, cluster: Cluster) -> None:
     last = front_numbers(url)[0]
     db = Database.open(url, create=False)
-    from autoprune.search import Claims
+    from autoprune.search.trials import Lifecycle
 
-    study = StudyRecord.open(db, "tiny")
+    study = StudyHandle.open(db, "tiny")
     result = once.results[last].to_dict()
-    claims = Claims(study, owner="here:1:abc", n_trials=9, grace_s=10**9)
+    lifecycle = Lifecycle(study, owner="here:1:abc", n_trials=9, grace_s=10**9)
     values = (result["accuracy"], result["macs_ratio"])
-    claims.complete(len(POINTS) + 1, values, {**result, "taken_over_from": last})  # the one that was left running
+    lifecycle.complete(len(POINTS) + 1, values, {**result, "taken_over_from": last})  # the one that was left running
     db.close()
     assert len(POINTS) in front_numbers(url)
     done = autoprune.evaluate("tiny", storage=url, seeds=1, where="macs_ratio < 0.2")
@@ -183,19 +181,20 @@ def test_the_recipe_is_that_of_the_trial_s_own_revision(
     url: str, once: RealStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = Database.open(url, create=False)
-    record = StudyRecord.open(db, "tiny")
+    record = StudyHandle.open(db, "tiny")
     config = json.loads(json.dumps(record.config))
     config["config"]["setting"]["finetune"]["epochs"] = 77.0
     config["config"]["setting"]["artifacts"] = "/moved"
     names = {"name": "tiny", "identity": record.identity, "directions": record.directions}
-    StudyRecord.create_or_join(db, config=config, objectives=record.objectives, **names)
-    study = autoprune.Study(db, StudyRecord.open(db, "tiny"))
+    StudyHandle.create_or_join(db, config=config, objectives=record.objectives, **names)
+    study = autoprune.Study(db, StudyHandle.open(db, "tiny"))
     assert study.config.setting.finetune.epochs == 77.0
     members = _evaluating._members(study, None)
-    jobs = _evaluating._jobs(study, members, study.config.setting, seeds=2, fingerprint="t")
+    workbench = dataclasses.replace(open_workbench(once.specs[0].setting), setting=study.config.setting)
+    jobs = _evaluating._jobs(study, members, workbench, seeds=2, fingerprint="t")
     assert len(jobs) == 2 * len(members)
     for job in jobs:
-        assert (job.spec.setting.finetune.epochs, job.spec.setting.artifacts) == (0.7, "/moved")
+        assert (job.setting.finetune.epochs, job.setting.artifacts) == (0.7, "/moved")
     # Seed by seed: the parents of all are there before the second round begins.
     assert [job.seed for job in jobs] == [0] * len(members) + [1] * len(members)
     db.close()
@@ -204,7 +203,7 @@ def test_the_recipe_is_that_of_the_trial_s_own_revision(
 # What ends it early
 
 
-def test_ctrl_c_keeps_what_is_scored_and_the_next_call_goes_on(url: str, cluster: None) -> None:
+def test_ctrl_c_keeps_what_is_scored_and_the_next_call_goes_on(url: str, cluster: Cluster) -> None:
     def interrupt(text: str) -> None:
         if text.startswith("trial "):
             os.kill(os.getpid(), signal.SIGINT)
@@ -218,7 +217,9 @@ def test_ctrl_c_keeps_what_is_scored_and_the_next_call_goes_on(url: str, cluster
     assert not second.interrupted
 
 
-def test_runs_that_fail_are_told_and_the_others_kept(url: str, once: RealStudy, tmp_path: Path, cluster: None) -> None:
+def test_runs_that_fail_are_told_and_the_others_kept(
+    url: str, once: RealStudy, tmp_path: Path, cluster: Cluster
+) -> None:
     number = front_numbers(url)[0]
     path = Path(once.results[number].weights)
     record = json.loads(path.with_suffix(".json").read_text())
@@ -244,21 +245,21 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(address: str | None = None) -> None:
         raise AssertionError("a cluster was asked for")
 
-    monkeypatch.setattr("autoprune.distributed.open_cluster", refuse)
+    monkeypatch.setattr("autoprune.api._evaluating.open_cluster", refuse)
 
 
 @pytest.mark.parametrize("seeds", [0, -1, 1001])
-def test_seeds_out_of_range(seeds: int, url: str, no_cluster: None) -> None:
+def test_seeds_out_of_range(seeds: int, url: str, no_cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=rf"^`seeds` must be in \[1, 1000\], but got seeds={seeds}\.$"):
         autoprune.evaluate("tiny", storage=url, seeds=seeds)
 
 
-def test_nothing_to_score_is_no_error(url: str, no_cluster: None) -> None:
+def test_nothing_to_score_is_no_error(url: str, no_cluster: Cluster) -> None:
     done = autoprune.evaluate("tiny", storage=url, where="accuracy > 1")
     assert (done.n_runs, done.n_known, done.n_done, done.interrupted) == (0, 0, 0, False)
 
 
-def test_what_is_not_there(url: str, tmp_path: Path, no_cluster: None) -> None:
+def test_what_is_not_there(url: str, tmp_path: Path, no_cluster: Cluster) -> None:
     with pytest.raises(StorageError, match="there is no study 'tin'; did you mean 'tiny'"):
         autoprune.evaluate("tin", storage=url)
     with pytest.raises(StorageError, match="the database must exist"):
@@ -267,7 +268,7 @@ def test_what_is_not_there(url: str, tmp_path: Path, no_cluster: None) -> None:
         autoprune.evaluate("tiny", storage=url, where="mac > 1")
 
 
-def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, no_cluster: None) -> None:
+def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, no_cluster: Cluster) -> None:
     number = front_numbers(url)[0]
     rewritten(url, "weights", number, str(tmp_path / "none.safetensors"))
     with pytest.raises(WeightsError, match=rf"network of trial {number} must say which .* No such file.*none\.json"):
@@ -279,7 +280,7 @@ def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, 
     assert rows(url) == {}
 
 
-def test_a_study_whose_data_changed(url: str, no_cluster: None) -> None:
+def test_a_study_whose_data_changed(url: str, no_cluster: Cluster) -> None:
     db = Database.open(url, create=False)
     with db.writing() as connection:
         identity = json.loads(connection.execute(sa.select(schema.studies.c.identity)).scalar_one())
@@ -293,33 +294,33 @@ def test_a_study_whose_data_changed(url: str, no_cluster: None) -> None:
         autoprune.evaluate("tiny", storage=url)
 
 
-def test_a_study_without_a_test_split(url: str, monkeypatch: pytest.MonkeyPatch, no_cluster: None) -> None:
+def test_a_study_without_a_test_split(url: str, monkeypatch: pytest.MonkeyPatch, no_cluster: Cluster) -> None:
     """Digits always have one, so a data set without one is put in their place once they are loaded."""
 
     def untested(spec: Any, splits: Any, *, folder: Path) -> Any:
         without = dataclasses.replace(spec, source="parquet", train="here")
         return load_test(without, splits, folder=folder)
 
-    monkeypatch.setattr("autoprune.evaluation.load_test", untested)
+    monkeypatch.setattr("autoprune.pipeline.evaluation.load_test", untested)
     with pytest.raises(ConfigError, match=r"must have a test split to be scored on, but it names no `test`"):
         autoprune.evaluate("tiny", storage=url)
 
 
-def test_a_test_split_that_was_trained_on(url: str, monkeypatch: pytest.MonkeyPatch, no_cluster: None) -> None:
-    monkeypatch.setattr("autoprune.engine.data.fingerprint", lambda spec, part: "the same")
+def test_a_test_split_that_was_trained_on(url: str, monkeypatch: pytest.MonkeyPatch, no_cluster: Cluster) -> None:
+    monkeypatch.setattr(Digits, "fingerprint", lambda self, spec, part: "the same")
     with pytest.raises(DataError, match="`train` and `test` hold the same data"):
         autoprune.evaluate("tiny", storage=url)
 
 
 def test_a_score_that_another_machine_stored_first_stays(url: str, once: RealStudy) -> None:
     db = Database.open(url, create=False)
-    study = autoprune.Study(db, StudyRecord.open(db, "tiny"))
+    study = autoprune.Study(db, StudyHandle.open(db, "tiny"))
     desk = _evaluating._Desk(study, Heard(), n_runs=2, n_known=0, most_in_a_row=3)
     spec = dataclasses.replace(once.specs[0], number=1)
-    job = _evaluating._Job(spec, {}, 0, "t")
+    job = _evaluating._Job((Link(spec, {}),), 0, "t")
     phase = {"key": "k", "place": "/p", "sha256": "s", "size_bytes": 1}
     for accuracy in (0.5, 0.6):
         found = {"accuracy": accuracy, "n_images": 360, "wall_s": 1.0, "is_untouched": False}
         desk.done(job, {**found, "phase_file": phase, "phase_kind": "sparsify"})
-    assert [score.accuracy for score in EvaluationRows(db, study.record.study_id).read()] == [0.5]
+    assert [score.accuracy for score in EvaluationRows(db, study.handle.study_id).read()] == [0.5]
     db.close()

@@ -13,9 +13,9 @@ import pytest
 
 from autoprune import api, methods
 from autoprune.api import _planning
+from autoprune.config import option
 from autoprune.errors import ConfigError, DataError, IdentityError, InfeasibleError, NetworkError, StorageError
-from autoprune.fields import option
-from autoprune.methods import METHODS
+from autoprune.importances import GroupNorm
 from tests.postgres import Postgres
 
 Write = Callable[..., Path]
@@ -57,7 +57,7 @@ def test_a_range_that_the_method_does_not_take(write_study: Write, tmp_path: Pat
 
 
 @dataclass(frozen=True)
-class Rounds(METHODS["magnitude"]):  # type: ignore[misc]
+class Rounds(methods.Ranking):
     """A method with a hyper-parameter that is a whole number."""
 
     rounds: int = option(2, low=1, high=9, search={"low": 1, "high": 4, "step": 1})
@@ -66,7 +66,7 @@ class Rounds(METHODS["magnitude"]):  # type: ignore[misc]
 def test_whole_numbers_are_searched_on_a_grid_of_them(
     write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(methods.METHODS, "rounds", Rounds)
+    monkeypatch.setitem(methods.METHODS, "rounds", methods.NamedMethod("rounds", Rounds, GroupNorm))
     config = _planning.load_config(write_study(tmp_path, space='methods = ["rounds"]'))
     assert config.space.methods["rounds"]["rounds"].grid == (1.0, 2.0, 3.0, 4.0)
     path = write_study(tmp_path, space='methods = ["rounds"]\n[method.rounds]\nrounds = { low = 1, high = 4 }')
@@ -94,9 +94,7 @@ def test_of_any_method_those_that_fit_the_network(
         path = write_study(tmp_path, network='factory = "planned_by_test:net"', space=space)
         return set(api.plan(path).config.space.methods)
 
-    found = planned('methods = ["*"]')
-    assert {"magnitude", "filter_norm"} <= found < METHODS.keys()
-    assert "slimming" not in found
+    assert planned('methods = ["*"]') == {"magnitude", "damage"}
     told = r"^\[space\] `methods`: 'slimming' can't prune this network: there must be a BatchNorm behind every prunable"
     with pytest.raises(NetworkError, match=told):
         planned('methods = ["magnitude", "slimming"]')
@@ -109,12 +107,13 @@ def test_of_any_method_those_that_fit_the_network(
         planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = ["norms", "scales"]')
 
 
-def test_of_any_method_those_that_go_with_the_recipe(write_study: Write, tmp_path: Path) -> None:
-    def planned(space: str) -> set[str]:
-        sparsify = {"train.sparsify": 'epochs = 1\noptimizer = "adam"'}
-        return set(api.plan(write_study(tmp_path, space=space, **sparsify)).config.space.methods)
+def test_of_any_method_those_that_act_in_the_phase_and_go_with_the_recipe(write_study: Write, tmp_path: Path) -> None:
+    def planned(space: str, *, recipe: str = 'epochs = 1\noptimizer = "adam"') -> set[str]:
+        return set(api.plan(write_study(tmp_path, space=space, **{"train.sparsify": recipe})).config.space.methods)
 
-    assert METHODS.keys() - planned('methods = ["*"]') == {"resrep"}
+    assert planned('methods = ["*"]') == {"magnitude", "damage"}
+    assert planned('methods = ["*"]', recipe="epochs = 200") == {"slimming", "resrep", "magnitude", "damage"}
+    assert planned('methods = ["*"]', recipe='epochs = 200\noptimizer = "adam"') == {"slimming", "magnitude", "damage"}
     with pytest.raises(NetworkError, match=r"'resrep' can't prune this network: resrep needs `optimizer` = 'sgd' in"):
         planned('methods = ["magnitude", "resrep"]')
 
@@ -122,7 +121,8 @@ def test_of_any_method_those_that_go_with_the_recipe(write_study: Write, tmp_pat
 def test_constraints_that_no_widths_keep(write_study: Write, tmp_path: Path) -> None:
     path = write_study(tmp_path, constraints="params = 100\nmacs_ratio = 0.5")
     with pytest.raises(
-        InfeasibleError, match=r"\[constraints\] `params` must be at least \d+, .* but got 100. Raise it"
+        InfeasibleError,
+        match=r"\[constraints\] the widths must cost at most 100 parameters .* cost \d+ .*. Raise the limit",
     ):
         api.plan(path)
     path = write_study(tmp_path, constraints="params = 20_000\nmacs_ratio = 0.5")
@@ -161,24 +161,27 @@ def test_a_plan(write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "hyper": {},
         "shape": {},
     }
-    assert {point["method"] for point in plan.opening} == {"magnitude", "slimming"}
-    assert {point["width_rule"] for point in plan.opening} == {"uniform", "global"}
+    assert {(point["method"], point["width_rule"]) for point in plan.opening[1:]} == {("magnitude", "global")}
+    alone = api.plan(write_study(tmp_path, study='name = "s"\nn_trials = 15\ninherit = false'))
+    assert len(alone.opening) == 5
+    assert {point["method"] for point in alone.opening} == {"magnitude", "slimming"}
+    assert {point["width_rule"] for point in alone.opening} == {"uniform", "global"}
     assert {path.name for path in tmp_path.iterdir()} == {"study.toml"}  # no database
 
 
 def test_a_plan_knows_the_study_that_it_would_join(
     finished: Any, postgres: Postgres, write_study: Write, tmp_path: Path
 ) -> None:
-    def joins(space: str, **tables: str) -> _planning.Joined | None:
+    def joins(space: str, **tables: str) -> _planning.ExistingStudy | None:
         study = 'name = "digits"\nn_trials = 10\nlease_s = 600\nreference_point = { accuracy = 0.5, macs_ratio = 1.0 }'
         path = write_study(tmp_path, **{"study": study, "space": space, **tables})
         return api.plan(path, storage=finished.url).joins
 
     before, stored = finished.database.read_bytes(), 'methods = ["magnitude", "slimming"]\nmacs_target = {{ low = {} }}'
     targets = "0.1, high = 0.9, step = 0.1"
-    assert joins(stored.format(targets)) == _planning.Joined(finished.url, 5, 1, ())
+    assert joins(stored.format(targets)) == _planning.ExistingStudy(finished.url, 5, 1, ())
     narrower = stored.format("0.2, high = 0.9, step = 0.1")
-    assert joins(narrower, resources="cpu = 2") == _planning.Joined(finished.url, 5, 1, ("space", "resources"))
+    assert joins(narrower, resources="cpu = 2") == _planning.ExistingStudy(finished.url, 5, 1, ("space", "resources"))
     with pytest.raises(IdentityError, match=r"^the study 'digits' must stay .*`network` is .resnet_digits. there"):
         joins(stored.format(targets), network='architecture = "resnet20"')
     assert joins(stored.format(targets), study='name = "new"') is None

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import autoprune
-from autoprune import api
+from autoprune import api, errors
 from autoprune.errors import AutopruneError, ConfigError, StorageError
-from autoprune.search import Database, StudyRecord
+from autoprune.search.storage import Database, StudyHandle
 
 
 def test_the_front(finished: Any) -> None:
@@ -32,8 +32,8 @@ def test_the_front(finished: Any) -> None:
 def revised(finished: Any, **tables: Any) -> autoprune.Study:
     """The study under a new revision, some tables of its configuration replaced."""
     db = Database.open(finished.url, create=False)
-    record = StudyRecord.open(db, "digits")
-    StudyRecord.create_or_join(
+    record = StudyHandle.open(db, "digits")
+    StudyHandle.create_or_join(
         db, name="digits", identity=record.identity, directions=record.directions, objectives=record.objectives,
         config={**record.config, "config": {**record.config["config"], **tables}},
     )  # fmt: skip
@@ -123,10 +123,10 @@ def test_a_driver_that_was_not_seen_for_long_is_lost(finished: Any) -> None:
 
 def test_stop_is_heard(finished: Any) -> None:
     study = autoprune.open_study("digits", finished.url)
-    before = study.record.db.now()
-    assert not study.record.stop_requested_since(before - 100)
+    before = study.handle.db.now()
+    assert not study.handle.stop_requested_since(before - 100)
     assert len(autoprune.stop("digits", finished.url)) == 1
-    assert study.record.stop_requested_since(before)
+    assert study.handle.stop_requested_since(before)
 
 
 def test_lists(finished: Any) -> None:
@@ -171,5 +171,16 @@ def test_where_the_database_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_public_names() -> None:
-    assert set(autoprune.__all__) <= set(vars(autoprune))
-    assert set(api.__all__) <= set(vars(api))
+    for package in (autoprune, api):
+        assert set(package.__all__) <= set(dir(package))
+        assert all(hasattr(package, name) for name in package.__all__)
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'lanch'"):
+            _ = package.lanch
+    assert set(errors.__all__) - {"unknown_name"} <= set(autoprune.__all__)
+
+
+def test_a_study_closes_its_connections_and_opens_them_again(finished: Any) -> None:
+    with autoprune.open_study("digits", finished.url) as study:
+        first = study.front()
+    assert study.front().equals(first)
+    study.close()

@@ -12,15 +12,13 @@ import sqlalchemy as sa
 import torch
 
 from autoprune.api import _planning, _running
-from autoprune.config import StudyConfig
-from autoprune.engine.phases import PhaseStore
+from autoprune.config import Completed, Progressed, Stopped, StudyConfig
+from autoprune.engine.files import PhaseStore
 from autoprune.errors import TrialStoppedError
-from autoprune.search import schema
-from autoprune.search.claims import Claim
-from autoprune.search.database import Database
+from autoprune.pipeline import open_workbench
 from autoprune.search.dispatch import Nothing
-from autoprune.search.owners import new_owner
-from autoprune.workbench import open_workbench
+from autoprune.search.storage import Database, schema
+from autoprune.search.trials import Claim, new_owner
 
 torch.set_num_threads(1)
 
@@ -70,7 +68,7 @@ class Place:
 
     folder: Path
     config: StudyConfig
-    told: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # what each trial reported, by number
+    told: dict[int, list[Progressed]] = field(default_factory=dict)  # what each trial reported, by number
 
     @property
     def phases(self) -> Path:
@@ -89,7 +87,7 @@ class Place:
         db = Database.open(self.url, create=True)
         record = _running._join(config, workbench, db)
         dispatcher = _running._dispatcher(
-            config, record, workbench, space, owner=new_owner(), concurrency=1, time_limit_s=None
+            config, record, workbench, space, owner=new_owner(), concurrency=1, time_limit_s=None, planner=None
         )
         dense = workbench.dense(PhaseStore(self.phases))
         dispatcher.phases.publish("dense", holder="dense", file=dense.file)
@@ -98,23 +96,23 @@ class Place:
             before(claim.number)
             told = self.told.setdefault(claim.number, [])
 
-            def report(facts: dict[str, Any], claim: Claim = claim, told: list[dict[str, Any]] = told) -> None:
-                told.append(facts)
-                if claim.number == interrupt_at and facts["phase"] == "finetune":
+            def report(word: Progressed, claim: Claim = claim, told: list[Progressed] = told) -> None:
+                told.append(word)
+                if claim.number == interrupt_at and word.phase == "finetune":
                     dispatcher.interrupt()
-                if dispatcher.should_stop("worker", facts):
+                if dispatcher.should_stop("worker", word):
                     raise StopError
-                dispatcher.heard("worker", facts)
+                dispatcher.heard("worker", word)
 
-            spec = _running._spec(config, space, claim, config.setting)
+            spec = _running._spec(config, space, claim, config.setting, ancestors=())
             try:
                 result = _running._execute({"spec": spec.to_dict()}, report)
             except StopError:
                 dispatcher.ended("worker", told[-1])
             except TrialStoppedError as stop:
-                dispatcher.ended("worker", {"outcome": "stopped", "reason": str(stop), "found": stop.found})
+                dispatcher.ended("worker", Stopped(reason=str(stop), found=stop.found))
             else:
-                dispatcher.ended("worker", {"outcome": "complete", "result": result})
+                dispatcher.ended("worker", Completed(result=result))
         dispatcher.raise_if_failed()
         db.close()
 
@@ -140,7 +138,7 @@ class Place:
 
     def computed(self, number: int) -> bool:
         """Whether this trial trained its sparsify phase itself."""
-        return any(told["phase"] == "sparsify" and told["progress"] < 1 for told in self.told[number])
+        return any(told.phase == "sparsify" and told.progress < 1 for told in self.told[number])
 
 
 @pytest.fixture
@@ -289,7 +287,7 @@ def test_channels_that_were_chosen_before_are_not_fine_tuned_again(place):
         shared = ("accuracy", "macs", "params", "widths", "rungs", "weights", "sha256", "result_key")
         assert [twin.user_attrs[name] for name in shared] == [original.user_attrs[name] for name in shared]
         assert twin.values == original.values
-        assert here.told[number][-1]["phase"] == "surgery"  # Nothing came after it.
+        assert here.told[number][-1].phase == "surgery"  # Nothing came after it.
         assert "wall_s" not in twin.user_attrs
     saved = sorted(path.stem for path in (here.folder / "artifacts" / "trials" / "tiny").glob("*.safetensors"))
     assert saved == [f"{trial.number:05d}" for trial in trials if trial.number not in twins]
@@ -305,4 +303,4 @@ def test_networks_over_the_latency_limit_are_stopped_and_infeasible(place):
         assert trial.user_attrs["stop_reason"].startswith("`latency_ms` must be at most 1e-06, but is ")
         assert trial.user_attrs["rungs"] == {"0": trial.user_attrs["partial_accuracy"]}
         assert 0 < trial.user_attrs["partial_macs_ratio"] <= 1
-        assert not any(told["phase"] == "finetune" for told in here.told[trial.number])
+        assert not any(told.phase == "finetune" for told in here.told[trial.number])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 
 torch.set_num_threads(1)
 

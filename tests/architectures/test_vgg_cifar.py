@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 
 torch.set_num_threads(1)
 

@@ -59,12 +59,13 @@ def _code_of(arguments: list[str]) -> int:
 
 @pytest.fixture
 def refused(run: Run, tmp_path: Path) -> Callable[..., None]:
-    """Run a command that must be refused in one line, with nothing made, lost or changed."""
+    """Run a command that must be refused in one line that holds all that is ``told``; nothing made, lost or changed."""
 
-    def call(*arguments: object, told: str) -> None:
+    def call(*arguments: object, told: str | tuple[str, ...]) -> None:
         before = _contents(tmp_path)
         answer = run(*arguments)
-        assert answer.is_refusal(told), answer
+        for each in (told,) if isinstance(told, str) else told:
+            assert answer.is_refusal(each), answer
         assert _contents(tmp_path) == before
 
     return call

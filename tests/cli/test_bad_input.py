@@ -514,10 +514,14 @@ def test_the_database_of_the_environment(refused: Refused, here: Path, monkeypat
     refused("status", "digits", "--storage", "sqlite:///x.db", told=f"there is no {here}/x.db.")
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("command", [*READING, ("launch", "study.toml")], ids=lambda command: command[0])
 def test_databases_that_are_not_ours(
-    command: tuple[str, ...], refused: Refused, write_study: Write, finished: Any, here: Path
-) -> None:
+    command: tuple[str, ...], refused: Refused, write_study: Write, finished: Any, here: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    if command[0] == "launch":
+        request.getfixturevalue("cluster")
     write_study(here)
     (here / "text.db").write_text("no database, but a text that is long enough to be one")
     with sqlite3.connect(here / "random.db") as connection:
@@ -553,7 +557,8 @@ def _set_version(path: Path, version: int) -> None:
     connection.close()
 
 
-def test_a_database_in_a_folder_that_is_missing(refused: Refused, write_study: Write, here: Path) -> None:
+@pytest.mark.ray
+def test_a_database_in_a_folder_that_is_missing(refused: Refused, write_study: Write, here: Path, cluster: Any) -> None:
     told = f"the folder of the database must exist, but there is no {here}/no. Make it."
     refused("launch", write_study(here), "--storage", "sqlite:///no/x.db", told=told)
 
@@ -568,7 +573,10 @@ def test_an_unknown_study(command: tuple[str, ...], refused: Refused, finished: 
     refused(name, "digitz", *more, "--storage", finished.url, told=told)
 
 
-def test_a_study_of_that_name_that_is_another(refused: Refused, write_study: Write, finished: Any, here: Path) -> None:
+@pytest.mark.ray
+def test_a_study_of_that_name_that_is_another(
+    refused: Refused, write_study: Write, finished: Any, here: Path, cluster: Any
+) -> None:
     for tables, told in [
         ({"network": 'architecture = "resnet20"'}, '`network` is "resnet_digits" there and "resnet20" here'),
         ({"data": 'source = "digits"\nvalidation = "last:100"'}, "`split` is "),
@@ -581,11 +589,8 @@ def test_a_study_of_that_name_that_is_another(refused: Refused, write_study: Wri
             '`objectives` is ["accuracy: maximize", "macs_ratio: minimize"] there and ',
         ),
     ]:
-        path = write_study(here, **tables)
-        refused(
-            "launch", path, "--storage", finished.url, told="the study 'digits' must stay the study that it was, but "
-        )
-        refused("launch", path, "--storage", finished.url, told=told)
+        first = "the study 'digits' must stay the study that it was, but "
+        refused("launch", write_study(here, **tables), "--storage", finished.url, told=(first, told))
 
     connection = sqlite3.connect(finished.database)
     kept = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in KEPT]

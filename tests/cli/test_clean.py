@@ -16,13 +16,13 @@ def networks(finished: Any, write_study: Callable[..., Path], tmp_path: Path) ->
     """Where the networks of a study lie whose artifacts no other test shares: two of failed and unknown trials."""
     import autoprune
     from autoprune.api._planning import load_config
-    from autoprune.search import Database, StudyRecord
+    from autoprune.search.storage import Database, StudyHandle
 
     file = write_study(tmp_path, engine=f'artifacts = "{tmp_path}/artifacts"')
     db = Database.open(finished.url, create=False)
-    record = StudyRecord.open(db, "digits")
+    record = StudyHandle.open(db, "digits")
     study = autoprune.Study(db, record)
-    StudyRecord.create_or_join(
+    StudyHandle.create_or_join(
         db, name="digits", identity=record.identity, config=record.config | {"config": load_config(file).to_dict()},
         directions=record.directions, objectives=record.objectives,
     )  # fmt: skip

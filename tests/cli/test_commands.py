@@ -150,8 +150,8 @@ def test_reading_changes_nothing(run: Run, finished: Any) -> None:
 def test_inspect(run: Run, write_study: Callable[..., Path]) -> None:
     lines = ok(run("inspect", write_study(Path()))).splitlines()
     assert lines[0] == "resnet_digits on 1 x 8 x 8 images: 763,520 MACs (1,527,040 FLOPs), 77,754 parameters"
-    assert lines[2].split() == ["channel", "group", "width", "step", "layers", "share", "of", "MACs"]
-    assert lines[3].split()[:3] == ["conv1", "16", "1"]
+    assert lines[2].split() == ["channel", "group", "width", "layers", "share", "of", "MACs"]
+    assert lines[3].split()[:2] == ["conv1", "16"]
     assert lines[-1].startswith("reachable: macs_ratio 0.00")
     assert [path.name for path in Path().iterdir()] == ["study.toml"]
 
@@ -165,6 +165,10 @@ def test_dry_run_starts_nothing(run: Run, write_study: Callable[..., Path]) -> N
     assert len(lines[5:-1]) == 4  # a third of the trials
     assert lines[-1] == "nothing was trained, and no database was changed."
     assert [path.name for path in Path().iterdir()] == ["study.toml"]
+    path = write_study(Path(), study='name = "timed"\nseed = 3')
+    lines = ok(run("launch", path, "--dry-run", "--time-limit", "10m", "--storage", "sqlite:///new.db")).splitlines()
+    assert lines[0] == "study 'timed': as many trials as fit, tpe sampler, seed 3"
+    assert len(lines[5:-1]) == 1 + 9  # the dense network, and the ladder
 
 
 def test_dry_run_tells_of_the_study_that_would_be_joined(run: Run, finished: Any) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from autoprune import api
 from autoprune.errors import StudyFailedError
-from autoprune.search import Database, StudyRecord
-from autoprune.search.evaluations import EvaluationRows, TestScore
+from autoprune.search.front import EvaluationRows, TestScore
+from autoprune.search.storage import Database, StudyHandle
 
 Run = Callable[..., Any]
 
@@ -25,7 +25,7 @@ SCORES = {2: [0.90, 0.94, 0.92], 1: [0.93, 0.95, 0.94], 0: [0.98, 0.98, 0.98]}
 def scored(finished: Any) -> Any:
     """The finished study with scores on the test split, as if it had been evaluated."""
     db = Database.open(finished.url, create=False)
-    rows = EvaluationRows(db, StudyRecord.open(db, "digits").study_id)
+    rows = EvaluationRows(db, StudyHandle.open(db, "digits").study_id)
     for number, accuracies in SCORES.items():
         for seed, accuracy in enumerate(accuracies):
             rows.add(TestScore(number, seed, "t", accuracy, n_images=360, wall_s=1.5))
@@ -129,7 +129,7 @@ def test_failed_runs_are_an_exit_code_of_1(run: Run, scored: Any, monkeypatch: p
     ],
 )
 def test_bad_input(arguments: list[str], told: str, run: Run, finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.distributed.open_cluster", lambda address: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("autoprune.api._evaluating.open_cluster", lambda address: pytest.fail("a cluster was started"))
     assert run("evaluate", *arguments, "--storage", finished.url).is_refusal(told)
 
 

@@ -14,7 +14,8 @@ from autoprune.cli.main import build_parser
 ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
-        "STUDY.toml", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL", "--dry-run",
+        "STUDY.toml", "--name NAME", "--seed N", "--trials N",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL", "--dry-run",
     ],
     "resume": ["NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL"],
     "status": ["NAME", "--storage URL"],

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import autoprune
-from autoprune.engine import latency
+from autoprune.engine.measuring import latency
 from tests.real_trials import RealStudy, run_study
 
 torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def test_the_warning_of_a_network_that_got_no_faster(
         medians = {"dense": dense, "pruned": pruned}
         return {name: latency.Latency(batch, ms, 0.9 * ms, 1.1 * ms, 50) for name, ms in medians.items()}
 
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr("autoprune.api._measuring.measure", measure)
     lines = run("latency", "tiny", 0, "--storage", study.url).out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["1", "64"]
     assert lines[2].endswith("1.100")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.cli.options import address, duration, one_of, positive, trial_number
+from autoprune.cli.options import address, duration, natural, one_of, positive
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_what_is_not_positive(text: str) -> None:
 
 
 def test_trial_numbers_start_at_zero() -> None:
-    assert trial_number("0") == 0
+    assert natural("0") == 0
     with pytest.raises(argparse.ArgumentTypeError, match=r"^must be a whole number of at least 0, but got '-1'$"):
-        trial_number("-1")
+        natural("-1")
 
 
 @pytest.mark.parametrize("text", ["auto", "localhost:6379", "10.0.0.1:6379", "[::1]:6379"])

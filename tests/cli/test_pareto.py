@@ -7,9 +7,8 @@ from pathlib import Path
 from autoprune import methods
 from autoprune.cli.main import main
 from autoprune.config import load_study
-from autoprune.search.claims import Claims, Proposal
-from autoprune.search.database import Database
-from autoprune.search.study import StudyRecord
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle, Proposal
 
 CONFIG = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.toml", methods.ranges())
 
@@ -17,20 +16,20 @@ CONFIG = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.to
 def test_json_of_a_condition_equals_a_front_computed_by_brute_force(tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/study.db"
     db = Database.open(url, create=True)
-    study = StudyRecord.create_or_join(
+    study = StudyHandle.create_or_join(
         db, name="s", identity={}, config={"config": CONFIG.to_dict()},
         directions=["maximize", "minimize"], objectives=["accuracy", "macs_ratio"],
     )  # fmt: skip
-    claims, draw, points = Claims(study, owner="x", n_trials=120), random.Random(0), {}
+    lifecycle, draw, points = Lifecycle(study, owner="x", n_trials=120), random.Random(0), {}
     for i in range(120):
-        claim = claims.claim(Proposal(params={}, distributions={}, key=str(i), attrs={"method": "m"}))
+        claim = lifecycle.claim(Proposal(params={}, distributions={}, key=str(i), attrs={"method": "m"}))
         # Coarse values, so that there are ties in one objective and in both.
         ratio = draw.randrange(1, 41) / 40
         point = (round(0.6 + 0.3 * ratio + 0.02 * draw.randrange(-3, 4), 2), ratio)
         if i % 10 == 9:
-            claims.failed(claim.trial_id, "no")
+            lifecycle.failed(claim.trial_id, "no")
         else:
-            claims.complete(claim.trial_id, point, {})
+            lifecycle.complete(claim.trial_id, point, {})
             points[claim.number] = point
     db.close()
 

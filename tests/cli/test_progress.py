@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import autoprune
 from autoprune.cli import progress
+from autoprune.search.dispatch import Snapshot
+from autoprune.search.dispatch.records import RunningTrial
+from autoprune.search.trials import Point
 
 
-def dispatcher(study: Any, *, seconds_left: float | None) -> Any:
-    """As much of a dispatcher as the displays read."""
-    counts = autoprune.status(study.name, str(study.record.db.url)).counts
-    point = {"method": "slimming", "width_rule": "global", "macs_target": 0.5}
-    live = SimpleNamespace(claim=SimpleNamespace(number=6, attrs={"point": point}), phase="finetune", progress=0.25)
-    return SimpleNamespace(counts=lambda: counts, seconds_left=seconds_left, live={"a": live})
+def moment(*, seconds_left: float | None) -> Snapshot:
+    """A driver with one trial under way."""
+    running = RunningTrial(6, Point("slimming", "global", 0.5), phase="finetune", progress=0.25)
+    return Snapshot((running,), seconds_left)
 
 
 def test_plain_lines(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     study = autoprune.open_study("digits", finished.url)
     with progress.make_progress() as display:  # no terminal here
         display.note("training the dense network, once for the study")
-        display.update(study, dispatcher(study, seconds_left=90.0))
-        display.update(study, dispatcher(study, seconds_left=80.0))  # too soon to tell again
+        display.update(study, moment(seconds_left=90.0))
+        display.update(study, moment(seconds_left=80.0))  # too soon to tell again
         display.interrupted()
     told = capsys.readouterr()
     first, second = told.out.splitlines()
@@ -44,7 +44,7 @@ def test_plain_lines(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
 def test_plain_lines_of_a_study_by_parameters(finished_by_params: Any, capsys: pytest.CaptureFixture[str]) -> None:
     study = autoprune.open_study("digits", finished_by_params.url)
     with progress.make_progress() as display:
-        display.update(study, dispatcher(study, seconds_left=None))
+        display.update(study, moment(seconds_left=None))
     assert "best accuracy by params_ratio 0.9000 at <= 0.25, " in (out := capsys.readouterr().out)
     assert out.endswith("time left unknown yet\n")
 
@@ -57,7 +57,7 @@ def test_the_live_table(finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: 
     display = progress.make_progress()
     assert isinstance(display, progress._LiveTable)
     with display:
-        display.update(study, dispatcher(study, seconds_left=3725.0))
+        display.update(study, moment(seconds_left=3725.0))
         from rich.console import Console
 
         console = Console(width=120, no_color=True)

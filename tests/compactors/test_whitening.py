@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.compactors import Gate, Whitening
 from autoprune.compactors._whitening import (
-    Gate,
-    Whitening,
     activation_probability,
     effective,
     gumbel_gate,

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.architectures import build
+from autoprune.engine.channels import Member
 from autoprune.engine.contracts import Importance
-from autoprune.engine.groups import Member, trace
+from autoprune.engine.tracing import trace
 from autoprune.importances import IMPORTANCES
 
 torch.set_num_threads(1)

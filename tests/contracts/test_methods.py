@@ -2,7 +2,6 @@
 ranks every group, and what it leaves can be cut to any target."""
 
 import copy
-import dataclasses
 import functools
 import itertools
 
@@ -12,23 +11,26 @@ import torch
 from torch import nn
 
 from autoprune import methods
+from autoprune.config import Range, TrainSpec
+from autoprune.cost import Limits
 from autoprune.engine.contracts import Hooks, Method, PhasePlan
-from autoprune.engine.damage import measure_damages
-from autoprune.engine.data import Preprocess
-from autoprune.engine.groups import trace
-from autoprune.engine.surgery import cut, fold_constants, masked
-from autoprune.engine.training import Bench, Samples, Training
-from autoprune.engine.weights import publish, read_tensors
+from autoprune.engine.files import publish, read_tensors
+from autoprune.engine.folding import fold_constants
+from autoprune.engine.images import Preprocess
+from autoprune.engine.measuring import measure_damages
+from autoprune.engine.surgery import cut, masked
+from autoprune.engine.tracing import trace
+from autoprune.engine.training import Runtime, Samples
+from autoprune.engine.training.loop import Training
 from autoprune.errors import ConfigError, InfeasibleError, NetworkError
 from autoprune.methods import METHODS
-from autoprune.spec import Range, TrainSpec
-from autoprune.widths import RULES, Limits, keep_best
+from autoprune.widths import WIDTH_RULES, Evidence, keep_best
 from tests.small_networks import NETWORKS, SHAPE, make
 
 torch.set_num_threads(1)
 
 RECIPE = TrainSpec(epochs=1, batch=8, learning_rate=0.02, augmentation="shift")
-BENCH = Bench(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
+RUNTIME = Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
 
 
 class Blobs:
@@ -50,7 +52,11 @@ class Blobs:
             yield self.images[indices]
 
 
-BATCHES = Samples(Blobs(), BENCH, 32, seed=0)
+BATCHES = Samples(Blobs(), RUNTIME, 32, seed=0)
+
+
+def half(traced):
+    return Limits(macs=0.5 * traced.cost.dense_macs)
 
 
 @pytest.fixture(scope="module", params=list(METHODS))
@@ -69,18 +75,18 @@ def training(method, network, recipe=RECIPE):
     model, traced = copy.deepcopy(network[0]), network[1]
     reason = ""
     try:
-        hooks = method.attach(model, traced, plan=PhasePlan(recipe, n_steps=4, macs_target=0.5))
+        hooks = method.attach(model, traced, plan=PhasePlan(recipe, n_steps=4, limits=half(traced)))
     except NetworkError as error:
         reason = str(error)
     if reason:
         pytest.skip(reason)
-    return model, hooks, Training(model, Blobs(), recipe, bench=BENCH, seed=0, hooks=hooks)
+    return model, hooks, Training(model, Blobs(), recipe, runtime=RUNTIME, seed=0, hooks=hooks)
 
 
 @pytest.fixture(scope="module")
 def phase(name, network):
     """The network and the method's own state after the sparsify phase, if it has one; to be copied before a change."""
-    model, hooks, run = training(METHODS[name](), network)
+    model, hooks, run = training(methods.build(name, {}), network)
     if METHODS[name].trains:
         run.run()
     model.eval()
@@ -104,16 +110,16 @@ def equal(one, other):
 
 
 def test_builds_from_its_defaults_and_is_frozen(name):
-    method = METHODS[name]()
+    method = methods.build(name, {})
     assert isinstance(method, Method)
-    assert method.name == name
+    assert METHODS[name].name == name
     assert type(method).__dataclass_params__.frozen
     assert method == methods.build(name, {})
-    assert method == methods.build(name, dataclasses.asdict(method))
-    assert {field.metadata.keys() >= {"search"} for field in dataclasses.fields(method)} <= {True}
-    assert set(method.ranking) <= {field.name for field in dataclasses.fields(method)}
-    assert method.__doc__.splitlines()[0].endswith(".")
-    assert "References:" in method.__doc__
+    assert method == methods.build(name, METHODS[name].hyper_of(method))
+    assert {field.metadata.keys() >= {"search"} for field in METHODS[name].fields.values()} <= {True}
+    assert set(method.ranking) <= METHODS[name].fields.keys()
+    assert METHODS[name].summary.endswith(".")
+    assert "References:" in "".join(made_of.__doc__ for made_of in METHODS[name].classes)
 
 
 # -- the sparsify phase ---------------------------------------------------------------------------------------------
@@ -121,13 +127,13 @@ def test_builds_from_its_defaults_and_is_frozen(name):
 
 def test_attaching_changes_no_answer(name, network):
     before = logits(network[0])
-    model, hooks, _ = training(METHODS[name](), network)
+    model, hooks, _ = training(methods.build(name, {}), network)
     assert isinstance(hooks, Hooks)
     assert relative(logits(model), before) <= 1e-6
 
 
 def test_weight_decay_of_prunable_scales_is_decided(name, network):
-    model, hooks, _ = training(METHODS[name](), network)
+    model, hooks, _ = training(methods.build(name, {}), network)
     assert set(hooks.weight_decay) <= {key for key, _ in model.named_parameters()}
     assert all(decay >= 0 for decay in hooks.weight_decay.values())
     if METHODS[name].trains:
@@ -136,7 +142,7 @@ def test_weight_decay_of_prunable_scales_is_decided(name, network):
 
 
 def test_pausing_in_mid_phase_changes_no_bit(name, network, tmp_path):
-    method = METHODS[name]()
+    method = methods.build(name, {})
     if not method.trains:
         pytest.skip("has no sparsify phase")
     _, hooks, whole = training(method, network)
@@ -158,18 +164,18 @@ def test_training_does_something_that_plain_training_does_not(name, network, pha
     if not METHODS[name].trains:
         pytest.skip("has no sparsify phase")
     plain = copy.deepcopy(network[0])
-    Training(plain, Blobs(), RECIPE, bench=BENCH, seed=0).run()
+    Training(plain, Blobs(), RECIPE, runtime=RUNTIME, seed=0).run()
     assert not equal(phase[0].state_dict(), plain.state_dict())
 
 
 @pytest.mark.parametrize("network", ["plain", "residual"], indirect=True)
 def test_chains_and_residual_networks_are_not_refused(name, network):
-    method = METHODS[name]()
-    method.attach(copy.deepcopy(network[0]), network[1], plan=PhasePlan(RECIPE, n_steps=4, macs_target=0.5))
+    method = methods.build(name, {})
+    method.attach(copy.deepcopy(network[0]), network[1], plan=PhasePlan(RECIPE, n_steps=4, limits=half(network[1])))
 
 
 def test_folding_changes_no_answer_and_leaves_the_networks_own_layers(name, network):
-    model, hooks, run = training(METHODS[name](), network)
+    model, hooks, run = training(methods.build(name, {}), network)
     if hooks.fold is None:
         pytest.skip("puts nothing into the network")
     run.run()
@@ -186,7 +192,7 @@ def test_folding_changes_no_answer_and_leaves_the_networks_own_layers(name, netw
 
 
 def test_ranks_every_group_and_leaves_the_network_alone(name, network, phase):
-    method, traced, (model, state) = METHODS[name](), network[1], phase
+    method, traced, (model, state) = methods.build(name, {}), network[1], phase
     before = copy.deepcopy(model.state_dict())
     scores = method.rank(model, traced, state=state, batches=BATCHES)
     again = method.rank(model, traced, state=state, batches=BATCHES)
@@ -202,13 +208,13 @@ def test_ranks_every_group_and_leaves_the_network_alone(name, network, phase):
 
 @pytest.mark.parametrize("rule", ["uniform", "global", "aofp"])
 def test_can_be_cut_to_any_target_and_answers_as_masked(name, network, phase, rule):
-    method, traced, (model, state) = METHODS[name](), network[1], phase
+    method, traced, (model, state) = methods.build(name, {}), network[1], phase
     scores = method.rank(model, traced, state=state, batches=BATCHES)
     cost, least = traced.cost, {group.name: 1 for group in traced.groups}
     measure = functools.partial(measure_damages, model, traced, batches=BATCHES)
     for ratio in (1.0, 0.7, 0.3, cost.macs_ratio(least)):
         limits = Limits(macs=ratio * cost.dense_macs * (1 + 1e-12), min_widths=least)
-        kept = keep_best(cost, scores, RULES[rule](cost, scores, limits, {}, measure))
+        kept = keep_best(cost, scores, WIDTH_RULES[rule].widths(Evidence(cost, scores, measure=measure), limits))
         widths = {key: len(indices) for key, indices in kept.items()}
         assert cost.macs_ratio(widths) <= ratio * (1 + 1e-9)
         if ratio == 1.0:
@@ -220,13 +226,14 @@ def test_can_be_cut_to_any_target_and_answers_as_masked(name, network, phase, ru
         folded = fold_constants(model, traced, kept, silence=method.silence)
         pruned = cut(folded, traced.groups, kept)
         assert relative(logits(pruned), logits(masked(folded, traced.groups, kept))) <= 1e-5
-    with pytest.raises(InfeasibleError, match=r"least|minimum"):
-        RULES[rule](cost, scores, Limits(macs=0.5 * cost.macs(least), min_widths=least), {}, measure)
+    limits = Limits(macs=0.5 * cost.macs(least), min_widths=least)
+    with pytest.raises(InfeasibleError, match="the smallest ones cost"):
+        WIDTH_RULES[rule].widths(Evidence(cost, scores, measure=measure), limits)
 
 
 def test_minimum_widths_and_ties_where_every_channel_is_dead(name, network, phase):
     """Nothing is left to tell channels apart, as after too strong a penalty: no group is emptied."""
-    method, traced, (model, state) = METHODS[name](), network[1], copy.deepcopy(phase)
+    method, traced, (model, state) = methods.build(name, {}), network[1], copy.deepcopy(phase)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d | nn.Conv2d | nn.Linear):
@@ -234,7 +241,7 @@ def test_minimum_widths_and_ties_where_every_channel_is_dead(name, network, phas
     scores = method.rank(model, traced, state={k: torch.ones_like(v) for k, v in state.items()}, batches=BATCHES)
     least = {group.name: min(group.width, 3) for group in traced.groups}
     limits = Limits(macs=traced.cost.macs(least), min_widths=least)
-    kept = keep_best(traced.cost, scores, RULES["global"](traced.cost, scores, limits, {}))
+    kept = keep_best(traced.cost, scores, WIDTH_RULES["global"].widths(Evidence(traced.cost, scores), limits))
     assert {key: len(indices) for key, indices in kept.items()} == least
     if name != "random":  # which still draws lots
         first = traced.groups[0].name
@@ -255,11 +262,12 @@ def test_both_ends_of_every_range_are_valid(name):
     for corner in itertools.product(*(ends(found) for found in ranges.values())):
         hyper = dict(zip(ranges, corner, strict=True))
         method = methods.build(name, hyper)
-        assert {key: getattr(method, key) for key in hyper} == hyper
+        found = METHODS[name].hyper_of(method)
+        assert {key: found[key] for key in hyper} == hyper
 
 
 def test_every_choice_of_every_text_is_valid(name):
-    for field in dataclasses.fields(METHODS[name]):
+    for field in METHODS[name].fields.values():
         for choice in field.metadata["choices"] or ():
             assert getattr(methods.build(name, {field.name: choice}), field.name) == choice
 
@@ -267,7 +275,7 @@ def test_every_choice_of_every_text_is_valid(name):
 def test_every_method_has_its_ranges():
     assert set(methods.ranges()) == set(METHODS)
     for name, ranges in methods.ranges().items():
-        assert set(ranges) <= {field.name for field in dataclasses.fields(METHODS[name])}
+        assert ranges.keys() <= METHODS[name].fields.keys()
         assert all(isinstance(found, Range) for found in ranges.values())
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoprune.engine.phases import PhaseStore
+from autoprune.config import DataSpec, NetworkSpec, SettingSpec, TrainSpec, TrialSpec
+from autoprune.engine.files import PhaseStore
 from autoprune.methods import METHODS
-from autoprune.spec import DataSpec, NetworkSpec, SettingSpec, TrainSpec, TrialSpec
-from autoprune.trial import run_trial
+from autoprune.pipeline import run_trial
 from tests.small_networks import SHAPE
 
 torch.set_num_threads(1)

@@ -59,7 +59,8 @@ def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
     assert plan_alone(of(Node(8), is_idle=False), ResourcesConfig(cpu=2)) == Slots(1, 2, 0, 2)
 
 
-def test_an_address_where_nothing_listens_is_refused_at_once():
+def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # Else the cluster of other tests would be taken.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

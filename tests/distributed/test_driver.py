@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from autoprune.config import ResourcesConfig
+from autoprune.config import Progressed, ResourcesConfig
 from autoprune.distributed import OWNER_FILE, Slots, drive, plan_slots, run_once
 from autoprune.errors import StudyFailedError, TrialStoppedError
-from autoprune.search.claims import Claims
-from autoprune.search.database import Database
-from autoprune.search.dispatch import Dispatcher, FailureCaps, Stopping
-from autoprune.search.phase_rows import PhaseRows
-from autoprune.search.study import StudyRecord
+from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Stopping, WindDown
+from autoprune.search.phases import PhaseRows
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle
 from tests.search import fakes
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]  # Ray and Tune warn of themselves.
@@ -25,7 +24,7 @@ OBJECTIVES = ("accuracy", "macs_ratio")
 def execute(config, report):
     """A trial in a worker: behaves as its number's entry in ``behaviour`` says."""
     how = config["behaviour"].get(str(config["number"]), "complete")
-    report({"phase": "finetune", "progress": 0.1, "rung": 0, "accuracy": 0.5, "macs_ratio": 0.5})
+    report(Progressed(phase="finetune", progress=0.1, rung=0, accuracy=0.5, macs_ratio=0.5))
     if how == "raise":
         raise ValueError("no such luck")
     if how == "die":
@@ -37,14 +36,14 @@ def execute(config, report):
     if how == "linger":
         for step in range(600):
             time.sleep(0.1)
-            report({"phase": "finetune", "progress": step / 600})
+            report(Progressed(phase="finetune", progress=step / 600))
     if how == "slow":
         raise TrialStoppedError("too slow", {"latency_ms": 9.0})
     if how.startswith("known"):
         _, result_key, folder = how.split(" ")
         file = {"key": "layer1.0/conv", "place": "/x", "sha256": "s", "size_bytes": 1}
-        report({"phase": "sparsify", "progress": 1.0, "phase_file": file})
-        report({"phase": "surgery", "progress": 0.0, "macs_ratio": 0.5, "result_key": result_key})
+        report(Progressed(phase="sparsify", progress=1.0, phase_file=file))
+        report(Progressed(phase="surgery", progress=0.0, macs_ratio=0.5, result_key=result_key))
         Path(folder, str(config["number"])).touch()  # Goes on to fine-tune.
     result = fakes.run_trial(config["point"])
     if how.startswith("meet"):
@@ -63,18 +62,32 @@ def execute(config, report):
 @pytest.fixture
 def study(tmp_path):
     db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
-    yield StudyRecord.create_or_join(
+    yield StudyHandle.create_or_join(
         db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=OBJECTIVES
     )
     db.close()
 
 
-def run(study, cluster, tmp_path, *, behaviour=None, n_trials=5, concurrency=2, resources=None, **more):
-    claims = Claims(study, owner="me", n_trials=n_trials)
+def run(
+    study,
+    cluster,
+    tmp_path,
+    *,
+    behaviour=None,
+    n_trials=5,
+    concurrency=2,
+    resources=None,
+    time_limit_s=None,
+    limits=None,
+):
+    lifecycle = Lifecycle(study, owner="me", n_trials=n_trials)
     dispatcher = Dispatcher(
-        study, claims, fakes.proposer(fakes.space(), n_trials=n_trials), concurrency=concurrency,
-        caps=FailureCaps(3, 20), objectives=OBJECTIVES, lease_s=60.0, **more,
-    )  # fmt: skip
+        lifecycle,
+        fakes.proposer(fakes.space(), n_trials=n_trials),
+        wind_down=WindDown(lifecycle, caps=FailureCaps(3, 20), time_limit_s=time_limit_s),
+        goals=Goals(OBJECTIVES, limits or {}),
+        concurrency=concurrency,
+    )
 
     def make_config(claim):
         return {"number": claim.number, "point": claim.attrs["point"], "behaviour": behaviour or {}}

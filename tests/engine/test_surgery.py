@@ -9,16 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
-from autoprune.engine.surgery import (
-    cut,
-    fold_constants,
-    masked,
-    min_widths,
-    named_optimizer_state,
-    slice_optimizer_state,
-    widths_of,
-)
+from autoprune.engine.folding import fold_constants
+from autoprune.engine.surgery import cut, masked, narrowed
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, NetworkError
 
 torch.set_num_threads(1)
@@ -28,6 +21,10 @@ SLOW = [
     "alexnet", "vgg16_bn", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "inception_v3", "mobilenet_v2",
     "mnasnet1_0", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf", "convnext_tiny", "shufflenet_v2_x1_0",
 ]  # fmt: skip
+
+
+def widths_of(kept, traced):
+    return {group.name: len(kept.get(group.name, range(group.width))) for group in traced.groups}
 
 
 def randomise(model, seed=0):
@@ -85,7 +82,7 @@ def check(model, traced, x, seed, tolerance):
         expected, got = masked(model, traced.groups, kept)(x), small(x)
     assert expected.isfinite().all()
     assert float((expected - got).abs().max()) <= tolerance * float(expected.abs().max())
-    widths = widths_of(kept, traced.groups)
+    widths = widths_of(kept, traced)
     assert count(small, x[:1]) == (traced.cost.macs(widths), traced.cost.params(widths))
     for name, module in small.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -114,6 +111,25 @@ def test_torchvision_networks(name):
     assert traced.refused == ()
     check(model, traced, x, 0, 1e-4)
     check(model.double(), traced, x.double(), 1, 1e-10)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_cut_twice_is_cut_once(name):
+    """The groups of a smaller network are those of the dense one, moved."""
+    model, _ = torchvision(name)
+    traced = trace(model, torch.randn(1, 3, 64, 64))
+    first = draw_kept(traced.groups, 0)
+    small, known = cut(model, traced.groups, first), narrowed(model, traced, first)
+    assert [group.name for group in known.groups] == [group.name for group in traced.groups]
+    assert known.cost.dense_macs == traced.cost.macs(widths_of(first, traced))
+    second = draw_kept(known.groups, 1)
+    both = {
+        group.name: first.get(group.name, np.arange(group.width))[second.get(group.name, slice(None))]
+        for group in traced.groups
+    }
+    once, twice = cut(model, traced.groups, both).state_dict(), cut(small, known.groups, second).state_dict()
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[key], twice[key]) for key in once)
 
 
 @pytest.mark.slow
@@ -245,7 +261,6 @@ def test_all_kept_is_the_same_network():
     for kept in ({}, {group.name: np.arange(group.width) for group in groups}):
         assert cut(model, groups, kept)(x).equal(model(x))
         assert masked(model, groups, kept)(x).equal(model(x))
-    assert widths_of({}, groups) == {group.name: group.width for group in groups}
 
 
 def test_a_cut_network_can_be_traced_and_cut_again():
@@ -281,43 +296,7 @@ def test_wrong_channels_are_refused(kept, message):
         cut(model, groups, kept)
 
 
-def test_min_widths_clamp():
-    groups = trace(build("resnet_digits", n_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8)).groups
-    assert set(min_widths(groups).values()) == {1}
-    assert min_widths(groups, least=20, least_ratio=0.5)["layer1.0.conv1"] == 16
-    assert min_widths(groups, least=4, least_ratio=0.05)["layer3.0.conv1"] == 4
-    with pytest.raises(ConfigError, match=r"`least_ratio` in \[0, 1\], but got least=1, least_ratio=5"):
-        min_widths(groups, least_ratio=5)
-
-
 # -- optimizer state ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_optimizer_state_is_sliced_with_its_parameters(kind):
-    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
-    model = build("mobilenet_v1", n_classes=10, in_channels=3)
-    optimizer = kind(model.parameters(), lr=0.01, **options)
-    model(torch.randn(4, 3, 8, 8)).sum().backward()
-    optimizer.step()
-    groups = trace(model, torch.zeros(1, 3, 8, 8)).groups
-    kept = {group.name: np.arange(1, group.width, 3) for group in groups}
-    small = cut(model, groups, kept)
-    sliced = slice_optimizer_state(named_optimizer_state(optimizer, model), model, groups, kept)
-    assert sliced.keys() == dict(small.named_parameters()).keys()
-    buffer = "momentum_buffer" if kind is torch.optim.SGD else "exp_avg"
-    for name, parameter in small.named_parameters():
-        assert sliced[name][buffer].shape == parameter.shape
-    whole = optimizer.state[model.features[1][1][0].weight][buffer]
-    first, second = kept["features.0.0"], kept["features.1.1.0"]
-    assert sliced["features.1.1.0.weight"][buffer].equal(whole[second][:, first])
-    resumed = kind(small.parameters(), lr=0.01, **options)
-    for name, parameter in small.named_parameters():
-        resumed.state[parameter] = sliced[name]
-    small(torch.randn(4, 3, 8, 8)).sum().backward()
-    resumed.step()
-    if kind is torch.optim.Adam:
-        assert int(resumed.state[small.fc.weight]["step"]) == 2
 
 
 # -- folding constants ----------------------------------------------------------------------------------------------
@@ -357,7 +336,7 @@ def test_constants_fold_exactly_without_padding(activation, bias):
     small = cut(folded, traced.groups, kept)
     assert error(small(x), model(x)) <= 1e-12
     assert error(cut(model, traced.groups, kept)(x), model(x)) > 1e-2
-    assert sum(p.numel() for p in small.parameters()) == traced.cost.params(widths_of(kept, traced.groups))
+    assert sum(p.numel() for p in small.parameters()) == traced.cost.params(widths_of(kept, traced))
     if not bias:
         assert not folded[4].running_mean.equal(model[4].running_mean)
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.engine.damage import measure_damages
-from autoprune.engine.groups import trace
+from autoprune.engine.measuring import measure_damages
+from autoprune.engine.tracing import trace
 from autoprune.importances import Damage
 from autoprune.importances._damage import order_of_damage
 from autoprune.methods import build

@@ -11,7 +11,7 @@ from autoprune.importances import NORMALISATIONS, normalise
 
 # 9 × 64 MACs for each pair of channels, 3 → a → b → 10 classes.
 COST = CostModel(
-    ("a", "b"), (4, 8), (1, 2),
+    ("a", "b"), (4, 8),
     (
         LayerCost("a", 9 * 64, 9, 0, LinearForm(3), LinearForm(0, ((0, 1),))),
         LayerCost("b", 9 * 64, 9, 0, LinearForm(0, ((0, 1),)), LinearForm(0, ((1, 1),))),

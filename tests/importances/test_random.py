@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError
 from autoprune.importances import Random
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.architectures import build
-from autoprune.engine.groups import trace
 from autoprune.engine.surgery import masked
+from autoprune.engine.tracing import trace
 from autoprune.errors import DataError
 from autoprune.importances import Taylor
 

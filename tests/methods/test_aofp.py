@@ -8,14 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autoprune.config import TrainSpec
+from autoprune.cost import Limits
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.groups import trace
 from autoprune.engine.surgery import cut, masked
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import GroupNorm, normalise
-from autoprune.methods._aofp import AOFP, relative_damage, sole_readers
-from autoprune.spec import TrainSpec
-from autoprune.widths import RULES, Limits, keep_best
+from autoprune.methods import AOFP
+from autoprune.methods._aofp import relative_damage, sole_readers
+from autoprune.widths import WIDTH_RULES, Evidence, keep_best
 from tests.small_networks import NETWORKS, SHAPE, conv, make
 
 torch.set_num_threads(1)
@@ -52,7 +54,7 @@ def inputs(n=16, seed=1, dtype=torch.float64):
 def attached(model, *, macs_target=0.1, n_steps=100, least=None, **hyper):
     """The model, now watched, what tracing it gave, and the hooks."""
     traced = trace(copy.deepcopy(model).float(), torch.zeros(1, *SHAPE))
-    plan = PhasePlan(TrainSpec(), n_steps=n_steps, macs_target=macs_target, min_widths=least or {})
+    plan = PhasePlan(TrainSpec(), n_steps, Limits(macs=macs_target * traced.cost.dense_macs, min_widths=least or {}))
     return model, traced, AOFP(**hyper).attach(model, traced, plan=plan)
 
 
@@ -275,7 +277,7 @@ def test_masks_to_the_target_and_no_further(network):
     hooks.fold([])
     scores = AOFP().rank(model.eval(), traced, state=state, batches=())
     limits = Limits(macs=0.6 * cost.dense_macs, min_widths={})
-    kept = keep_best(cost, scores, RULES["global"](cost, scores, limits, {}))
+    kept = keep_best(cost, scores, WIDTH_RULES["global"].widths(Evidence(cost, scores), limits))
     for name in widths:
         assert set(state[f"{name}:kept"].nonzero()[:, 0].tolist()) <= set(kept[name].tolist())
         assert ((scores[name] > 0) == state[f"{name}:kept"].numpy()).all()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.cost import CostModel, LayerCost, LinearForm
-from autoprune.methods._aofp_moves import Moves, Search, lowest_half, scores_of
+from autoprune.cost import CostModel, LayerCost, Limits, LinearForm
+from autoprune.methods._aofp_moves import MaskSearch, Moves, lowest_half, scores_of
 
 ADDITIVE = 1e-3 * torch.arange(1, 17, dtype=torch.float64)  # filter j of 1 .. 16 alone does damage j / 1000
 
@@ -159,13 +159,13 @@ def chain(*widths):
     counts = [LinearForm(3), *(LinearForm(0, ((i, 1),)) for i in range(len(widths))), LinearForm(10)]
     layers = [LayerCost(f"layer{i}", 1, 1, 0, *pair) for i, pair in enumerate(itertools.pairwise(counts))]
     names = tuple(f"group{i}" for i in range(len(widths)))
-    return CostModel(names, widths, (1,) * len(widths), tuple(layers))
+    return CostModel(names, widths, tuple(layers))
 
 
-def search(*widths, macs=0.0, samples=6, first=0, theta=1.0, least=1):
+def search(*widths, macs=0.0, params=None, samples=6, first=0, theta=1.0, least=1):
     cost = chain(*widths)
     moves = {name: Moves(cost.dense[i], theta=theta, min_width=least) for i, name in enumerate(cost.groups)}
-    return moves, cost, Search(moves, cost, macs=macs, samples=samples, first=first)
+    return moves, cost, MaskSearch(moves, cost, limits=Limits(macs=macs, params=params), samples=samples, first=first)
 
 
 def take_steps(found, moves, n, generator, scale=1.0):
@@ -229,6 +229,19 @@ def test_ends_once_the_target_is_met_without_going_past_it(ratio):
     before = {key: tensor.clone() for key, tensor in found.state_dict().items() if key != "step"}
     assert take_steps(found, moves, 5, generator) == [False] * 5
     assert all(tensor.equal(before[key]) for key, tensor in found.state_dict().items() if key != "step")
+
+
+@pytest.mark.parametrize("ratio", [0.9, 0.5, 0.2])
+def test_a_limit_of_parameters_is_kept_as_one_of_macs_is(ratio):
+    cost = chain(16, 12, 8)
+    params = round(ratio * cost.dense_params)
+    moves, _, found = search(16, 12, 8, macs=cost.dense_macs, params=params, samples=2)
+    take_steps(found, moves, 100, torch.Generator().manual_seed(1))
+    widths = {name: int(one.kept.sum()) for name, one in moves.items()}
+    assert cost.params(widths) <= params
+    last = max(moves, key=lambda name: int(moves[name].order.max()))
+    assert cost.params({**widths, last: widths[last] + 1}) > params
+    assert not any(found.is_on(name) for name in moves)
 
 
 def test_the_last_to_be_masked_are_those_of_smallest_damage():

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import pytest
 
 from autoprune import methods
+from autoprune.config import option
 from autoprune.errors import ConfigError
-from autoprune.fields import option
-from autoprune.methods import METHODS
+from autoprune.importances import GroupNorm
+from autoprune.methods import NamedMethod, Ranking
 
 
 @dataclass(frozen=True)
-class Rounds(METHODS["magnitude"]):
+class Rounds(Ranking):
     """A method with a whole number, a number and a truth value."""
 
     rounds: int = option(2, low=1, high=9)
@@ -21,12 +22,12 @@ class Rounds(METHODS["magnitude"]):
 
 @pytest.fixture(autouse=True)
 def _rounds(monkeypatch):
-    monkeypatch.setitem(methods.METHODS, "rounds", Rounds)
+    monkeypatch.setitem(methods.METHODS, "rounds", NamedMethod("rounds", Rounds, GroupNorm))
 
 
 def test_a_whole_float_does_for_a_whole_number():
     built = methods.build("rounds", {"rounds": 3.0, "share": 1.0, "paired": True})
-    assert built == Rounds(rounds=3, share=1.0, paired=True)
+    assert built == Rounds(GroupNorm(), rounds=3, share=1.0, paired=True)
     assert (type(built.rounds), type(built.share)) == (int, float)
 
 

@@ -7,16 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.compactors._whitening import Gate, Whitening, activation_probability, effective
-from autoprune.engine.compaction import sites
+from autoprune.compactors import Gate, Whitening
+from autoprune.compactors._whitening import activation_probability, effective
+from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.data import Preprocess
-from autoprune.engine.groups import trace
+from autoprune.engine.folding import sites
+from autoprune.engine.images import Preprocess
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import Bench, Training
+from autoprune.engine.tracing import trace
+from autoprune.engine.training import Runtime
+from autoprune.engine.training.loop import Training
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.methods._bwcp import BWCP, share_at
-from autoprune.spec import TrainSpec
+from autoprune.methods import BWCP
+from autoprune.methods._bwcp import share_at
 from tests.small_networks import SHAPE, make
 
 torch.set_num_threads(1)
@@ -53,8 +56,8 @@ def attached(name="plain", *, n_steps=4, dtype=torch.float32, change=None, exclu
 
 def trained(name="plain", *, until=None, precision="float32", **options):
     model, traced, hooks = attached(name, **options)
-    bench = Bench(torch.device("cpu"), precision, Preprocess((0.5,), (0.25,)))
-    run = Training(model, Noise(), RECIPE, bench=bench, seed=0, hooks=hooks)
+    runtime = Runtime(torch.device("cpu"), precision, Preprocess((0.5,), (0.25,)))
+    run = Training(model, Noise(), RECIPE, runtime=runtime, seed=0, hooks=hooks)
     run.run(until=until)
     return model, traced, hooks, run
 

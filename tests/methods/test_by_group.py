@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 from autoprune.methods._by_group import by_group, scale_names
 from tests.small_networks import SHAPE, make
 

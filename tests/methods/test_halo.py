@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from autoprune import methods
+from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods import Halo
 from autoprune.methods._halo import halo_gradients, halo_value
-from autoprune.spec import TrainSpec
 from tests.small_networks import NETWORKS, SHAPE, make
 
 torch.set_num_threads(1)

@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune import methods
+from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.groups import trace
-from autoprune.engine.surgery import cut, fold_constants
-from autoprune.engine.training import _optimizer
+from autoprune.engine.folding import fold_constants
+from autoprune.engine.surgery import cut
+from autoprune.engine.tracing import trace
+from autoprune.engine.training.loop import _optimizer
 from autoprune.errors import ConfigError, DataError, NetworkError
 from autoprune.importances import ScaleMagnitude
 from autoprune.methods import Implicit
 from autoprune.methods._implicit import universality
-from autoprune.spec import TrainSpec
 from tests.small_networks import NETWORKS, SHAPE, make
 
 torch.set_num_threads(1)
@@ -215,8 +216,7 @@ def test_no_bias_is_made_where_the_network_has_none():
         model[1].weight[2], model[1].bias[2] = 0, 1.0
     traced = trace(model, torch.zeros(1, 1, 8, 8))
     kept = {"0": np.array([0, 1, 3])}
-    assert fold_constants(model, traced, kept)[3].bias is not None
-    assert fold_constants(model, traced, kept, new_biases=False)[3].bias is None
+    assert fold_constants(model, traced, kept)[3].bias is None
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

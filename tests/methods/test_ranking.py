@@ -7,12 +7,12 @@ from torch import nn
 
 from autoprune import methods
 from autoprune.architectures import build
+from autoprune.config import TrainSpec
 from autoprune.engine.contracts import Hooks, PhasePlan
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import IMPORTANCES, GroupNorm, Random, normalise
 from autoprune.methods import METHODS, Ranking
-from autoprune.spec import TrainSpec
 
 RECIPE = TrainSpec()
 
@@ -25,7 +25,7 @@ def network():
 
 
 def test_every_importance_is_a_method():
-    names = {method.part: name for name, method in METHODS.items() if issubclass(method, Ranking)}
+    names = {method.part: name for name, method in METHODS.items() if method.recipe is Ranking}
     assert set(names) == set(IMPORTANCES.values())
     assert names == {kind: name for name, kind in IMPORTANCES.items()} | {GroupNorm: "magnitude"}
 

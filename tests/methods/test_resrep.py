@@ -8,17 +8,18 @@ import torch
 from torch import nn
 
 from autoprune.compactors import Pointwise
-from autoprune.engine.compaction import sites
+from autoprune.config import TrainSpec
+from autoprune.cost import Limits
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.groups import trace
+from autoprune.engine.folding import sites
 from autoprune.engine.surgery import cut
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.methods import ResRep, build
 from autoprune.methods._resrep import forgotten_rows, row_gradients, smallest, travel
-from autoprune.spec import TrainSpec
-from autoprune.widths import Limits, global_ranking, keep_best, learned
+from autoprune.widths import WIDTH_RULES, Evidence, keep_best, remove_least
 from tests.small_networks import SHAPE, make, sequential
-from tests.test_widths import chain
+from tests.widths.test_rules import chain
 
 torch.set_num_threads(1)
 
@@ -26,15 +27,16 @@ RECIPE = TrainSpec(learning_rate=0.02, schedule="cosine")
 COSINE = TrainSpec(learning_rate=0.01, schedule="cosine")
 
 
-def plan(n_steps=100, recipe=RECIPE, **options):
-    return PhasePlan(recipe, n_steps, **options)
+def plan(n_steps=100, recipe=RECIPE, *, traced=None, macs_target=1.0, **limits):
+    macs = None if traced is None else macs_target * traced.cost.dense_macs
+    return PhasePlan(recipe, n_steps, Limits(macs=macs, **limits))
 
 
 def attached(name="residual", seed=0, **options):
     target = options.pop("macs_target", 0.5)
     model = make(name, seed)
     traced = trace(model, torch.zeros(1, *SHAPE))
-    return model, traced, ResRep(**options).attach(model, traced, plan=plan(macs_target=target))
+    return model, traced, ResRep(**options).attach(model, traced, plan=plan(traced=traced, macs_target=target))
 
 
 def compactors(model):
@@ -126,7 +128,7 @@ def test_a_strength_that_cannot_do_it_is_refused_with_the_inequality():
 def test_the_smallest_rows_of_all_groups_go_until_the_target_is_met():
     cost = chain([4, 4])
     norms = {"a": np.array([0.9, 0.1, 0.8, 0.7]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
-    found = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 2}), min_widths={})
+    found = forgotten_rows(norms, cost, limits=Limits(macs=cost.macs({"a": 3, "b": 2})))
     assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {"a": [1], "b": [0, 3]}
 
 
@@ -134,7 +136,7 @@ def test_no_more_rows_at_once_than_allowed_and_the_smallest_first():
     cost = chain([4, 4])
     norms = {"a": np.array([0.9, 0.1, 0.8, 0.7]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
     for most, rows in ((0, ([], [])), (1, ([1], [])), (2, ([1], [0]))):
-        whole = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 2}), min_widths={})
+        whole = forgotten_rows(norms, cost, limits=Limits(macs=cost.macs({"a": 3, "b": 2})))
         found = smallest(whole, norms, most=most)
         assert tuple(np.flatnonzero(mask).tolist() for mask in found.values()) == rows
 
@@ -143,7 +145,7 @@ def test_a_group_at_its_minimum_is_passed_over_at_no_cost():
     """A reference lets groups at their minimum use up the allowance; here they do not."""
     cost = chain([4, 4])
     norms = {"a": np.array([0.1, 0.11, 0.12, 0.13]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
-    whole = forgotten_rows(norms, cost, macs=cost.macs({"a": 3, "b": 1}), min_widths={"a": 3, "b": 1})
+    whole = forgotten_rows(norms, cost, limits=Limits(macs=cost.macs({"a": 3, "b": 1}), min_widths={"a": 3, "b": 1}))
     found = smallest(whole, norms, most=4)
     assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {"a": [0], "b": [0, 2, 3]}
 
@@ -190,7 +192,7 @@ def test_forgotten_rows_feel_the_lasso_alone():
     for module in compactors(model):
         module.weight.grad = torch.ones_like(module.weight)
     hooks.transform_gradients()
-    strength = ResRep(interval=1, warmup=0.0).strength_for(plan(macs_target=0.5))
+    strength = ResRep(interval=1, warmup=0.0).strength_for(plan())
     remembered = torch.tensor_split(hooks.state.state_dict()["remembered"], np.cumsum(traced.cost.dense)[:-1].tolist())
     for module, part in zip(compactors(model), remembered, strict=True):
         pull = torch.where(part > 0, 1e-4, strength)[:, None]
@@ -203,7 +205,7 @@ def test_all_rows_are_chosen_in_time_where_the_least_ones_save_little():
     model = sequential(16, 64, size=1, stride=8)
     traced = trace(model, torch.zeros(1, 1, 8, 8))
     assert traced.cost.dense_macs == 9 * 16 * 64 + 16 * 64 + 64 * 4
-    hooks = ResRep(prior="none", interval=10).attach(model, traced, plan=plan(macs_target=0.9))
+    hooks = ResRep(prior="none", interval=10).attach(model, traced, plan=plan(traced=traced, macs_target=0.9))
     with torch.no_grad():
         compactors(model)[1].weight.mul_(0.1)
     for _ in range(45):  # warm-up and choosing
@@ -215,7 +217,7 @@ def test_all_rows_are_chosen_in_time_where_the_least_ones_save_little():
 def test_as_many_rows_stay_as_widths_are_multiples_of():
     model = make("residual")
     traced = trace(model, torch.zeros(1, *SHAPE))
-    hooks = ResRep(interval=1, warmup=0.0).attach(model, traced, plan=plan(macs_target=0.5, multiple=2))
+    hooks = ResRep(interval=1, warmup=0.0).attach(model, traced, plan=plan(traced=traced, macs_target=0.5, multiple=2))
     for _ in range(50):
         hooks.after_step()
     remembered = hooks.state.state_dict()["remembered"]
@@ -237,7 +239,7 @@ def test_what_is_left_answers_as_the_trained_network_without_forgotten_rows(dtyp
     """Rows set to zero in the compacted network, against the merged network with their channels cut out."""
     model = make("residual").to(dtype)
     traced = trace(model, torch.zeros(1, *SHAPE, dtype=dtype))
-    hooks = ResRep(interval=1, warmup=0.0).attach(model, traced, plan=plan(macs_target=0.5))
+    hooks = ResRep(interval=1, warmup=0.0).attach(model, traced, plan=plan(traced=traced, macs_target=0.5))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for module in compactors(model):
@@ -254,7 +256,9 @@ def test_what_is_left_answers_as_the_trained_network_without_forgotten_rows(dtyp
     inputs = torch.randn(4, *SHAPE, generator=generator).to(dtype)
     hooks.fold([(torch.randn(8, *SHAPE, generator=generator).to(dtype), torch.zeros(8))])
     kept = keep_best(
-        traced.cost, scores, learned(traced.cost, scores, Limits(macs=traced.cost.dense_macs, min_widths={}), {})
+        traced.cost,
+        scores,
+        WIDTH_RULES["learned"].widths(Evidence(traced.cost, scores), Limits(macs=traced.cost.dense_macs)),
     )
     assert traced.cost.macs_ratio({name: len(indices) for name, indices in kept.items()}) <= 0.5
     with torch.no_grad():
@@ -267,7 +271,7 @@ def test_small_rows_left_out_change_the_next_layer_in_proportion():
     torch.manual_seed(0)
     model = make("plain")
     traced = trace(model, torch.zeros(1, *SHAPE))
-    hooks = ResRep().attach(model, traced, plan=plan())
+    hooks = ResRep().attach(model, traced, plan=plan(traced=traced))
     inputs = torch.randn(4, *SHAPE)
     changes = []
     for size in (1e-2, 1e-4):
@@ -285,7 +289,7 @@ def test_networks_without_batchnorm_are_refused():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
     traced = trace(model, torch.zeros(1, *SHAPE))
     with pytest.raises(NetworkError, match=r"^channels of group '0' must be written by convolutions"):
-        ResRep().attach(model, traced, plan=plan())
+        ResRep().attach(model, traced, plan=plan(traced=traced))
 
 
 def test_rows_are_chosen_by_size_times_what_the_dense_network_says():
@@ -295,8 +299,19 @@ def test_rows_are_chosen_by_size_times_what_the_dense_network_says():
     hooks.after_step()
     parts = np.split(hooks.state.state_dict()["remembered"].numpy() > 0, np.cumsum(traced.cost.dense)[:-1])
     limits = Limits(macs=0.5 * traced.cost.dense_macs, min_widths={})
-    kept = keep_best(traced.cost, scores, global_ranking(traced.cost, scores, limits, {}))
+    kept = keep_best(traced.cost, scores, remove_least(traced.cost, scores, limits))
     for name, part in zip(traced.cost.groups, parts, strict=True):
         assert np.flatnonzero(part).tolist() == kept[name].tolist()
     _, _, plain = attached(interval=1, warmup=0.0, choosing=0.01, prior="none")
     assert torch.equal(plain.state.state_dict()["norm"], torch.ones(26))
+
+
+def test_a_limit_of_parameters_is_kept_while_rows_are_chosen():
+    """As for MACs: the smallest rows go until both limits hold."""
+    cost = chain([4, 4])
+    norms = {"a": np.array([0.9, 0.1, 0.8, 0.7]), "b": np.array([0.2, 0.95, 0.6, 0.3])}
+    params = cost.params({"a": 3, "b": 2})
+    found = forgotten_rows(norms, cost, limits=Limits(macs=cost.dense_macs, params=params))
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {"a": [1], "b": [0, 3]}
+    left = {name: int((~mask).sum()) for name, mask in found.items()}
+    assert cost.params(left) <= params

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.engine.groups import trace
+from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError
 from autoprune.importances import Damage, FilterNorm, ScaleMagnitude
 from autoprune.methods import Halo, Implicit, build

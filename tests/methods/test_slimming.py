@@ -9,15 +9,15 @@ from torch import nn
 
 from autoprune import methods
 from autoprune.architectures import build
+from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.data import Preprocess
-from autoprune.engine.groups import trace
-from autoprune.engine.training import Bench, train
+from autoprune.engine.images import Preprocess
+from autoprune.engine.tracing import trace
+from autoprune.engine.training import Runtime, train
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods import METHODS, Slimming
 from autoprune.penalties import MCP, PENALTIES, TL1
-from autoprune.spec import TrainSpec
 from tests.small_networks import SHAPE, make
 
 torch.set_num_threads(1)
@@ -26,7 +26,7 @@ RECIPE = TrainSpec()
 
 
 def slimming(penalty="l1", **hyper):
-    return METHODS["slimming" if penalty == "l1" else f"slimming_{penalty}"](**hyper)
+    return methods.build("slimming" if penalty == "l1" else f"slimming_{penalty}", hyper)
 
 
 class Noise:
@@ -56,8 +56,8 @@ def model():
     return model
 
 
-def bench(precision="float32"):
-    return Bench(torch.device("cpu"), precision, Preprocess((0.5,), (0.25,)))
+def runtime(precision="float32"):
+    return Runtime(torch.device("cpu"), precision, Preprocess((0.5,), (0.25,)))
 
 
 def scales(model):
@@ -70,7 +70,7 @@ def after_training(model, method, spec, exclude=()):
     copied = copy.deepcopy(model)
     traced = trace(copied, torch.zeros(1, 1, 8, 8), exclude=exclude)
     hooks = method.attach(copied, traced, plan=PhasePlan(spec, n_steps=100)) if method else None
-    train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
+    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
     return scales(copied)
 
 
@@ -144,7 +144,7 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
         copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
     )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.2)
-    train(copied, Silent(), spec, bench=bench(), seed=0, hooks=hooks)
+    train(copied, Silent(), spec, runtime=runtime(), seed=0, hooks=hooks)
     for name, gamma in scales(copied).items():
         torch.testing.assert_close(gamma, scales(model)[name] * expected, rtol=1e-6, atol=1e-9)
     weight = copied.layer1[0].conv1.weight
@@ -160,7 +160,7 @@ def test_arithmetic_is_float32_under_autocast(model):
     )
     for parameter in copied.parameters():
         parameter.grad = torch.ones_like(parameter)
-    with bench("bfloat16").autocast():
+    with runtime("bfloat16").autocast():
         hooks.transform_gradients()
     gamma = copied.bn1.weight
     assert gamma.grad.dtype == torch.float32
@@ -174,7 +174,7 @@ def test_frozen_scales_are_left_alone(model):
         copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
     )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1)
-    train(copied, Noise(), spec, bench=bench(), seed=0, hooks=hooks)
+    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
     assert torch.equal(copied.bn1.weight, model.bn1.weight)
 
 
@@ -222,14 +222,15 @@ def test_default_ranges():
 
 
 def test_every_penalty_is_a_method():
-    names = {method.part: name for name, method in METHODS.items() if issubclass(method, Slimming)}
+    names = {method.part: name for name, method in METHODS.items() if method.recipe is Slimming}
     assert names == {kind: f"slimming_{name}" if name != "l1" else "slimming" for name, kind in PENALTIES.items()}
 
 
 @pytest.mark.parametrize("name", sorted(PENALTIES))
 def test_the_penalty_s_own_gradient_is_added(name, model):
     method = slimming(name, strength=0.25, **({"knee": 0.75} if name in ("mcp", "scad") else {}))
-    penalty = PENALTIES[name](**{key: value for key, value in vars(method).items() if key in vars(PENALTIES[name]())})
+    penalty = PENALTIES[name](strength=0.25, **({"knee": 0.75} if name in ("mcp", "scad") else {}))
+    assert method.penalty == penalty
     gradients = added(method, model, trace(model, torch.zeros(1, 1, 8, 8)))
     for layer, gamma in scales(model).items():
         assert torch.equal(gradients[f"{layer}.weight"], penalty.gradient(gamma))

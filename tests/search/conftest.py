@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 import autoprune
-from autoprune.search.database import Database
-from autoprune.search.study import StudyRecord
+from autoprune.search.storage import Database, StudyHandle
 from tests.postgres import Postgres
 
 
@@ -92,7 +91,7 @@ def db(url: str, clock: Clock) -> Iterator[Database]:
 
 
 @pytest.fixture
-def study(db: Database) -> StudyRecord:
-    return StudyRecord.create_or_join(
+def study(db: Database) -> StudyHandle:
+    return StudyHandle.create_or_join(
         db, name="digits", identity={"network": "resnet20"}, config={"n": 1}, directions=["maximize", "minimize"]
     )

@@ -8,13 +8,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune.config import ConstraintsConfig, SpaceConfig
-from autoprune.cost import CostModel, LayerCost, LinearForm
-from autoprune.inverse import allowed_widths
-from autoprune.search.propose import Proposer
-from autoprune.search.samplers._contract import uniform
-from autoprune.search.space import Point, Space
-from autoprune.spec import Range
+from autoprune.config import ConstraintsConfig, Range, SpaceConfig
+from autoprune.cost import CostModel, LayerCost, Limits, LinearForm
+from autoprune.search.proposals import Proposer, Space
+from autoprune.search.proposals.samplers._contract import uniform
+from autoprune.search.trials import Point
 
 METHODS = {"plain": {}, "strong": {"strength": Range(low=1e-4, high=1e-2, scale="log", points=5)}}
 
@@ -26,7 +24,7 @@ def cost_model() -> CostModel:
         LayerCost("b", 9 * 64, 9, 0, LinearForm(0, ((0, 1),)), LinearForm(0, ((1, 1),))),
         LayerCost("fc", 1, 1, 1, LinearForm(0, ((1, 1),)), LinearForm(10)),
     )
-    return CostModel(("a", "b"), (16, 32), (1, 1), layers)
+    return CostModel(("a", "b"), (16, 32), layers)
 
 
 def staged_model(n_stages: int = 3, depth: int = 2) -> CostModel:
@@ -41,7 +39,7 @@ def staged_model(n_stages: int = 3, depth: int = 2) -> CostModel:
             layers.append(LayerCost(f"bn{len(names) - 1}", 0, 0, 2, LinearForm(1), fan_out))
             fan_in = fan_out
     layers.append(LayerCost("fc", 1, 1, 1, fan_in, LinearForm(10)))
-    return CostModel(tuple(names), tuple(dense), (1,) * len(names), tuple(layers))
+    return CostModel(tuple(names), tuple(dense), tuple(layers))
 
 
 def space(
@@ -55,16 +53,7 @@ def space(
         "width_rules": ("uniform", "global"),
         "macs_target": Range(low=0.1, high=0.9, step=0.05),
     }
-    ladders = {
-        n: allowed_widths(d, s, multiple, 1) for n, d, s in zip(model.groups, model.dense, model.steps, strict=True)
-    }
-    return Space(
-        SpaceConfig(**{**config, **changes}),
-        model,
-        min_widths={name: int(ladder[0]) for name, ladder in ladders.items()},
-        multiple=multiple,
-        constraints=constraints,
-    )
+    return Space(SpaceConfig(**{**config, **changes}), model, widths=Limits(multiple=multiple), constraints=constraints)
 
 
 OBJECTIVES = ("accuracy", "macs_ratio")

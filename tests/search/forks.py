@@ -23,7 +23,8 @@ from optuna.distributions import IntDistribution
 from optuna.storages._rdb.storage import _VersionManager
 
 from autoprune.errors import LeaseLostError
-from autoprune.search import Claim, Claims, Database, Proposal, Refusal, Room, StudyRecord, schema
+from autoprune.search.storage import Database, StudyHandle, schema
+from autoprune.search.trials import Claim, Lifecycle, NotClaimed, Proposal, Room
 
 fork = multiprocessing.get_context("fork")
 GOALS = ["maximize", "minimize"]
@@ -68,7 +69,7 @@ def upgrade_at_once(url: str, n: int) -> list[Any]:
 def open_at_once(url: str, n: int) -> list[Any]:
     def work(_: int) -> list[Any]:
         db = Database.open(url, create=True)
-        study = StudyRecord.create_or_join(db, name="digits", identity={}, config={}, directions=GOALS)
+        study = StudyHandle.create_or_join(db, name="digits", identity={}, config={}, directions=GOALS)
         study.db.close()
         return [study.study_id, study.name]
 
@@ -79,19 +80,19 @@ def claim_at_once(url: str, n: int, n_trials: int, n_keys: int) -> dict[str, Any
     """Everyone claims from the same keys until the study is full; the claims of all, as (trial id, key)."""
 
     def work(i: int) -> list[tuple[int, int]]:
-        study = StudyRecord.open(Database.open(url, create=False), "digits")
-        claims = Claims(study, owner=f"driver {i}", n_trials=n_trials)
+        study = StudyHandle.open(Database.open(url, create=False), "digits")
+        lifecycle = Lifecycle(study, owner=f"driver {i}", n_trials=n_trials)
         keys, mine = list(range(n_keys)), []
         random.Random(i).shuffle(keys)
         for x in keys:
-            claimed = claims.claim_waiting() or claims.claim(proposal(x))
+            claimed = lifecycle.claim_waiting() or lifecycle.claim(proposal(x))
             if isinstance(claimed, Claim):
                 mine.append((claimed.trial_id, claimed.params["x"]))
                 if claimed.attempt == 0 and len(mine) % 3 == 0:
-                    claims.failed(claimed.trial_id, "worker lost", retry=True)
+                    lifecycle.failed(claimed.trial_id, "worker lost", retry=True)
                 else:
-                    claims.complete(claimed.trial_id, [0.5, 0.5], {"by": i})
-            elif claimed is Refusal.FULL and claims.room() is Room.FINISHED:
+                    lifecycle.complete(claimed.trial_id, [0.5, 0.5], {"by": i})
+            elif claimed is NotClaimed.FULL and lifecycle.room() is Room.FINISHED:
                 break
         study.db.close()
         return mine
@@ -102,22 +103,22 @@ def claim_at_once(url: str, n: int, n_trials: int, n_keys: int) -> dict[str, Any
 def drive(url: str, n_trials: int, grace_s: float, seed: int) -> None:
     """A driver with a fake trial that takes 10 to 40 ms; ends when the study is finished."""
     rng = random.Random(seed)
-    study = StudyRecord.open(Database.open(url, create=False), "digits")
-    claims = Claims(study, owner=uuid.uuid4().hex, n_trials=n_trials, grace_s=grace_s, max_retry=100)
-    study.enter(claims.owner)
+    study = StudyHandle.open(Database.open(url, create=False), "digits")
+    lifecycle = Lifecycle(study, owner=uuid.uuid4().hex, n_trials=n_trials, grace_s=grace_s, max_retry=100)
+    study.enter(lifecycle.owner)
     live: set[int] = set()
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(grace_s / 6):
-            claims.beat(list(live))
+            lifecycle.beat(list(live))
 
     beating = threading.Thread(target=beat)
     beating.start()
-    while (room := claims.room()) is not Room.FINISHED:
-        claimed = claims.claim_waiting()
+    while (room := lifecycle.room()) is not Room.FINISHED:
+        claimed = lifecycle.claim_waiting()
         if claimed is None and room is Room.OPEN:
-            new = claims.claim(proposal(rng.randrange(10 * n_trials)))
+            new = lifecycle.claim(proposal(rng.randrange(10 * n_trials)))
             claimed = new if isinstance(new, Claim) else None
         if claimed is None:
             time.sleep(0.01)
@@ -126,13 +127,13 @@ def drive(url: str, n_trials: int, grace_s: float, seed: int) -> None:
         time.sleep(rng.uniform(0.01, 0.04))
         with contextlib.suppress(LeaseLostError):
             if rng.random() < 0.2:
-                claims.stopped(claimed.trial_id, {"rung": 0})
+                lifecycle.stopped(claimed.trial_id, {"rung": 0})
             else:
-                claims.complete(claimed.trial_id, [rng.random(), rng.random()], {"x2": claimed.params["x"] ** 2})
+                lifecycle.complete(claimed.trial_id, [rng.random(), rng.random()], {"x2": claimed.params["x"] ** 2})
         live.discard(claimed.trial_id)
     ended.set()
     beating.join()
-    study.leave(claims.owner)
+    study.leave(lifecycle.owner)
     study.db.close()
 
 

@@ -18,7 +18,6 @@ from autoprune.search.pareto import (
     crowding_distance,
     front_mask,
     hypervolume,
-    is_dominated,
     non_domination_rank,
     thin,
     within,
@@ -78,13 +77,6 @@ def test_front_of_many_points_in_a_blink() -> None:
     front = points[mask]
     best = points[np.argsort(points[:, 0])]
     assert (front[np.argsort(front[:, 0])] == best[best[:, 1] <= np.minimum.accumulate(best[:, 1])]).all()
-
-
-@given(tables(ROUGH, 2))
-@settings(deadline=None)
-def test_is_dominated_against_brute_force(points: np.ndarray) -> None:
-    for row in points:
-        assert is_dominated(row, points) == any(dominates(other, row) for other in points)
 
 
 # Hypervolume

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from autoprune.errors import AutopruneError
-from autoprune.search.database import Database
-from autoprune.search.study import StudyRecord
+from autoprune.search.storage import Database, StudyHandle
+from tests.ray_nodes import Nodes, ray_nodes
 
 STUDY = """
 [study]
@@ -44,6 +44,7 @@ epochs = {epochs}
 
 [engine]
 recalibration_images = 300
+threads = 1
 """
 
 
@@ -83,7 +84,7 @@ class Sandbox:
         except AutopruneError:
             return []
         try:
-            return StudyRecord.open(db, "tiny").trials()
+            return StudyHandle.open(db, "tiny").trials()
         except AutopruneError:
             return []
         finally:
@@ -111,8 +112,24 @@ class Sandbox:
                 process.wait()
 
 
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """A Ray node with two CPUs, for all studies that need none of their own."""
+    with ray_nodes(1, "--num-cpus=2") as found:
+        yield found
+
+
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path, nodes: Nodes) -> Iterator[Sandbox]:
+    """A folder whose drivers share a cluster that is there already."""
+    box = Sandbox(tmp_path, environment={**nodes.environment, "RAY_ADDRESS": nodes.address})
+    yield box
+    box.end()
+
+
+@pytest.fixture
+def lone_sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    """A folder in which each driver starts a cluster of its own."""
     box = Sandbox(tmp_path)
     yield box
     box.end()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import Postgres
+from tests.ray_nodes import ray_nodes
 from tests.system.conftest import STUDY, Sandbox
 
 pytestmark = pytest.mark.ray
@@ -46,41 +45,8 @@ class Machines:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Machines]:
-    folder = Path(tempfile.mkdtemp(prefix="autoprune-ray-"))  # The paths of Ray's sockets must be short.
-    environment = {
-        "RAY_TMPDIR": str(folder),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(*flags: str) -> None:
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--num-gpus=1"]
-        with (folder / f"node{len(started)}.txt").open("w") as log:
-            process = subprocess.Popen(
-                [*command, "--object-store-memory=100000000", *flags],
-                env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        started.append(process)
-        deadline = time.monotonic() + 90
-        while "Ray runtime started" not in (told := Path(log.name).read_text()):
-            assert process.poll() is None, told
-            assert time.monotonic() < deadline, told
-            time.sleep(0.1)
-
-    try:
-        start("--head", "--port=0", "--include-dashboard=false")
-        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
-        start(f"--address={address}")
-        yield Machines(address, environment)
-    finally:
-        for process in reversed(started):
-            process.terminate()  # Ends the node's own processes, too.
-        for process in started:
-            process.wait(timeout=60)
-        shutil.rmtree(folder, ignore_errors=True)
+    with ray_nodes(2, "--num-cpus=1", "--num-gpus=1") as nodes:
+        yield Machines(nodes.address, nodes.environment)
 
 
 def test_two_drivers_of_which_one_is_killed_finish_exactly_n_on_both_machines(

@@ -12,9 +12,8 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import pytest
 
-from autoprune.search.claims import Claim, Claims
-from autoprune.search.database import Database
-from autoprune.search.study import StudyRecord
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Claim, Lifecycle
 from tests.postgres import Postgres
 from tests.search import fakes
 
@@ -22,21 +21,21 @@ NEWER = {**fakes.METHODS, "newer": {}}
 STATES = {"COMPLETE": 8, "PRUNED": 1, "FAIL": 1, "WAITING": 1, "RUNNING": 1}
 
 
-def open_study(db: Database, *, revision: int) -> StudyRecord:
-    return StudyRecord.create_or_join(
+def open_study(db: Database, *, revision: int) -> StudyHandle:
+    return StudyHandle.create_or_join(
         db, name="s", identity={}, config={"revision": revision}, directions=("maximize", "minimize"),
         objectives=fakes.OBJECTIVES,
     )  # fmt: skip
 
 
-def work(db: Database, *, revision: int, methods: dict[str, Any], n: int) -> tuple[Claims, Claim]:
+def work(db: Database, *, revision: int, methods: dict[str, Any], n: int) -> tuple[Lifecycle, Claim]:
     """Finish ``n`` trials, the first of which breaks a constraint, and claim one more."""
     study = open_study(db, revision=revision)
-    claims = Claims(study, owner="here:1:abc", n_trials=100, grace_s=10**9)
+    lifecycle = Lifecycle(study, owner="here:1:abc", n_trials=100, grace_s=10**9)
     proposer = fakes.proposer(fakes.space(methods=methods), n_trials=100, sampler="random")
 
     def claim() -> Claim:
-        claimed = claims.claim(proposer.propose(study.trials()))
+        claimed = lifecycle.claim(proposer.propose(study.trials()))
         assert isinstance(claimed, Claim)
         return claimed
 
@@ -44,8 +43,8 @@ def work(db: Database, *, revision: int, methods: dict[str, Any], n: int) -> tup
         claimed = claim()
         result = fakes.run_trial(claimed.attrs["point"])
         values = [result[objective] for objective in fakes.OBJECTIVES]
-        claims.complete(claimed.trial_id, values, result, constraints={"params": 0.5 if i == 0 else -0.5})
-    return claims, claim()
+        lifecycle.complete(claimed.trial_id, values, result, constraints={"params": 0.5 if i == 0 else -0.5})
+    return lifecycle, claim()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -54,10 +53,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[optuna.s
     server: Postgres | None = request.getfixturevalue("postgres") if request.param == "postgres" else None
     url = f"sqlite:///{tmp_path}/study.db" if server is None else server.blank()
     db = Database.open(url, create=True)
-    claims, last = work(db, revision=1, methods=fakes.METHODS, n=4)
-    claims.stopped(last.trial_id, {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
-    claims, last = work(db, revision=2, methods=NEWER, n=4)
-    claims.failed(last.trial_id, "the worker died", retry=True)
+    lifecycle, last = work(db, revision=1, methods=fakes.METHODS, n=4)
+    lifecycle.stopped(last.trial_id, {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
+    lifecycle, last = work(db, revision=2, methods=NEWER, n=4)
+    lifecycle.failed(last.trial_id, "the worker died", retry=True)
     work(db, revision=2, methods=NEWER, n=0)
     db.close()
     opened = optuna.storages.RDBStorage(url)

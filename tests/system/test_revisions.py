@@ -8,8 +8,9 @@ import pytest
 
 from autoprune import api
 from autoprune.api import _planning
-from autoprune.search.view import Viewer
-from autoprune.workbench import open_workbench
+from autoprune.pipeline import open_workbench
+from autoprune.search.proposals.observations import Observer
+from tests.ray_nodes import Nodes
 from tests.system.conftest import STUDY, Sandbox
 
 pytestmark = pytest.mark.ray
@@ -19,9 +20,10 @@ REVISED = STUDY.replace('methods = ["', 'methods = ["taylor", "').replace(TARGET
 
 
 @pytest.fixture(scope="module")
-def revised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def revised(tmp_path_factory: pytest.TempPathFactory, nodes: Nodes) -> Iterator[Sandbox]:
     """A study of 12 trials that got another method and fewer targets while its first driver was at work."""
-    box = Sandbox(tmp_path_factory.mktemp("revised"))
+    environment = {**nodes.environment, "RAY_ADDRESS": nodes.address}
+    box = Sandbox(tmp_path_factory.mktemp("revised"), environment=environment)
     try:
         box.write(n_trials=6)
         first = box.start("launch", "study.toml", "--concurrency", "1")
@@ -60,7 +62,7 @@ def test_the_sampler_knows_the_old_trials_that_the_space_still_holds(revised: Sa
     config = _planning.load_config(revised.folder / "study.toml")
     space = _planning.space_of(config, open_workbench(config.setting))
     study = api.open_study("tiny", revised.url)
-    seen = {sight.number for sight in Viewer(space, config.study.objectives).look(study.record.trials()).finished}
+    seen = {one.number for one in Observer(space, config.study.objectives).look(study.handle.trials()).finished}
     trials = study.trials()
     assert seen == set(trials[trials["macs_target"].between(0.4, 0.8)]["number"])
     old = set(trials[trials["revision"] == 1]["number"])
@@ -79,7 +81,9 @@ def test_the_sampler_knows_the_old_trials_that_the_space_still_holds(revised: Sa
 def test_a_revision_that_leaves_nothing_to_search_is_told_in_a_sentence(
     old: str, new: str, told: str, n_more: int, revised: Sandbox
 ) -> None:
-    revised.write(n_trials=99, text=STUDY.replace(old, new).replace(TARGETS, "values = [0.5]"))
+    # Where trials inherit there is always something: more training.
+    text = STUDY.replace(old, new).replace(TARGETS, "values = [0.5]").replace("[study]\n", "[study]\ninherit = false\n")
+    revised.write(n_trials=99, text=text)
     before = revised.states()
     flags = [] if n_more else ["--dry-run"]  # Without anything to run, it is refused before a cluster is there.
     output = revised.run("launch", "study.toml", *flags, code=2).splitlines()

@@ -13,8 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from autoprune.errors import AutopruneError
-from autoprune.search import schema
-from autoprune.search.database import Database
+from autoprune.search.storage import Database, schema
 from tests.system.conftest import STUDY, Sandbox
 
 pytestmark = pytest.mark.ray
@@ -32,7 +31,6 @@ form = {{ values = ["prox"] }}
 """
 ONE_PHASE = STUDY[: STUDY.index("[space]")] + SPACE + STUDY[STUDY.index("[network]") :]
 ONE_PHASE = ONE_PHASE.replace("epochs = 0.5", "epochs = 15").replace("lease_s = 20", "lease_s = 5")
-ONE_PHASE += "threads = 1\n"
 
 
 def phases(sandbox: Sandbox, kind: str = "sparsify") -> list[Any]:
@@ -108,13 +106,13 @@ def test_another_driver_takes_over_the_phase_of_a_killed_one(sandbox):
     assert "expired: no sign of life" in lost.user_attrs["reason"]
 
 
-def test_a_parked_trial_takes_over_the_phase_of_a_killed_worker(sandbox):
+def test_a_parked_trial_takes_over_the_phase_of_a_killed_worker(sandbox, nodes):
     sandbox.write(n_trials=5, text=ONE_PHASE)
     driver = sandbox.start("launch", "study.toml", "--concurrency", "2")
     owner = until(sandbox, lambda: computing(sandbox))
     # One computes, two are parked: as many as may run at once.
     until(sandbox, lambda: sandbox.states().count("RUNNING") == 3)
-    (worker,) = until(sandbox, lambda: trainers_of(driver.pid))
+    (worker,) = until(sandbox, lambda: trainers_of(nodes.pids[0]))
     assert computing(sandbox) == owner
     os.kill(worker, signal.SIGKILL)
     heir = until(sandbox, lambda: (now := computing(sandbox)) != owner and now)

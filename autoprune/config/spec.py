@@ -1,0 +1,452 @@
+"""What the two halves of autoprune share, as plain data: a study's setting, a trial's spec and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.config.fields import check, option, read
+from autoprune.errors import ConfigError
+
+__all__ = [
+    "DATA_SOURCES",
+    "Ancestor",
+    "DataSpec",
+    "DistillSpec",
+    "EngineSpec",
+    "NetworkSpec",
+    "Range",
+    "SettingSpec",
+    "TrainSpec",
+    "TrialResult",
+    "TrialSpec",
+    "check_dense",
+    "digest",
+    "seed_of",
+]
+
+
+_MOST_VALUES = 10_000  # A finer grid is a mistyped step, and it would be listed in memory.
+
+
+def digest(*parts: Any) -> str:
+    """Hash JSON-serialisable parts to 16 hexadecimal digits, the same in every process and on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: Any) -> int:
+    """Derive a seed in [0, 2**31) from JSON-serialisable parts."""
+    return int(digest("seed", *parts)[:12], 16) % 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Values that a hyper-parameter may take: an interval, a grid on it, or a list.
+
+    With ``points`` or ``step`` the values lie on a grid, so that trials share phases and a range can
+    be narrowed or widened later without breaking the study's history.
+    """
+
+    low: float | None = option(None)
+    high: float | None = option(None)
+    scale: str = option("linear", choices=("linear", "log"))
+    points: int | None = option(None, low=2, high=_MOST_VALUES)
+    step: float | None = option(None, above=0)
+    values: tuple[float | str | bool, ...] | None = option(None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.values is not None:
+            others = (self.low, self.high, self.points, self.step)
+            if any(other is not None for other in others) or not self.values:
+                raise ConfigError("a range is either a non-empty list `values` or an interval `low` to `high`.")
+            if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
+                raise ConfigError(f"`values` must be finite, but got {list(self.values)}.")
+            if len(set(self.values)) != len(self.values):
+                raise ConfigError(f"`values` must name each value once, but got {list(self.values)}. Drop the repeats.")
+            return
+        if self.low is None or self.high is None:
+            raise ConfigError("a range must have `low` and `high`, or a list `values`. Give both ends.")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ConfigError(f"`low` and `high` must be finite, but got low={self.low}, high={self.high}.")
+        if not self.low <= self.high:
+            raise ConfigError(f"`low` must not exceed `high`, but got low={self.low}, high={self.high}. Swap them.")
+        if self.scale == "log" and self.low <= 0:
+            raise ConfigError(f"`low` must be > 0 on a log scale, but got low={self.low}. Raise it or use linear.")
+        if self.points is not None and self.step is not None:
+            raise ConfigError("a range takes `points` or `step`, not both. Drop one of them.")
+        if self.step is not None and self.scale == "log":
+            raise ConfigError("`step` needs a linear scale. Use `points` for a grid on a log scale.")
+        if self.step is not None and (self.high - self.low) / self.step >= _MOST_VALUES:
+            raise ConfigError(
+                f"`step` must leave at most {_MOST_VALUES} values, but got step={self.step} from {self.low} "
+                f"to {self.high}. Take a larger step, or none at all for a continuous range."
+            )
+
+    @property
+    def grid(self) -> tuple[float | str | bool, ...] | None:
+        """All values in order where they can be counted, else None."""
+        if self.values is not None:
+            return self.values
+        assert self.low is not None
+        assert self.high is not None
+        if self.step is not None:
+            n = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+            return self._within(float(f"{self.low + i * self.step:.12g}") for i in range(n))
+        if self.points is None:
+            return None
+        share = [i / (self.points - 1) for i in range(self.points)]
+        if self.scale == "log":
+            log_low, log_high = math.log10(self.low), math.log10(self.high)
+            return self._within(float(f"{10 ** (log_low + s * (log_high - log_low)):.6g}") for s in share)
+        return self._within(float(f"{self.low + s * (self.high - self.low):.6g}") for s in share)
+
+    def _within(self, rounded: Iterable[float]) -> tuple[float, ...]:
+        """Short numbers for people may have left the interval by their rounding, or have met."""
+        assert self.low is not None
+        assert self.high is not None
+        return tuple(dict.fromkeys(min(max(value, self.low), self.high) for value in rounded))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """The network: a built-in architecture or a user's factory, with or without dense weights."""
+
+    architecture: str | None = option(None)
+    factory: str | None = option(None)
+    weights: str | None = option(None)
+    exclude: tuple[str, ...] = option(())
+    min_width: int = option(1, low=1, advice="Every channel group keeps at least one channel.")
+    multiple: int = option(1, low=1, advice="Widths become multiples of it; 8 suits most devices.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.architecture is None) == (self.factory is None):
+            raise ConfigError(
+                "a network is named by `architecture` or by `factory`, "
+                f"but got architecture={self.architecture!r}, factory={self.factory!r}. Give exactly one."
+            )
+
+
+@dataclass(frozen=True)
+class SourceKeys:
+    """The keys of [data] that go with a data source.
+
+    Args:
+        needs: Those that must be given.
+        takes: Those that may be given besides.
+        holds_paths: Whether each part is a file or folder, so that ``validation`` may be one, too.
+    """
+
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    holds_paths: bool = False
+
+
+DATA_SOURCES: Mapping[str, SourceKeys] = {
+    "digits": SourceKeys(),
+    "parquet": SourceKeys(("train",), ("test", "image_column", "label_column"), holds_paths=True),
+    "image_folder": SourceKeys(("train", "image_size"), ("test",), holds_paths=True),
+    "torchvision": SourceKeys(("name", "train"), ("test",)),
+    "factory": SourceKeys(("factory",), ("test",)),
+}
+"""By name; how each is read stands in `engine.images`."""
+_COMMON_DATA_KEYS = ("source", "validation", "mean", "std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Where the images come from, and which of the training images are held out for the search.
+
+    ``validation`` is ``"last:5000"``, ``"random:0.1"`` (a share) or the path of a data file of the same kind.
+    """
+
+    source: str = option(choices=tuple(DATA_SOURCES))
+    train: str | None = option(None)
+    test: str | None = option(None)
+    name: str | None = option(None)
+    factory: str | None = option(None)
+    validation: str = option("random:0.1")
+    image_column: str = option("img")
+    label_column: str = option("label")
+    image_size: int | None = option(None, low=1, high=10_000)
+    mean: tuple[float, ...] | None = option(None)
+    std: tuple[float, ...] | None = option(None)
+
+    def __post_init__(self) -> None:
+        check(self)
+        needs, takes = DATA_SOURCES[self.source].needs, DATA_SOURCES[self.source].takes
+        for key in needs:
+            if getattr(self, key) is None:
+                raise ConfigError(f"`source` = {self.source!r} needs the key `{key}`, but it is missing. Add it.")
+        for field in dataclasses.fields(self):
+            if field.name not in (*needs, *takes, *_COMMON_DATA_KEYS) and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"`{field.name}` has no meaning for `source` = {self.source!r}, which takes "
+                    f"{', '.join((*needs, *takes, *_COMMON_DATA_KEYS[1:]))}. Drop it, or choose another source."
+                )
+        if any(not math.isfinite(value) for value in self.mean or ()):
+            raise ConfigError(f"`mean` must hold finite numbers, but got {list(self.mean or ())}.")
+        if any(not 0 < value < math.inf for value in self.std or ()):
+            raise ConfigError(
+                f"`std` must hold numbers > 0, since images are divided by it, but got {list(self.std or ())}."
+            )
+        self._check_validation()
+        if self.test is not None and self.train == self.test and self.holds_paths:
+            raise ConfigError(
+                f"`train` and `test` must be two data sets, but both are {self.train!r}. "
+                "A test split that was trained on proves nothing."
+            )
+        if self.validation in (self.train, self.test):
+            raise ConfigError(
+                f"`validation` must not be the training or the test set itself, but is {self.validation!r}. "
+                'Hold out a part, such as "last:5000" or "random:0.1".'
+            )
+
+    @property
+    def holds_paths(self) -> bool:
+        """Whether each part is a file or folder."""
+        return DATA_SOURCES[self.source].holds_paths
+
+    def _check_validation(self) -> None:
+        kind, colon, amount = self.validation.partition(":")
+        try:
+            if kind == "last" and colon:
+                fits = int(amount) >= 1
+            elif kind == "random" and colon:
+                fits = 0 < float(amount) < 1
+            else:
+                fits = self.holds_paths  # There it may be a path.
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigError(
+                f'`validation` must be "last:N", N images, or "random:S", a share in (0, 1), but got '
+                f'{self.validation!r}. Write for example "last:5000" or "random:0.1".'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSpec:
+    """Learning from the dense network, the teacher, beside the labels.
+
+    Args:
+        weight: Of the teacher's share of the loss, in (0, 1]; the labels have the rest.
+        temperature: That both logits are divided by, > 0.
+        views: Fixed augmented views of every image, for which the teacher's logits are stored; 0 asks the teacher
+            about every batch.
+    """
+
+    weight: float = option(0.9, above=0, high=1)
+    temperature: float = option(4.0, above=0, high=100)
+    views: int = option(4, low=0, high=64)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One training phase: optimizer, schedule, length, teacher."""
+
+    epochs: float = option(10.0, low=0, high=100_000)
+    batch: int = option(128, low=1, high=1_000_000)
+    optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = option(0.05, above=0, high=100)
+    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
+    warmup: float = option(0.15, low=0, below=1)
+    momentum: float = option(0.9, low=0, below=1)
+    weight_decay: float = option(5e-4, low=0)
+    label_smoothing: float = option(0.0, low=0, below=1)
+    augmentation: str = option("none", choices=("none", "shift", "crop_flip"))
+    distill: DistillSpec | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-serialisable data: what keys of phases and trials are made of."""
+        recipe = dataclasses.asdict(self)
+        if self.distill is None:
+            del recipe["distill"]  # As before there were teachers, so that the keys of those studies stay.
+        return recipe
+
+
+def check_dense(recipe: TrainSpec) -> None:
+    """Refuse what the dense network can't be trained by.
+
+    Raises:
+        ConfigError: It has a teacher.
+    """
+    if recipe.distill is not None:
+        raise ConfigError(
+            "`distill` lets pruned networks learn from the dense one, so [train.dense] can't have it. Put it into "
+            "[train.finetune] or [train.sparsify]."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """The ``[engine]`` table: how trials run and measure.
+
+    With ``compensate`` the layers that read removed channels are refitted to what they said before, by least squares
+    over a few images, before anything is trained.
+    """
+
+    precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
+    recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
+    rungs: tuple[float, ...] = option((0.5,))
+    artifacts: str = option("autoprune_artifacts")
+    threads: int | None = option(None, low=1, high=4096)
+    latency_batch: int | None = option(None, low=1)
+    compensate: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
+            raise ConfigError(
+                f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingSpec(EngineSpec):
+    """All that the trials of one study share."""
+
+    network: NetworkSpec
+    data: DataSpec
+    dense: TrainSpec
+    sparsify: TrainSpec
+    finetune: TrainSpec
+    seed: int = option(0, low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_dense(self.dense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestor:
+    """A finished trial whose network a later one may start from.
+
+    Args:
+        number: The trial's number.
+        weights: The file of its network, beside which the JSON record lies.
+        sha256: Hash of that file.
+    """
+
+    number: int = option(low=0)
+    weights: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """Everything that a worker needs to run one trial.
+
+    Args:
+        setting: What all trials of the study share.
+        study: Name of the study.
+        number: The trial's number in the study.
+        seed_number: The number that with the study's seed seeds the fine-tune phase, the same for a trial and its
+            retries. None: ``number``.
+        method: Name of the method that sparsifies and ranks.
+        hyper: The method's own hyper-parameters.
+        width_rule: How widths follow from target and ranking, one of `widths.WIDTH_RULES`.
+        macs_target: Upper bound of pruned / dense MACs, in (0, 1]; 1 keeps the dense network.
+        multipliers: Of the keep ratio, by group, > 0, for the rules that sample them; an absent group has 1.
+        params_limit: Most parameters that the pruned network may have, or None.
+        latency_limit_ms: Longest median time of one batch, or None; a slower network is not fine-tuned.
+        ancestors: Trials whose network it may start from, its parent first; the first one that is there counts. None:
+            it starts from the dense network, or from what its method's sparsify phase made of that.
+        epochs: Length of its fine-tune phase; None: as the setting says.
+        time_limit_s: Seconds that the trial may take on its worker; its fine-tune phase is shortened to fit.
+    """
+
+    setting: SettingSpec
+    study: str
+    number: int = option(low=0)
+    seed_number: int | None = option(None, low=0)
+    method: str
+    hyper: Mapping[str, Any] = option({})
+    width_rule: str
+    macs_target: float = option(above=0, high=1)
+    multipliers: Mapping[str, float] = option({})
+    params_limit: int | None = option(None, low=1)
+    latency_limit_ms: float | None = option(None, above=0)
+    ancestors: tuple[Ancestor, ...] = option(())
+    epochs: float | None = option(None, above=0)
+    time_limit_s: float | None = option(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def finetune(self) -> TrainSpec:
+        """The recipe of its fine-tune phase."""
+        recipe = self.setting.finetune
+        return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> TrialSpec:
+        """Rebuild what `to_dict` gave."""
+        return read(TrialSpec, data, where="[trial]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a finished trial leaves behind, next to its files.
+
+    Args:
+        accuracy: Validation accuracy in [0, 1] after fine-tuning.
+        macs: MACs of the pruned network, convention ``convention``. flops = 2 * macs.
+        params: Parameters of the pruned network.
+        macs_ratio: ``macs`` / dense MACs.
+        params_ratio: ``params`` / dense parameters.
+        convention: Version of the cost convention.
+        widths: Width by group.
+        rungs: Accuracy by rung.
+        weights: Path of the safetensors file, beside which the JSON record lies.
+        sha256: Its hash.
+        wall_s: Seconds by phase.
+        latency_ms: Median time of one batch at rung 0, milliseconds, where the setting asks for it.
+        latency_ratio: The same over the dense network's, measured in turn with it, so that it holds on a busy machine.
+        images: Images that its fine-tune phase has seen, repetitions counted.
+        started_from: Number of the trial whose network it was cut from; None for the dense network. It is another than
+            the parent that was proposed where that one's file was gone or damaged.
+        theta: Largest joint damage that the removed channels of a group do, where the width rule is ``aofp``.
+        differences: How far answers moved where they must not, over the largest logit: when what the method put in was
+            folded (``fold``), and when channels were cut from the masked network (``surgery``).
+    """
+
+    accuracy: float
+    macs: int
+    params: int
+    macs_ratio: float
+    params_ratio: float
+    convention: str
+    widths: Mapping[str, int]
+    rungs: Mapping[str, float]
+    weights: str
+    sha256: str
+    wall_s: Mapping[str, float]
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    images: int = 0
+    started_from: int | None = None
+    theta: float | None = None
+    differences: Mapping[str, float] = option({})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON-serialisable data, without what was not measured."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}

@@ -1,0 +1,335 @@
+"""Study files: TOML, checked once, resolved into what the database keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.config.fields import check, option, read
+from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
+from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec, TrainSpec, check_dense
+from autoprune.errors import ConfigError, unknown_name
+
+__all__ = [
+    "AS_MANY_AS_FIT",
+    "OBJECTIVES",
+    "SAMPLERS",
+    "ConstraintsConfig",
+    "ResourcesConfig",
+    "RetentionConfig",
+    "SearchConfig",
+    "SpaceConfig",
+    "StudyConfig",
+    "load_setting",
+    "load_study",
+    "names_its_trials",
+    "read_stored",
+    "resolved",
+    "stock_spaces",
+]
+
+OBJECTIVES: Mapping[str, str] = {
+    "accuracy": "maximize",
+    "macs_ratio": "minimize",
+    "params_ratio": "minimize",
+    "latency_ms": "minimize",
+}
+_MOST_MEASURED = 3
+AS_MANY_AS_FIT = 1_000_000
+"""The largest ``n_trials``: a study that only a time limit ends."""
+SAMPLERS = ("tpe", "nsga2", "gp", "quasi_random", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """The ``[study]`` table: how long to search, by what, toward which objectives.
+
+    ``start_from`` names studies of the same identity in the same database, whose fronts are proposed first. With
+    ``inherit`` trials start from the networks of finished ones, so that training accumulates. ``least_epochs`` is the
+    shortest fine-tune phase that a trial gets under a time limit. A study ends by itself when ``patience`` complete
+    trials in a row have added next to nothing to the hypervolume; 0: never.
+    """
+
+    name: str
+    n_trials: int = option(30, low=1, high=AS_MANY_AS_FIT, advice="Give the number of trials that must finish.")
+    seed: int = option(0, low=0)
+    objectives: tuple[str, ...] = option(("accuracy", "macs_ratio"))
+    reference_point: Mapping[str, float] = option({"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0})
+    sampler: str = option("tpe", choices=SAMPLERS, or_own=True)
+    start_from: tuple[str, ...] = option(())
+    inherit: bool = True
+    patience: int = option(0, low=0, high=1_000_000)
+    least_epochs: float = option(0.25, above=0, high=100_000)
+    max_retry: int = option(2, low=0, high=10)
+    max_failures_in_a_row: int = option(3, low=1)
+    max_failures: int = option(20, low=1)
+    lease_s: float = option(60.0, low=0.1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        # A folder and an argument of commands are named like the study.
+        n_bytes = len(self.name.encode(errors="replace"))
+        odd = self.name != self.name.strip() or self.name.startswith(("-", ".")) or not 1 <= n_bytes <= 200
+        if odd or any(not letter.isprintable() or letter in "/\\" for letter in self.name):
+            raise ConfigError(
+                "`name` must be 1 to 200 bytes of printable letters without slashes, not starting with a dot or a dash "
+                f"nor with spaces around, but got {self.name[:80]!r}."
+            )
+        for objective in self.objectives:
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"`objectives`: {unknown_name('objective', objective, OBJECTIVES)}")
+        if self.patience and len(self.objectives) > _MOST_MEASURED:
+            raise ConfigError(
+                f"`patience` needs at most {_MOST_MEASURED} objectives, to work out a hypervolume, but there are "
+                f"{len(self.objectives)}. Drop it, or an objective."
+            )
+        if "accuracy" not in self.objectives or not 2 <= len(set(self.objectives)) == len(self.objectives):
+            raise ConfigError(
+                "`objectives` must be accuracy and at least one cost, each once, "
+                f'but got {list(self.objectives)}. Use ["accuracy", "macs_ratio"].'
+            )
+        for objective, value in self.reference_point.items():
+            if objective not in OBJECTIVES:
+                raise ConfigError(f"`reference_point`: {unknown_name('objective', objective, OBJECTIVES)}")
+            # The hypervolume counts up to this point, so it has to leave room on the way to the ideal, 1 or 0.
+            is_maximised = OBJECTIVES[objective] == "maximize"
+            if not (0 <= value < 1 if is_maximised else 0 < value < math.inf):
+                interval = "in [0, 1)" if is_maximised else "greater than 0"
+                raise ConfigError(
+                    f"`reference_point` must be worse than the ideal, with {objective} {interval}, "
+                    f"but got {objective}={value}."
+                )
+        missing = [objective for objective in self.objectives if objective not in self.reference_point]
+        if missing:
+            raise ConfigError(f"`reference_point` must name every objective, but lacks {', '.join(missing)}.")
+
+    @property
+    def length(self) -> str:
+        """How many trials are asked for, in words."""
+        return "as many trials as fit" if self.n_trials == AS_MANY_AS_FIT else f"{self.n_trials} trials"
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """``"maximize"`` or ``"minimize"`` for each objective, in order."""
+        return tuple(OBJECTIVES[objective] for objective in self.objectives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """The ``[resources]`` table: what one trial takes, and how many run at once.
+
+    Args:
+        concurrency: Trials at once, or None for as many as fit.
+        cpu: CPUs of one trial.
+        gpu: GPUs of one trial, in [0, 1].
+        memory_gb: Memory that one trial is counted with, in 10**9 bytes, or None.
+    """
+
+    concurrency: int | None = option(None, low=1)
+    cpu: float = option(1.0, above=0)
+    gpu: float = option(0.0, low=0, high=1, advice="One trial runs on one device, or on a share of it.")
+    memory_gb: float | None = option(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of one trial, 0 where it is not counted."""
+        return 0 if self.memory_gb is None else max(1, round(self.memory_gb * 1e9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintsConfig:
+    """The ``[constraints]`` table: upper limits that every network must keep, several at once.
+
+    Args:
+        macs_ratio: Pruned / dense MACs, in (0, 1].
+        params: Number of parameters.
+        latency_ms: Median time of one batch of ``latency_batch`` images.
+    """
+
+    macs_ratio: float | None = option(None, above=0, high=1, advice="Give a share of the dense MACs.")
+    params: int | None = option(None, low=1)
+    latency_ms: float | None = option(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limit of each constrained fact."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    """The ``[retention]`` table: which files stay on disk.
+
+    Args:
+        networks: ``"front"`` keeps the networks of the Pareto front, ``"all"`` those of every trial.
+        phase_cache_gb: Most that cached phases may take; the one longest unused goes first.
+    """
+
+    networks: str = option("front", choices=("front", "all"))
+    phase_cache_gb: float = option(20.0, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainTables:
+    dense: TrainSpec = TrainSpec()
+    sparsify: TrainSpec = TrainSpec()
+    finetune: TrainSpec = TrainSpec()
+
+    def __post_init__(self) -> None:
+        check_dense(self.dense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A whole study, resolved: nothing but the database is needed to resume it."""
+
+    study: SearchConfig
+    setting: SettingSpec
+    space: SpaceConfig
+    resources: ResourcesConfig
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    retention: RetentionConfig = RetentionConfig()
+
+    def __post_init__(self) -> None:
+        is_timed = "latency_ms" in self.study.objectives or self.constraints.latency_ms is not None
+        if is_timed and self.setting.latency_batch is None:
+            raise ConfigError(
+                "`latency_ms` as an objective or constraint needs `latency_batch` in [engine], the number of images "
+                "timed at once, but it is missing. Add for example latency_batch = 64."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON-serialisable data."""
+        return dataclasses.asdict(self)
+
+
+def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], folder: Path, where: str) -> dict[str, Any]:
+    # What is not a text is left for the reader to refuse in its own words.
+    return {
+        key: absolute(value, folder, f"{where} `{key}`") if key in keys and isinstance(value, str) else value
+        for key, value in spec.items()
+    }
+
+
+def load_study(path: Path, catalogue: Catalogue) -> StudyConfig:
+    """Read a study file; relative paths in it are relative to its folder.
+
+    Args:
+        path: The TOML file.
+        catalogue: The methods there are; see `config.space_files.Catalogue`.
+
+    Returns:
+        The resolved study; artifacts lie in the current folder unless the file says otherwise.
+
+    Raises:
+        ConfigError: Something in the file does not hold; file and key are named.
+    """
+    tables = _tables(path)
+    space = find_space(tables["study"], tables, path=path, catalogue=catalogue)
+    study = _search(tables, path)
+    limits = {
+        key: read(kind, tables.get(key, {}), where=f"{path}: [{key}]")
+        for key, kind in (
+            ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
+        )
+    }  # fmt: skip
+    parts = {"study": study, "setting": _setting(tables, path, seed=study.seed), "space": space, **limits}
+    return read(StudyConfig, parts, where=str(path))
+
+
+def resolved(config: StudyConfig, *, folder: Path) -> StudyConfig:
+    """The configuration with its relative paths made absolute.
+
+    Args:
+        config: Built in Python; that of a file has been resolved by its reader.
+        folder: Where relative paths start.
+
+    Raises:
+        ConfigError: Something can't be a path.
+    """
+
+    def with_paths(spec: Any, keys: tuple[str, ...], where: str) -> Any:
+        return dataclasses.replace(spec, **_absolute({key: getattr(spec, key) for key in keys}, keys, folder, where))
+
+    setting = config.setting
+    network = with_paths(setting.network, ("weights",), "[network]")
+    data = with_paths(setting.data, _path_keys(setting.data.validation), "[data]")
+    setting = with_paths(dataclasses.replace(setting, network=network, data=data), ("artifacts",), "[engine]")
+    return dataclasses.replace(config, setting=setting)
+
+
+def _path_keys(validation: Any) -> tuple[str, ...]:
+    """The keys of [data] that hold paths."""
+    is_path = isinstance(validation, str) and not validation.startswith(("last:", "random:"))
+    return ("train", "test", "validation") if is_path else ("train", "test")
+
+
+def load_setting(path: Path) -> SettingSpec:
+    """Read what a study file says of network, data and training, whatever its space, which may be missing.
+
+    Raises:
+        ConfigError: Something of it does not hold; file and key are named.
+    """
+    tables = _tables(path)
+    return _setting(tables, path, seed=_search(tables, path).seed)
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    tables, where = read_toml(path), str(path)
+    known = (
+        "study", "network", "data", "train", "engine", "resources", "constraints", "retention", "space", "method",
+    )  # fmt: skip
+    for key, value in tables.items():
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
+        table_of(value, where, key)
+    for key in ("study", "network", "data"):
+        if key not in tables:
+            raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")
+    return tables
+
+
+def _search(tables: Mapping[str, Any], path: Path) -> SearchConfig:
+    table = {key: value for key, value in tables["study"].items() if key != "space"}
+    return read(SearchConfig, table, where=f"{path}: [study]")
+
+
+def _setting(tables: Mapping[str, Any], path: Path, *, seed: int) -> SettingSpec:
+    where, folder = str(path), path.resolve().parent
+    train = read(_TrainTables, tables.get("train", {}), where=f"{where}: [train]")
+
+    def with_paths(key: str, keys: tuple[str, ...]) -> dict[str, Any]:
+        return _absolute(tables.get(key, {}), keys, folder, f"{where}: [{key}]")
+
+    network = read(NetworkSpec, with_paths("network", ("weights",)), where=f"{where}: [network]")
+    data = read(DataSpec, with_paths("data", _path_keys(tables["data"].get("validation"))), where=f"{where}: [data]")
+    here = str(Path.cwd() / "autoprune_artifacts")
+    engine = read(EngineSpec, {"artifacts": here, **with_paths("engine", ("artifacts",))}, where=f"{where}: [engine]")
+    # Its own fields are those of [engine]; all others have been read above.
+    parts = {"network": network, "data": data, "seed": seed, **vars(train), **vars(engine)}
+    return read(SettingSpec, parts, where=f"{where}: [engine]")
+
+
+def names_its_trials(path: Path) -> bool:
+    """Whether a study file says how many trials are wanted."""
+    return "n_trials" in _tables(path)["study"]
+
+
+def read_stored(data: Mapping[str, Any]) -> StudyConfig:
+    """Rebuild a configuration from what the database keeps."""
+    if "study" in data:  # One from before there were lineages goes on without them.
+        data = {**data, "study": {"inherit": False, **data["study"]}}
+    return read(StudyConfig, data, where="[stored configuration]")

@@ -1,0 +1,103 @@
+"""Images and labels, held decoded or read from files batch by batch."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.engine.images.decoding import Arrays, decode_square
+
+__all__ = ["FolderImages", "ImageSet", "held"]
+
+
+class ImageSet(ABC):
+    """Labelled images of one size."""
+
+    labels: Tensor
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index_batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each batch of indices, uint8, shape (N, C, H, W)."""
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices``, in that order."""
+
+
+class _HeldImages(ImageSet):
+    """Images decoded once and memory-mapped, so that all workers share one copy."""
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
+        self._images, self._all_labels = images, labels
+        self._indices = torch.arange(len(labels)) if indices is None else indices
+        self.labels = labels[self._indices]
+        self.shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+
+    def read(self, index_batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for indices in index_batches:
+            yield self._images[self._indices[indices]]
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        return _HeldImages(self._images, self._all_labels, self._indices[indices])
+
+
+def _lists(index_batches: Iterable[Tensor]) -> Iterator[list[int]]:
+    for batch in index_batches:  # One at a time: those of a whole phase fill gigabytes.
+        yield batch.tolist()
+
+
+class _FolderFiles(torch.utils.data.Dataset[Tensor]):
+    def __init__(self, paths: list[str], size: int) -> None:
+        self.paths, self.size = paths, size
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(decode_square(self.paths[index], self.size))
+
+
+class FolderImages(ImageSet):
+    """Images too many to hold decoded: read by DataLoader workers, batch by batch."""
+
+    def __init__(self, paths: list[str], labels: Tensor, size: int) -> None:
+        self._paths, self._size = paths, size
+        self.labels, self.shape = labels, (3, size, size)
+
+    def read(self, index_batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode each batch when its turn comes, a few ahead."""
+        loader = torch.utils.data.DataLoader(
+            _FolderFiles(self._paths, self._size),
+            batch_sampler=_lists(index_batches),
+            num_workers=min(8, os.cpu_count() or 1),
+            pin_memory=torch.accelerator.is_available(),
+            generator=torch.Generator(),  # Its own: the global one is not ours to draw from.
+        )
+        yield from loader
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The files at ``indices``."""
+        return FolderImages([self._paths[i] for i in indices.tolist()], self.labels[indices], self._size)
+
+
+def held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
+    """Decode once into ``folder``; afterwards every process maps the same bytes."""
+    names = {part: folder / f"{key}.{part}.npy" for part in ("images", "labels")}
+    if not all(path.exists() for path in names.values()):
+        folder.mkdir(parents=True, exist_ok=True)
+        images_read, labels_read = read()
+        for part, array in (("images", images_read), ("labels", labels_read)):
+            temporary = folder / f"{key}.{part}.{uuid.uuid4().hex}.tmp.npy"
+            np.save(temporary, array)
+            os.replace(temporary, names[part])
+    # Copy-on-write: pages are shared between workers, yet torch sees a writable array and stays silent.
+    images = torch.from_numpy(np.load(names["images"], mmap_mode="c"))
+    return _HeldImages(images, torch.from_numpy(np.load(names["labels"])))

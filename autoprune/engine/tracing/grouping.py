@@ -1,0 +1,215 @@
+"""Traces a network: which channels must go together, what can't be pruned and why, and what widths cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autoprune.engine.channels import ChannelGroup, Member, Traced, Unprunable, kind_of
+from autoprune.engine.tracing.labels import Axis, LabelRecord, follow_labels
+from autoprune.engine.tracing.norms import norms_behind
+from autoprune.engine.tracing.pricing import price
+from autoprune.engine.tracing.proof import find_broken
+from autoprune.errors import ConfigError, NetworkError, unknown_name
+
+__all__ = ["ChannelGroup", "Member", "Traced", "Unprunable", "trace"]
+
+
+_LOST = "they stay dense; check that `forward` does not leave torch (numpy, `.data`) on their way"
+
+
+def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> Traced:
+    """Find the channel groups of a network and what their widths cost.
+
+    Args:
+        model: Left exactly as it is.
+        example: One input or a batch of them, shape (N, ...); only its shape matters, and the first input is run.
+        exclude: Names of groups, or of layers whose output channels are never removed; the name of a block stands for
+            all the layers in it.
+
+    Raises:
+        ConfigError: A name in ``exclude`` is neither a layer nor a group.
+        NetworkError: The network can't be followed.
+
+    Example:
+        >>> import torch
+        >>> from autoprune.architectures import build
+        >>> traced = trace(build("resnet_digits", n_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8))
+        >>> [(group.name, group.width) for group in traced.groups][:3]
+        [('conv1', 16), ('layer1.0.conv1', 16), ('layer2.0.conv1', 32)]
+    """
+    record = follow_labels(model, example)
+    if not record.axes:
+        raise NetworkError("the network must have a convolution or linear layer that runs, but this one has none.")
+    groups, refused = _form_groups(model, record, _Channels.of(record))
+    groups = _without(model, groups, exclude)
+    broken = find_broken(model, example, groups)
+    order = [axis.module for axis in _writers(record)]
+    refused += _broken_refusals([group for group in groups if group.name in broken], broken, order)
+    groups = [group for group in groups if group.name not in broken]
+    place = {name: index for index, name in enumerate(order)}
+    refused.sort(key=lambda refusal: place.get(refusal.layers[0], len(order)))
+    shape = (1, *example.shape[1:])
+    cost = price(model, record, groups)
+    return Traced(tuple(groups), tuple(refused), cost, shape, norms_behind(model, shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Channels:
+    """The atoms' components: channels, and families of channels that share a writing layer."""
+
+    channel: NDArray[np.int64]  # (A,) the channel of each atom
+    family: NDArray[np.int64]  # (A,) the family of each channel, by the channel's id
+
+    @classmethod
+    def of(cls, record: LabelRecord) -> _Channels:
+        channel = _components(record.n_atoms, record.edges)
+        together = [np.zeros((0, 2), dtype=np.int64)]
+        for axis in _writers(record):
+            ids = channel[axis.atoms]
+            together.append(np.stack([np.broadcast_to(ids[:1], ids.shape), ids], axis=1))
+        return cls(channel, _components(record.n_atoms, np.concatenate(together)))
+
+
+def _writers(record: LabelRecord) -> list[Axis]:
+    return [axis for axis in record.axes if axis.axis == "out" and axis.module in record.positions]
+
+
+def _components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest node of each node's connected component, shape (size,)."""
+    parent = np.arange(size)
+    while True:
+        left, right = parent[edges[:, 0]], parent[edges[:, 1]]
+        if (left == right).all():
+            return parent
+        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
+        while not (parent[parent] == parent).all():
+            parent = parent[parent]
+
+
+def _form_groups(
+    model: nn.Module, record: LabelRecord, channels: _Channels
+) -> tuple[list[ChannelGroup], list[Unprunable]]:
+    writers = _writers(record)
+    writing = {axis.module for axis in writers}
+    refused = _refusals(record, channels, writers)
+    refused += [Unprunable((name,), "it is not called in eval mode", "it stays as it is") for name in record.idle]
+    found: list[tuple[int, int, tuple[Member, ...]]] = []
+    for signature, table in _alike(record, channels).items():
+        axes = sorted(set(signature))
+        columns = np.array(signature)
+        first = next((a for a in axes if record.axes[a].axis == "out" and record.axes[a].module in writing), None)
+        if first is None:
+            continue
+        if not any(record.axes[a].axis == "in" for a in axes):
+            lost = tuple(dict.fromkeys(record.axes[a].module for a in axes if record.axes[a].module in writing))
+            refused.append(Unprunable(lost, "no layer was seen to read its channels", _LOST))
+            continue
+        table = table[np.argsort(table[:, columns == first][:, 0], kind="stable")]
+        members = tuple(
+            Member(record.axes[a].module, record.axes[a].axis, np.ascontiguousarray(table[:, columns == a]))
+            for a in axes
+        )
+        if len(table) > 1:
+            found.append((first, int(table[0, columns == first][0]), members))
+        elif layers := tuple(m.module for m in members if m.module in writing and m.axis == "out" and m.index.size > 1):
+            refused.append(Unprunable(layers, "all of its channels can only go together", "they stay dense"))
+    found.sort(key=lambda entry: entry[:2])
+    sharing = Counter(first for first, _, _ in found)
+    groups = []
+    for first, start, members in found:
+        module = record.axes[first].module
+        name = module if sharing[first] == 1 else f"{module}@{start}"
+        groups.append(ChannelGroup(name, len(members[0].index), members, _scales(model, members)))
+    return groups, refused
+
+
+def _alike(record: LabelRecord, channels: _Channels) -> dict[tuple[int, ...], NDArray[np.int64]]:
+    """Prunable channels by signature: the axes that they live on, once for each position there.
+
+    Channels of one signature cost the same, so their number is all that costs depend on: they are one group. Where a
+    family (channels that share a writer) holds a pinned channel, all of it is left out.
+
+    Returns:
+        Signature, as places in ``record.axes``, to the positions of its channels, shape (C, len(signature)).
+    """
+    pinned = {int(family) for pin in record.pins for family in channels.family[channels.channel[pin.atoms]]}
+    axis_of = np.concatenate([np.full(axis.size, place) for place, axis in enumerate(record.axes)])
+    position = np.concatenate([np.arange(axis.size) for axis in record.axes])
+    channel = np.concatenate([channels.channel[axis.atoms] for axis in record.axes])
+    order = np.lexsort((position, axis_of, channel))
+    alike: dict[tuple[int, ...], list[NDArray[np.int64]]] = {}
+    for start, stop in pairwise(np.flatnonzero(np.diff(channel[order], prepend=-1, append=-1)).tolist()):
+        rows = order[start:stop]
+        if int(channels.family[channel[rows[0]]]) not in pinned:
+            alike.setdefault(tuple(axis_of[rows].tolist()), []).append(position[rows])
+    return {signature: np.stack(rows) for signature, rows in alike.items()}
+
+
+def _refusals(record: LabelRecord, channels: _Channels, writers: list[Axis]) -> list[Unprunable]:
+    layers: dict[int, list[str]] = {}
+    for axis in writers:
+        if axis.size > 1:
+            layers.setdefault(int(channels.family[channels.channel[axis.atoms[0]]]), []).append(axis.module)
+    reasons: dict[int, tuple[str, str]] = {}
+    for pin in record.pins:
+        if pin.reason:
+            for family in np.unique(channels.family[channels.channel[pin.atoms]]).tolist():
+                reasons.setdefault(family, (pin.reason, pin.advice or "they stay dense"))
+    return [
+        Unprunable(tuple(layers[family]), reason, advice)
+        for family, (reason, advice) in reasons.items()
+        if family in layers
+    ]
+
+
+def _broken_refusals(
+    groups: Sequence[ChannelGroup], reasons: Mapping[str, str], writers: Sequence[str]
+) -> list[Unprunable]:
+    """One refusal for all broken groups that share layers."""
+    together: list[tuple[set[str], str]] = []
+    for group in groups:
+        layers = {member.module for member in group.members if member.axis == "out"} & set(writers)
+        reason = reasons[group.name]
+        for other in [entry for entry in together if entry[0] & layers]:
+            together.remove(other)
+            layers, reason = layers | other[0], other[1]
+        together.append((layers, reason))
+    advice = "they stay dense; where a size is written as a number in `forward`, take it from the tensor instead"
+    return [
+        Unprunable(tuple(name for name in writers if name in layers), reason, advice) for layers, reason in together
+    ]
+
+
+def _scales(model: nn.Module, members: tuple[Member, ...]) -> tuple[str, ...]:
+    names = []
+    for member in members:
+        module = model.get_submodule(member.module)
+        if kind_of(module) == "norm" and module.weight is not None:
+            names.append(member.module)
+    return tuple(names)
+
+
+def _without(model: nn.Module, groups: list[ChannelGroup], exclude: Sequence[str]) -> list[ChannelGroup]:
+    if not exclude:
+        return groups
+    modules = {name for name, _ in model.named_modules() if name}
+    names = {group.name for group in groups}
+    for name in exclude:
+        if name not in modules | names:
+            raise ConfigError(unknown_name("layer or channel group to exclude", name, modules | names))
+
+    def excluded(group: ChannelGroup) -> bool:
+        layers = {member.module for member in group.members if member.axis == "out"}
+        return any(
+            name == group.name or name in layers or any(layer.startswith(f"{name}.") for layer in layers)
+            for name in exclude
+        )
+
+    return [group for group in groups if not excluded(group)]

@@ -1,0 +1,217 @@
+"""The training loop that every phase shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.config import TrainSpec
+from autoprune.engine.contracts import Hooks
+from autoprune.engine.images import ImageSet, augment
+from autoprune.engine.training.distillation import Teacher, distillation_loss
+from autoprune.engine.training.randomness import Randomness
+from autoprune.engine.training.runtime import Runtime
+from autoprune.engine.training.samples import index_batches
+from autoprune.engine.training.schedule import learning_rate, n_steps_of
+from autoprune.errors import TrialError
+
+__all__ = ["Training", "train"]
+
+_CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
+_SCALING = ("scale", "_growth_tracker")  # What a loss scaler learns.
+
+
+def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.Optimizer:
+    alike: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            momentum = hooks.momentum.get(name, spec.momentum)
+            alike.setdefault((hooks.weight_decay.get(name, spec.weight_decay), momentum), []).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": p, "weight_decay": decay} for (decay, _), p in alike.items()]
+    for group, (_, momentum) in zip(groups, alike, strict=True):
+        if spec.optimizer == "sgd":
+            group |= {"momentum": momentum, "nesterov": momentum > 0}
+        else:
+            group |= {"betas": (momentum, 0.999)}
+    optimizers: dict[str, Callable[..., torch.optim.Optimizer]]
+    optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[spec.optimizer](groups, spec.learning_rate)
+
+
+class Training:
+    """A phase of training that can stop after any step and be taken up elsewhere, on a CPU to the last bit.
+
+    All that is drawn follows from ``seed``: order, augmentation and what the network draws itself (dropout). The
+    caller's own random state is left as it was.
+
+    Args:
+        model: Trained in place; moved to ``runtime.device``.
+        images: What to train on.
+        spec: Optimizer, schedule, length: ``spec.epochs`` passes over ``images``. ``hooks.recipe`` goes over it.
+        runtime: Device, precision, normalisation.
+        seed: Of this phase.
+        hooks: What a method does in each step.
+        teacher: Whom the network learns from beside the labels; it may fix how images are augmented.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        spec: TrainSpec,
+        *,
+        runtime: Runtime,
+        seed: int,
+        hooks: Hooks | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self._hooks, self._teacher = hooks or Hooks(), teacher
+        self._steps_a_pass = len(images) // min(spec.batch, len(images))
+        self._spec = self._hooks.recipe or spec
+        self._images, self._runtime, self._model = images, runtime, model
+        model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = _optimizer(model, self._spec, self._hooks)
+        self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "float16")
+        self._random = Randomness(runtime.device, seed)
+        self.step, self.n_steps = 0, n_steps_of(spec, len(images))
+        self._planned, self._at, self._pace = self.n_steps, 0.0, 1.0  # Where the schedule stands, in planned steps.
+        generator = self._random.generator
+        self._index_batches = list(index_batches(len(images), self.n_steps, batch=spec.batch, generator=generator))
+
+    def run(self, on_step: Callable[[float], None] = lambda share: None, *, until: int | None = None) -> None:
+        """Take the steps that remain; the model is left in training mode.
+
+        Args:
+            on_step: Called after each step with the share of the phase done, in (0, 1]. It may score the model or take
+                `state_dict`; what it raises ends the run between two steps.
+            until: Stop after this many steps of the phase.
+
+        Raises:
+            TrialError: The loss is no longer finite.
+        """
+        batches = self._index_batches[self.step : until]
+        self._model.train()
+        with self._random.in_use():
+            for indices, pixels in zip(batches, self._images.read(batches), strict=True):
+                self._take_step(indices, pixels)
+                self.step += 1
+                self._at += self._pace
+                on_step(self._at / self._planned)
+                self._model.train()
+                if self.step == self.n_steps < self._planned:
+                    break
+
+    def shorten(self, n_steps: int) -> None:
+        """End after fewer steps: the schedule goes on from where it is, faster, to its end.
+
+        Args:
+            n_steps: Of the whole phase, more than were taken; a longer phase than it is already stays as it is.
+        """
+        if self.step < n_steps < self.n_steps:
+            self.n_steps, self._pace = n_steps, (self._planned - self._at) / (n_steps - self.step)
+
+    def _take_step(self, indices: Tensor, pixels: Tensor) -> None:
+        spec, runtime, hooks, optimizer, scaler = self._spec, self._runtime, self._hooks, self._optimizer, self._scaler
+        rate = learning_rate(spec, self._at, self._planned)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        teacher, turn = self._teacher, self.step // self._steps_a_pass
+        seen = None if teacher is None else teacher.show(pixels, indices, turn=turn)
+        if seen is None:
+            seen = augment(pixels, spec.augmentation, self._random.generator)
+        inputs = runtime.preprocess(seen, runtime.device)
+        targets = self._images.labels[indices].to(runtime.device, non_blocking=True)
+        with runtime.autocast():
+            logits = self._model(inputs)
+        if teacher is None:
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
+        else:
+            soft = teacher.logits(inputs, indices, turn=turn)
+            smoothing = spec.label_smoothing
+            loss = distillation_loss(logits.float(), soft, targets, spec=teacher.spec, label_smoothing=smoothing)
+        if hooks.extra_loss is not None:
+            loss = loss + hooks.extra_loss()
+        if (self.step % _CHECKED_EVERY == 0 or self.step == self.n_steps - 1) and not torch.isfinite(loss):
+            raise TrialError(
+                f"the loss must stay finite, but is {loss.item()} at step {self.step}. Lower the learning rate."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        hooks.transform_gradients()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() >= scale:  # A smaller scale says that this step overflowed and was left out.
+            hooks.shrink(rate)
+            hooks.after_step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the remaining steps depend on, by name; taken between two steps."""
+        state = {"step": torch.tensor(self.step), "n_steps": torch.tensor(self.n_steps)}
+        state["schedule"] = torch.tensor([self._at, self._pace], dtype=torch.float64)
+        state |= _under("random", self._random.state_dict()) | _under("model", self._model.state_dict())
+        for name, parameter in self._model.named_parameters():
+            remembered = self._optimizer.state.get(parameter, {})
+            state |= _under(f"optimizer:{name}", {k: v for k, v in remembered.items() if isinstance(v, Tensor)})
+        state |= _under("scaler", {k: torch.tensor(v) for k, v in self._scaler.state_dict().items() if k in _SCALING})
+        if self._hooks.state is not None:
+            state |= _under("method", self._hooks.state.state_dict())
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up where `state_dict` left off, in a training that was made from the same arguments."""
+        self.step, self.n_steps = int(state["step"]), int(state["n_steps"])
+        self._at, self._pace = state["schedule"].tolist()
+        self._random.load_state_dict(_from_under("random", state))
+        self._model.load_state_dict(_from_under("model", state))
+        for name, parameter in self._model.named_parameters():
+            for key, value in _from_under(f"optimizer:{name}", state).items():
+                kept = value.clone() if key == "step" else torch.empty_like(parameter).copy_(value)
+                self._optimizer.state[parameter][key] = kept
+        scaling = {key: value.item() for key, value in _from_under("scaler", state).items()}
+        self._scaler.load_state_dict(self._scaler.state_dict() | scaling)
+        if self._hooks.state is not None:
+            self._hooks.state.load_state_dict(_from_under("method", state))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}:{name}": tensor for name, tensor in tensors.items()}
+
+
+def _from_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}:"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def train(
+    model: nn.Module,
+    images: ImageSet,
+    spec: TrainSpec,
+    *,
+    runtime: Runtime,
+    seed: int,
+    hooks: Hooks | None = None,
+    teacher: Teacher | None = None,
+    on_step: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Run a whole phase of `Training`.
+
+    Args:
+        model: Trained in place.
+        images: What to train on.
+        spec: Optimizer, schedule, length.
+        runtime: Device, precision, normalisation.
+        seed: Of the phase.
+        hooks: What a method does in each step.
+        teacher: Whom the network learns from beside the labels.
+        on_step: Called after each step with the share of the phase done, in (0, 1].
+
+    Raises:
+        TrialError: The loss is no longer finite.
+    """
+    Training(model, images, spec, runtime=runtime, seed=seed, hooks=hooks, teacher=teacher).run(on_step)

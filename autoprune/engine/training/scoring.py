@@ -1,0 +1,52 @@
+"""BN recalibration, and top-1 accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoprune.engine.images import ImageSet
+from autoprune.engine.training.runtime import Runtime
+from autoprune.engine.training.samples import Samples
+
+__all__ = ["accuracy", "recalibrate"]
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, images: ImageSet, *, runtime: Runtime, n_images: int, seed: int) -> None:
+    """Re-estimate the running statistics of every BatchNorm by plain averages over fresh batches.
+
+    Args:
+        model: Changed in place; left in evaluation mode.
+        images: Training images, seen without augmentation.
+        runtime: Device, precision, normalisation.
+        n_images: How many to look at, at least one batch.
+        seed: Fixes which.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    model.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # A cumulative average instead of an exponential one.
+        norm.train()
+    for inputs, _ in Samples(images, runtime, n_images, seed):
+        with runtime.autocast():
+            model(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def accuracy(model: nn.Module, images: ImageSet, *, runtime: Runtime, batch: int = 500) -> float:
+    """Top-1 accuracy in [0, 1]; ``model`` is left in evaluation mode."""
+    # Outside of inference mode: a tensor that is moved within it can't be trained afterwards.
+    model.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    index_batches = torch.arange(len(images)).split(batch)
+    correct = torch.zeros((), dtype=torch.int64, device=runtime.device)
+    with torch.inference_mode():
+        for indices, pixels in zip(index_batches, images.read(index_batches), strict=True):
+            with runtime.autocast():
+                predicted = model(runtime.preprocess(pixels, runtime.device)).argmax(1)
+            correct += (predicted == images.labels[indices].to(runtime.device)).sum()
+    return int(correct) / len(images)

@@ -1,0 +1,113 @@
+"""Imports by name: a user's own code, ``package.module:function``, and names of ours once they are used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import ConfigError, unknown_name
+
+__all__ = ["call_factory", "import_named", "is_own", "lazy_names"]
+
+_RAISED = (Exception, SystemExit)  # A user's module may raise anything, and may be a script that exits.
+
+
+def is_own(name: str) -> bool:
+    """Whether a name stands for somebody's own code rather than for something of ours."""
+    return ":" in name
+
+
+def import_named(name: str, *, key: str, what: str) -> Any:
+    """Import what ``package.module:name`` says.
+
+    The current folder is searched too, as ``python -m`` does.
+
+    Args:
+        name: Where it is.
+        key: The key of the study file that named it, for the message.
+        what: ``"function"`` or ``"class"``, for the message.
+
+    Raises:
+        ConfigError: It can't be imported.
+    """
+    module_name, colon, attribute_name = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *attribute_name.split("."))):
+        shape = "package.module:Class" if what == "class" else f"package.module:{what}"
+        raise ConfigError(f"`{key}` must look like {shape}, but got {name!r}.")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    target: Any = _import(module_name, named=f"`{key}` = {name!r}")
+    for part in attribute_name.split("."):
+        if not hasattr(target, part):
+            own = [(attribute, getattr(target, attribute, None)) for attribute in dir(target)]
+            valid = [n for n, v in own if callable(v) and getattr(v, "__module__", None) == module_name]
+            raise ConfigError(f"`{key}` = {name!r}: in {module_name} {unknown_name(what, part, valid)}")
+        target = getattr(target, part)
+    return target
+
+
+def call_factory(name: str, *, key: str) -> Any:
+    """Import ``package.module:function`` and call it without arguments.
+
+    Args:
+        name: Where the function is.
+        key: The key of the study file that named it, for the message.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        ConfigError: It can't be imported, is not callable, or raises.
+    """
+    target = import_named(name, key=key, what="function")
+    if not callable(target):
+        raise ConfigError(f"`{key}` = {name!r} must be a function, but it is a {type(target).__name__}.")
+    try:
+        return target()
+    except _RAISED as error:  # Told to its author as one sentence; the traceback stays chained.
+        raise ConfigError(f"`{key}` = {name!r} raised {_in_words(error)}. Fix the function.") from error
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a package whose names are imported when they are first used.
+
+    Args:
+        package: Its dotted name.
+        homes: The module that each name lives in.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(homes[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get
+
+
+def _import(module_name: str, *, named: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except _RAISED as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module_name}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"{named} can't be imported: its module raised {_in_words(error)}. Fix it, or install what it needs."
+            ) from error
+        searched = ", ".join(filter(None, [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+        raise ConfigError(
+            f"{named} can't be imported: there is no module {missing!r}. "
+            f"Searched {searched} and the installed packages; start autoprune where {missing!r} lies, "
+            "or put its folder on PYTHONPATH."
+        ) from error
+
+
+def _in_words(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

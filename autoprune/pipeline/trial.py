@@ -1,0 +1,292 @@
+"""One trial, from a spec to a pruned and fine-tuned network on disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import methods
+from autoprune.config import Progressed, TrialResult, TrialSpec, seed_of
+from autoprune.cost import CONVENTION
+from autoprune.engine.files import PhaseStore, load_into, phase_key, publish, read_tensors
+from autoprune.engine.measuring import measure
+from autoprune.engine.surgery import cut, masked
+from autoprune.engine.training import Teacher, accuracy
+from autoprune.errors import ConfigError, TrialError, TrialStoppedError
+from autoprune.pipeline.answers import assert_same, logits_of
+from autoprune.pipeline.progress import Clock, Reporter, throttled
+from autoprune.pipeline.steps import (
+    Choice,
+    Cut,
+    Parent,
+    choose,
+    compensated,
+    cut_from,
+    example_of,
+    finetuned,
+    is_untouched,
+    parent_of,
+    recalibrated,
+)
+from autoprune.pipeline.teacher import teacher_of
+from autoprune.pipeline.workbench import Workbench, open_workbench
+from autoprune.widths import rule_named
+
+__all__ = ["run_trial"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialResult:
+    """Run one trial: dense → sparsify → rank → widths → surgery → BN recalibration → fine-tune → score → save.
+
+    Args:
+        spec: What to do.
+        report: Given the progress and each rung; it may raise to stop the trial.
+        phases: Where dense and sparsify results are shared.
+
+    Returns:
+        Score, cost and files of the pruned network.
+
+    Raises:
+        TrialStoppedError: The network is slower than the limit, so it is not fine-tuned.
+        TrialError: An assertion of the engine does not hold, or a score is not finite.
+        AutopruneError: The setting is wrong; see `open_workbench`.
+    """
+    _check(spec)
+    method = methods.build(spec.method, spec.hyper)
+    started, clock, workbench = time.monotonic(), Clock(), open_workbench(spec.setting)
+    with clock.phase("dense"):
+        dense = workbench.dense(phases, throttled(report, "dense"))
+    with clock.phase("sparsify"):
+        parent = parent_of(spec, dense, method=method, workbench=workbench, phases=phases, report=report)
+    with clock.phase("surgery"):
+        choice = choose(spec, parent, workbench=workbench)
+        result_key = _result_key(spec, parent, choice, workbench=workbench)
+        report(Progressed(phase="surgery", progress=0.0, macs_ratio=choice.macs_ratio, result_key=result_key))
+        pruned = cut_from(parent, choice, workbench=workbench)
+        differences = _differences(parent, choice, pruned, workbench=workbench)
+        compensated(parent, choice, pruned, workbench=workbench)
+    with clock.phase("recalibrate"):
+        if not pruned.is_untouched:
+            recalibrated(pruned.network, workbench=workbench)
+    latency = {}
+    if spec.setting.latency_batch is not None:
+        with clock.phase("latency"):  # At rung 0: what is too slow shows before it costs a fine-tuning.
+            latency = _latency(parent, pruned, workbench=workbench, batch=spec.setting.latency_batch)
+        _keep_latency(spec, choice, pruned, {**latency, "wall_s": clock.wall_s}, workbench=workbench, report=report)
+    teacher, number = None, spec.number if spec.seed_number is None else spec.seed_number
+    seed = seed_of("finetune", spec.setting.seed, number)
+    with clock.phase("teacher"):
+        if not pruned.is_untouched:
+            teacher = teacher_of(spec.finetune, dense, workbench=workbench, phases=phases, report=report, seed=seed)
+    with clock.phase("finetune"):
+        deadline = None if spec.time_limit_s is None else started + spec.time_limit_s
+        tuned = _tune(
+            spec, parent, choice, pruned,
+            workbench=workbench, report=report, teacher=teacher, seed=seed, deadline=deadline,
+        )  # fmt: skip
+    clock.move(tuned.scoring_s, "finetune", "scoring")
+    origin = {} if parent.inherited is None else {"started_from": parent.inherited.number}
+    facts = {**_facts(choice, tuned.rungs), "images": tuned.images, **origin}
+    facts |= {**latency, **choice.findings, "differences": differences}
+    with clock.phase("save"):
+        path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
+        record = {**facts, **_provenance(spec, parent, choice, workbench=workbench)}
+        sha256 = _save(path, record, parent, choice, pruned.network, workbench=workbench)
+    return TrialResult(**facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
+
+
+def _check(spec: TrialSpec) -> None:
+    rule_named(spec.width_rule)  # Refused before anything is computed.
+    if spec.latency_limit_ms is not None and spec.setting.latency_batch is None:
+        raise ConfigError("`latency_limit_ms` needs `latency_batch`, the number of images timed at once. Add it.")
+
+
+def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: Workbench) -> str:
+    """Hash of all that fixes the result but the seed of the fine-tuning: two trials that share it differ by chance."""
+    setting = spec.setting
+    silence = parent.method.silence
+    recipe: list[Any] = [spec.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed, silence]
+    if setting.compensate:
+        recipe.append("compensated")
+    training: Any = "none" if is_untouched(parent, choice) else recipe
+    measured = [setting.precision, setting.latency_batch]
+    return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)
+
+
+def _differences(parent: Parent, choice: Choice, pruned: Cut, *, workbench: Workbench) -> dict[str, float]:
+    """How far answers moved where they must not, over the largest logit: when channels were cut, and when folded."""
+    inputs = example_of(workbench)
+    groups = workbench.traced.groups if parent.inherited is None else parent.inherited.traced.groups
+    silenced = logits_of(masked(pruned.folded, groups, parent.within(choice.kept)), inputs)
+    after = logits_of(pruned.network, inputs)
+    found = {"surgery": assert_same(silenced, after, tolerance=1e-4, what="surgery")}
+    if "fold_difference" in parent.phase.record:
+        found["fold"] = parent.phase.record["fold_difference"]
+    _log.info("answers moved by %s of the largest logit where they must not", found)
+    return found
+
+
+def _latency(parent: Parent, pruned: Cut, *, workbench: Workbench, batch: int) -> dict[str, float]:
+    """Median time of one batch, and its ratio to the dense network's; short, since other trials wait for the cores."""
+    networks = {"dense": workbench.with_weights(parent.dense.tensors), "pruned": pruned.network}
+    shape, device = workbench.splits.train.shape, workbench.runtime.device
+    found = measure(networks, shape, batch=batch, device=device, n_runs=20, time_limit_s=20.0)
+    ratio = found["pruned"].median_ms / found["dense"].median_ms
+    return {"latency_ms": found["pruned"].median_ms, "latency_ratio": ratio}
+
+
+def _keep_latency(
+    spec: TrialSpec, choice: Choice, pruned: Cut, found: Mapping[str, Any], *, workbench: Workbench, report: Reporter
+) -> None:
+    """Stop a trial whose network is too slow, with its accuracy at rung 0."""
+    if spec.latency_limit_ms is None or found["latency_ms"] <= spec.latency_limit_ms:
+        return
+    score = accuracy(pruned.network, workbench.splits.validation, runtime=workbench.runtime)
+    report(Progressed(phase="latency", progress=1.0, rung=0, accuracy=score, macs_ratio=choice.macs_ratio))
+    raise TrialStoppedError(
+        f"`latency_ms` must be at most {spec.latency_limit_ms:g}, but is {found['latency_ms']:.4g}", found
+    )
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """What the fine-tune phase gave.
+
+    Args:
+        rungs: Accuracy at each rung, the last one after the whole phase.
+        images: Images seen.
+        scoring_s: Seconds of the phase in which accuracy was measured.
+    """
+
+    rungs: dict[str, float]
+    images: int
+    scoring_s: float
+
+
+def _tune(
+    spec: TrialSpec,
+    parent: Parent,
+    choice: Choice,
+    pruned: Cut,
+    *,
+    workbench: Workbench,
+    report: Reporter,
+    teacher: Teacher | None,
+    seed: int,
+    deadline: float | None,
+) -> _Tuned:
+    """Fine-tune the pruned network; ``deadline`` is by the monotonic clock."""
+    if pruned.is_untouched:
+        return _Tuned({"0": parent.dense.record["accuracy"]}, 0, 0.0)
+    scoring = [0.0]  # Seconds of each time.
+
+    def score() -> float:
+        start = time.monotonic()
+        found = accuracy(pruned.network, workbench.splits.validation, runtime=workbench.runtime)
+        scoring.append(time.monotonic() - start)
+        return found
+
+    reached: dict[str, float] = {}
+    waiting = list(spec.setting.rungs)
+    tell = throttled(report, "finetune")
+
+    def reach(share: float) -> None:
+        rung = len(reached)
+        reached[str(rung)] = found = score()
+        report(Progressed(phase="finetune", progress=share, rung=rung, accuracy=found, macs_ratio=choice.macs_ratio))
+
+    def on_step(share: float) -> None:
+        if waiting and waiting[0] <= share < 1:
+            while waiting and waiting[0] <= share:
+                waiting.pop(0)
+            reach(share)
+        else:
+            tell(share)
+
+    reach(0.0)
+    images = finetuned(
+        pruned.network, spec.finetune,
+        workbench=workbench, seed=seed, teacher=teacher, on_step=on_step,
+        time_left=None if deadline is None else lambda: deadline - time.monotonic() - _saving_s(scoring[-1]),
+    )  # fmt: skip
+    reached[str(len(reached))] = score()
+    return _Tuned(reached, images, sum(scoring))
+
+
+def _saving_s(scoring_s: float) -> float:
+    """Seconds to keep for what comes after the fine-tune phase: the last scoring, the file, the last report."""
+    return 1.5 * scoring_s + 1.0
+
+
+def _facts(choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:
+    """What the trial found, as far as every trial finds it."""
+    params = int(choice.cost.params(choice.widths))
+    return {
+        "accuracy": rungs[str(len(rungs) - 1)],
+        "macs": choice.macs,
+        "params": params,
+        "macs_ratio": choice.macs_ratio,
+        "params_ratio": params / choice.cost.dense_params,
+        "convention": CONVENTION,
+        "widths": choice.widths,
+        "rungs": rungs,
+    }
+
+
+def _provenance(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: Workbench) -> dict[str, Any]:
+    """What the record beside a network says of where it comes from, and of how to build and feed it."""
+    network, preprocess = workbench.setting.network, workbench.runtime.preprocess
+    return {
+        "study": spec.study,
+        "trial": spec.number,
+        "method": spec.method,
+        "hyper": dict(spec.hyper),
+        "width_rule": spec.width_rule,
+        "macs_target": spec.macs_target,
+        "architecture": network.architecture,
+        "factory": network.factory,
+        "n_classes": workbench.splits.n_classes,
+        "image_shape": list(workbench.splits.train.shape),
+        "normalisation": {"mean": list(preprocess.mean), "std": list(preprocess.std)},
+        "dense": parent.dense.key,
+        "parent_sha256": parent.sha256,
+        "kept": choice.channels,
+    }
+
+
+def _save(
+    path: Path,
+    record: Mapping[str, Any],
+    parent: Parent,
+    choice: Choice,
+    network: nn.Module,
+    *,
+    workbench: Workbench,
+) -> str:
+    """Write the network with its record, and read it back; the hash of its file.
+
+    Raises:
+        TrialError: Its answers are not finite, or those of what was read back are others.
+    """
+    inputs = example_of(workbench)
+    after: Tensor = logits_of(network, inputs)
+    if not after.isfinite().all():
+        raise TrialError(
+            "the pruned network's answers must be finite numbers, but some are not. The weights have diverged; "
+            "lower the learning rate of [train.finetune]."
+        )
+    sha256 = publish(path, network.state_dict(), record)
+    reloaded = cut(workbench.with_weights(parent.dense.tensors), workbench.traced.groups, choice.kept)
+    load_into(reloaded, read_tensors(path), source=str(path))
+    reloaded.to(memory_format=torch.channels_last)  # As the other one: layouts round apart.
+    assert_same(after, logits_of(reloaded, inputs), tolerance=1e-6, what="saving and loading")
+    return sha256

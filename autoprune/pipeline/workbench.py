@@ -1,0 +1,285 @@
+"""What every trial of a study starts from: data, network, its channel groups and the dense weights."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import architectures, methods
+from autoprune.config import NetworkSpec, SettingSpec, digest, seed_of
+from autoprune.cost import CONVENTION, Limits
+from autoprune.engine.channels import Traced
+from autoprune.engine.contracts import PhasePlan
+from autoprune.engine.files import Phase, PhaseStore, load_into, phase_key, read_tensors, sha256_of
+from autoprune.engine.images import Splits, load_splits
+from autoprune.engine.tracing import trace
+from autoprune.engine.training import Runtime, accuracy, default_device, n_steps_of, train
+from autoprune.errors import ConfigError, DataError, NetworkError, WeightsError, unknown_name
+from autoprune.importing import call_factory
+
+__all__ = ["Workbench", "open_workbench"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The torch side of a study's setting, opened once per process.
+
+    Args:
+        setting: The study's setting.
+        splits: Training and validation images.
+        network: The dense network, untrained or with the given weights; never trained in place.
+        traced: Its channel groups and cost model.
+        runtime: Device, precision, normalisation.
+        weights_sha256: Hash of the given dense weights, or None when the study trains its own.
+    """
+
+    setting: SettingSpec
+    splits: Splits
+    network: nn.Module
+    traced: Traced
+    runtime: Runtime
+    weights_sha256: str | None
+
+    @property
+    def dense_key(self) -> str:
+        """Hash of everything the dense weights and their score depend on."""
+        network = {"architecture": self.setting.network.architecture, "factory": self.setting.network.factory}
+        scale = [list(self.runtime.preprocess.mean), list(self.runtime.preprocess.std)]
+        data = [self.splits.fingerprint, self.splits.indices_digest, scale, self.setting.precision]
+        if self.weights_sha256 is not None:
+            return phase_key("dense", network, data, self.weights_sha256)
+        return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
+
+    def sparsify_plan(self, *, macs_target: float = 1.0, params: int | None = None) -> PhasePlan:
+        """What the methods of the study's trials are told of their sparsify phase.
+
+        Args:
+            macs_target: Of the trial.
+            params: Most parameters that its network may have.
+        """
+        recipe = self.setting.sparsify
+        limits = self.limits(macs_target=macs_target, params=params)
+        return PhasePlan(recipe, n_steps_of(recipe, len(self.splits.train)), limits)
+
+    def limits(
+        self, *, macs_target: float | None = None, params: int | None = None, latency_ms: float | None = None
+    ) -> Limits:
+        """What a trial's widths must keep: its own limits, and what the setting says of all widths.
+
+        Args:
+            macs_target: Upper bound of pruned / dense MACs, in (0, 1].
+            params: Most parameters.
+            latency_ms: Longest median time of one batch.
+        """
+        network, cost = self.setting.network, self.traced.cost
+        # A group that is narrower than the least width keeps all of its channels.
+        least = {name: min(dense, network.min_width) for name, dense in zip(cost.groups, cost.dense, strict=True)}
+        return Limits(
+            macs=None if macs_target is None else macs_target * cost.dense_macs,
+            params=params,
+            latency_ms=latency_ms,
+            min_widths=Limits(min_widths=least, multiple=network.multiple).smallest(cost),
+            multiple=network.multiple,
+        )
+
+    def sparsify_key(
+        self, method: str, hyper: Mapping[str, Any], *, macs_target: float, params: int | None = None
+    ) -> str | None:
+        """Hash of everything that the weights after a method's sparsify phase depend on, or None where it has none.
+
+        Args:
+            method: Name of the method.
+            hyper: Its hyper-parameters; those left out have their defaults.
+            macs_target: Of the trial; it counts where the method aims at its limits.
+            params: The trial's limit of parameters, likewise.
+
+        Raises:
+            ConfigError: There is no such method, or it does not take these hyper-parameters.
+        """
+        named = methods.method_named(method)
+        recipe = named.build(hyper)
+        if not recipe.trains:
+            return None
+        setting = self.setting
+        every = named.hyper_of(recipe)  # With those left out: a default that changes is another phase.
+        every = {key: value for key, value in every.items() if key not in recipe.ranking}
+        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
+        excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
+        least = sorted(self.limits().min_widths.items())
+        bounds = [macs_target, least, setting.network.multiple, *([] if params is None else [params])]
+        aim = [bounds] if recipe.aims else []
+        return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded, *aim)
+
+    @property
+    def data(self) -> list[Any]:
+        """What tells the data and how they are seen, JSON-serialisable; weights that were given say nothing of it."""
+        preprocess = self.runtime.preprocess
+        return [self.splits.fingerprint, self.splits.indices_digest, preprocess.mean, preprocess.std]
+
+    @property
+    def sparsify_seed(self) -> int:
+        """Seed of every sparsify phase of the study."""
+        return seed_of("sparsify", self.setting.seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What may never change within a study, JSON-serialisable."""
+        network = self.setting.network
+        return {
+            "network": network.architecture or network.factory,
+            "cost": digest(self.traced.cost.to_dict()),
+            "excluded layers": sorted(network.exclude),
+            "dense weights": self.dense_key,
+            "data": self.splits.fingerprint,
+            "split": self.splits.indices_digest,
+            "normalisation": [list(self.runtime.preprocess.mean), list(self.runtime.preprocess.std)],
+            "cost convention": CONVENTION,
+            "precision": self.setting.precision,
+        }
+
+    def dense(self, phases: PhaseStore, on_step: Callable[[float], None] = lambda share: None) -> Phase:
+        """The dense network's weights: given, found in ``phases``, or trained now.
+
+        Args:
+            phases: Where results are kept.
+            on_step: Told the share of training done.
+        """
+
+        def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            model = copy.deepcopy(self.network)
+            if self.weights_sha256 is None:
+                seed = seed_of("dense", self.setting.seed)
+                train(model, self.splits.train, self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
+            record = {
+                "accuracy": accuracy(model, self.splits.validation, runtime=self.runtime),
+                "macs": self.traced.cost.dense_macs,
+                "params": self.traced.cost.dense_params,
+                "convention": CONVENTION,
+            }
+            return dict(model.state_dict()), record
+
+        return phases.get("dense", self.dense_key, compute)
+
+    def with_weights(self, tensors: dict[str, Tensor]) -> nn.Module:
+        """A copy of the dense network that holds ``tensors``, on the runtime's device, in evaluation mode."""
+        model = copy.deepcopy(self.network)
+        model.load_state_dict(tensors)
+        return model.to(self.runtime.device).eval()
+
+
+def _build(spec: NetworkSpec, *, n_classes: int, in_channels: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("network", seed))
+        if spec.architecture is not None:
+            try:
+                return architectures.build(spec.architecture, n_classes=n_classes, in_channels=in_channels)
+            except ConfigError as error:
+                raise ConfigError(f"[network] `architecture`: {error}") from None
+        model = call_factory(str(spec.factory), key="network.factory")
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"`network.factory` = {spec.factory!r} must return a torch.nn.Module, but returned {type(model).__name__}."
+        )
+    return model
+
+
+def _check_fit(model: nn.Module, example: Tensor, n_classes: int) -> None:
+    images = f"images of shape {tuple(example.shape[1:])}"
+    try:
+        with torch.no_grad():
+            logits = model.eval()(example)
+    except Exception as error:  # The network is a user's; it may raise anything on images it was not made for.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"the network must accept the data's {images}, but failed on them: {reason}. "
+            "Choose data or `image_size` of the network's own size."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < n_classes:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(
+            f"the network must answer {images} with logits of shape (N, {n_classes}) or wider, but gave {shape}. "
+            "Check the number of classes."
+        )
+    if not bool(logits.isfinite().all()):
+        raise NetworkError(
+            f"the network must answer {images} with finite numbers, but does not. Its weights are damaged, "
+            "or `mean` and `std` in [data] are far off."
+        )
+
+
+def _check_labels(splits: Splits) -> None:
+    n_images = len(splits.train) + len(splits.validation)
+    if not 2 <= splits.n_classes <= n_images:
+        raise DataError(
+            f"[data] labels must number two classes or more from 0 without large gaps, but among {n_images} training "
+            f"images the largest label is {splits.n_classes - 1}. Check which column or folder holds the labels."
+        )
+
+
+def _check_names(setting: SettingSpec) -> None:
+    """Refuse, before minutes are spent on reading the data, what can be told at once."""
+    network, folder = setting.network, Path(setting.artifacts)
+    known = architectures.ARCHITECTURES
+    name = network.architecture
+    if name is not None and name not in known and "/" not in name:
+        valid = [*known, "torchvision/<name>"]
+        raise ConfigError(f"[network] `architecture`: {unknown_name('architecture', name, valid)}")
+    if network.weights is not None and not Path(network.weights).is_file():
+        raise WeightsError(f"[network] `weights`: there is no file {network.weights}. Check the path.")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(
+            f"[engine] `artifacts` must be a folder that can be written, but {there} is "
+            f"{'a folder that cannot' if there.is_dir() else 'a file'}. Name another folder."
+        )
+
+
+def _stamps(setting: SettingSpec) -> tuple[tuple[str, int, int], ...]:
+    """Tells whether a file that the setting names was changed since it was opened, as it may be in a notebook."""
+    data = setting.data
+    names = [name for name in (setting.network.weights, data.train, data.test, data.validation) if name is not None]
+    paths = [Path(name) for name in names if "/" in name and Path(name).exists()]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+
+
+@functools.lru_cache(maxsize=2)
+def _open(setting: SettingSpec, stamps: tuple[tuple[str, int, int], ...]) -> Workbench:
+    splits = load_splits(setting.data, folder=Path(setting.artifacts) / "data")
+    _check_labels(splits)
+    channels = splits.train.shape[0]
+    network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
+    weights_sha256 = None
+    if setting.network.weights is not None:
+        path = Path(setting.network.weights)
+        load_into(network, read_tensors(path), source=str(path))
+        weights_sha256 = sha256_of(path)
+    device = default_device()
+    runtime = Runtime(device, setting.precision, splits.preprocess)
+    runtime.autocast()
+    example = runtime.preprocess(
+        next(splits.train.read([torch.arange(min(2, len(splits.train)))])), torch.device("cpu")
+    )
+    _check_fit(network, example, splits.n_classes)
+    traced = trace(network, example[:1], exclude=setting.network.exclude)
+    return Workbench(setting, splits, network.to(device), traced, runtime, weights_sha256)
+
+
+def open_workbench(setting: SettingSpec) -> Workbench:
+    """Load data and network and trace its channel groups; a process does this once per setting and state of its files.
+
+    Raises:
+        ConfigError: An unknown architecture or layer name, a factory that fails.
+        DataError: Data that is missing, unreadable or does not fit the network.
+        WeightsError: Dense weights that don't fit, or a pickle.
+        NetworkError: A network that can't be traced, or answers with numbers that are not finite.
+    """
+    _check_names(setting)
+    return _open(setting, _stamps(setting))

@@ -1,0 +1,19 @@
+"""The driver's desk: hands out claimed trials, hears their reports, writes how they ended; knows no ray."""
+
+from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
+from autoprune.search.dispatch.patience import Patience
+from autoprune.search.dispatch.records import Nothing, Snapshot, Stopping
+from autoprune.search.dispatch.verdicts import Goals
+from autoprune.search.dispatch.wind_down import FailureCaps, WindDown
+
+__all__ = [
+    "Dispatcher",
+    "FailureCaps",
+    "Goals",
+    "Nothing",
+    "Patience",
+    "SharedPhases",
+    "Snapshot",
+    "Stopping",
+    "WindDown",
+]

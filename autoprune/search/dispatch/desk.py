@@ -1,0 +1,305 @@
+"""The desk that hands out claimed trials, hears their reports and writes how they ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoprune.config import Progressed, Report
+from autoprune.errors import LeaseLostError, SpaceExhaustedError
+from autoprune.search.dispatch.lease_keeper import LeaseKeeper
+from autoprune.search.dispatch.patience import Patience
+from autoprune.search.dispatch.records import Live, Nothing, RunningTrial, Snapshot, Stopping
+from autoprune.search.dispatch.verdicts import Complete, Fail, Goals, Release, StopEarly, Verdict, verdict_on
+from autoprune.search.dispatch.wind_down import WindDown
+from autoprune.search.phases import PhaseLeases, PhaseRows
+from autoprune.search.proposals import Proposer, TimeLeft
+from autoprune.search.storage import Counts
+from autoprune.search.trials import Attr, Claim, Lifecycle, NotClaimed, Point, Proposal, Room
+
+__all__ = ["Dispatcher", "SharedPhases"]
+
+_log = logging.getLogger(__name__)
+_LOOK_AGAIN_S = 0.5  # Tune asks many times a second; the database is asked this often.
+
+
+@dataclass(frozen=True)
+class SharedPhases:
+    """The phases that trials of a study share; without arguments it has none.
+
+    Args:
+        key_of: Key of the shared phase that a point's trial starts from, or None where it has none.
+        on_published: Called when the cache has gained a phase.
+    """
+
+    key_of: Callable[[Point], str | None] = lambda point: None
+    on_published: Callable[[], None] = lambda: None
+
+
+class Dispatcher:
+    """Claims trials for this driver's workers and tells the database how each one ended.
+
+    A trial whose shared phase is being computed for another one is *parked*: claimed and kept alive, but handed out
+    only when the phase is ready, or free because its owner is gone. Meanwhile others are handed out; only when as many
+    are parked as may run at once does a worker wait.
+
+    While it is entered, a background thread keeps the leases of all trials and phases and looks for stop requests. All
+    other methods belong to one thread.
+
+    Args:
+        lifecycle: This driver's view of the trial state machine.
+        proposer: Where new trials come from.
+        wind_down: What ends the driver early.
+        goals: What the study wants of its trials.
+        concurrency: Trials at once.
+        shared: The phases that trials share.
+        on_complete: Called when the study has gained a COMPLETE trial.
+        patience: Ends the study when its hypervolume has stalled; None: it goes on to its last trial.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        proposer: Proposer,
+        *,
+        wind_down: WindDown,
+        goals: Goals,
+        concurrency: int,
+        shared: SharedPhases | None = None,
+        on_complete: Callable[[], object] = lambda: None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._lifecycle, self._proposer = lifecycle, proposer
+        self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
+        self._shared, self._on_complete, self._patience = shared or SharedPhases(), on_complete, patience
+        self.phases = PhaseLeases(PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s)
+        self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request)
+        self._look_at = 0.0
+        self._finished = False
+        self._exhausted: SpaceExhaustedError | None = None
+
+    def __enter__(self) -> Dispatcher:
+        self._trials.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._trials.__exit__()
+
+    @property
+    def owner(self) -> str:
+        """Name of this driver."""
+        return self._lifecycle.owner
+
+    @property
+    def live(self) -> dict[str, Live]:
+        """The trials that run, by handle."""
+        return self._trials.live
+
+    @property
+    def parked(self) -> dict[int, Claim]:
+        """The trials that wait for a phase, by trial id, the one parked longest first."""
+        return self._trials.parked
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """Why the driver winds down, or None while it does not."""
+        return self._wind_down.why
+
+    @property
+    def finished(self) -> bool:
+        """Whether ``n_trials`` trials have finished."""
+        if not self._finished and self._trials.is_empty:
+            self._finished = self._lifecycle.room() is Room.FINISHED
+        return self._finished
+
+    def interrupt(self) -> None:
+        """Hand out nothing new and let the live trials go."""
+        self._wind_down.begin(Stopping.INTERRUPT)
+
+    def broke(self, error: Exception) -> None:
+        """Wind down because of an error of the driver itself, to be raised by `raise_if_failed`."""
+        self._wind_down.broke(error)
+
+    def raise_if_failed(self) -> None:
+        """Raise the error that ended the study early, if one did.
+
+        Raises:
+            StudyFailedError: Too many trials failed; the first error is told.
+            SpaceExhaustedError: The space has nothing new.
+        """
+        self._wind_down.raise_if_failed()
+
+    def counts(self) -> Counts:
+        """Trials by state."""
+        return self._lifecycle.counts()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the time limit, or None without one."""
+        return self._wind_down.seconds_left
+
+    def snapshot(self) -> Snapshot:
+        """This driver at this moment."""
+        live = list(self.live.values())
+        running = (RunningTrial(each.claim.number, each.claim.point, each.phase, each.progress) for each in live)
+        return Snapshot(tuple(running), self._wind_down.seconds_left)
+
+    # Handing out
+
+    def next(self, handle: str) -> Claim | Nothing:
+        """Hand out a trial to be run under ``handle``, the name that the caller knows it by."""
+        if self.stopping is not None or self._finished:
+            self._release_parked()
+            return Nothing.EVER
+        if len(self.live) >= self._concurrency or time.monotonic() < self._look_at:
+            return Nothing.NOW
+        claim = self._free_again() or self._claim_or_park()
+        if claim is None:
+            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+            return Nothing.EVER if self._finished or self.stopping is not None else Nothing.NOW
+        self._trials.run(handle, claim)
+        return claim
+
+    def _free_again(self) -> Claim | None:
+        return next((claim for claim in list(self.parked.values()) if self._may_run(claim)), None)
+
+    def _claim_or_park(self) -> Claim | None:
+        while len(self.parked) < self._concurrency:
+            claim = self._lifecycle.claim_waiting() or self._claim_new()
+            if claim is None or self._may_run(claim):
+                return claim
+            self._trials.park(claim)
+        return None
+
+    def _may_run(self, claim: Claim) -> bool:
+        """Whether the trial's phase is ready, or its own to compute."""
+        key = self._shared.key_of(claim.point)
+        return key is None or self.phases.take(key, "sparsify", holder=claim.trial_id) != "busy"
+
+    def _claim_new(self) -> Claim | None:
+        room = self._lifecycle.room()
+        self._finished = room is Room.FINISHED
+        if room is not Room.OPEN:
+            return None
+        proposal = self._propose()
+        if proposal is None:
+            return None
+        phase = self._shared.key_of(proposal.point)
+        if phase is not None:
+            # For the phase cache, which spares what trials that run or wait start from.
+            proposal = dataclasses.replace(proposal, attrs={**proposal.attrs, Attr.PHASE: phase})
+        claimed = self._lifecycle.claim(proposal)
+        # Another driver was quicker with the same point or the last place: the next call sees its trial.
+        return None if isinstance(claimed, NotClaimed) else claimed
+
+    def _propose(self) -> Proposal | None:
+        history = self._lifecycle.study.trials()
+        if self._patience is not None and self._patience.is_over(history):
+            if self._trials.is_empty:  # What is under way may still add something.
+                self._wind_down.begin(Stopping.STALLED)
+            return None
+        if self._exhausted is None:
+            try:
+                proposal = self._proposer.propose(history, self._time_left)
+            except SpaceExhaustedError as error:
+                self._exhausted = error
+            else:
+                if proposal is None and self._trials.is_empty:
+                    self._wind_down.begin(Stopping.TIME)  # What is left of it is too short for a trial.
+                return proposal
+        if self._trials.is_empty:  # What is under way may still finish the study.
+            self._wind_down.begin(Stopping.EXHAUSTED, self._exhausted)
+        return None
+
+    @property
+    def _time_left(self) -> TimeLeft | None:
+        seconds, of = self._wind_down.seconds_left, self._wind_down.time_limit_s
+        return None if seconds is None or of is None else TimeLeft(seconds, of, self._concurrency)
+
+    # Hearing
+
+    def should_stop(self, handle: str, report: Report | None = None) -> bool:
+        """Whether the trial under ``handle`` must end now.
+
+        Args:
+            handle: Its name.
+            report: What it has just said and waits to go on after: a result that an earlier trial has found is taken
+                over instead of being computed again.
+        """
+        live = self.live.get(handle)
+        if self.stopping is not None or live is None or live.lost:
+            return True
+        if isinstance(report, Progressed) and report.result_key is not None:
+            live.earlier = self._lifecycle.result_of(report.result_key)
+        return live.earlier is not None
+
+    def heard(self, handle: str, report: Report) -> None:
+        """Take in what a running trial says."""
+        live = self.live.get(handle)
+        if live is None:
+            return
+        live.hear(report)
+        file = report.phase_file if isinstance(report, Progressed) else None
+        if file is not None and self.phases.publish("sparsify", holder=live.claim.trial_id, file=file):
+            self._look_at = 0.0
+            self._shared.on_published()
+
+    # Writing how it ended
+
+    def ended(self, handle: str, last: Report | None, *, crashed: bool = False) -> None:
+        """Write how a trial ended.
+
+        Args:
+            handle: Its name.
+            last: Its last report, which says whether it completed, failed or ended early by itself, or that it went on
+                when it was stopped; None where it said nothing.
+            crashed: Its worker died.
+        """
+        if last is not None:
+            self.heard(handle, last)  # The report that a trial is stopped at comes only here.
+        live = self._trials.end(handle)
+        if live is None:
+            return
+        self.phases.give_up(live.claim.trial_id)
+        self._look_at = 0.0
+        if live.lost:
+            return
+        verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
+        self._store(live.claim.trial_id, verdict)
+        self._wind_down.count_failures()
+
+    def _store(self, trial_id: int, verdict: Verdict) -> None:
+        try:
+            match verdict:
+                case Complete():
+                    self._lifecycle.complete(trial_id, verdict.values, verdict.attrs, constraints=verdict.constraints)
+                    self._on_complete()
+                case StopEarly():
+                    self._lifecycle.stopped(trial_id, verdict.attrs, constraints=verdict.constraints)
+                case Fail():
+                    self._lifecycle.failed(trial_id, verdict.reason, retry=verdict.retry)
+                case Release():
+                    self._lifecycle.release(trial_id, verdict.reason)
+        except LeaseLostError as error:
+            _log.warning("%s", error)
+
+    def abandon(self) -> None:
+        """Let every trial go, so that it is retried at once rather than when its lease expires."""
+        for handle in list(self.live):
+            live = self._trials.end(handle)
+            if live is not None:
+                self.phases.give_up(live.claim.trial_id)
+                self._store(live.claim.trial_id, self._given_back)
+        self._release_parked()
+
+    def _release_parked(self) -> None:
+        for trial_id in list(self.parked):
+            self._trials.unpark(trial_id)
+            self._store(trial_id, self._given_back)
+
+    @property
+    def _given_back(self) -> Release:
+        return Release((self.stopping or Stopping.INTERRUPT).value)

@@ -1,0 +1,100 @@
+"""What the dispatcher and those around it say to each other."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from autoprune.config import Progressed, Report
+from autoprune.search.trials import Claim, EarlierResult, Point
+
+__all__ = ["Live", "Nothing", "RunningTrial", "Snapshot", "Stopping"]
+
+
+class Nothing(enum.Enum):
+    """Why no trial is handed out."""
+
+    NOW = "nothing to do now; ask again"
+    EVER = "the study is finished or stopping"
+
+
+class Stopping(enum.Enum):
+    """Why a driver winds down before its study is finished."""
+
+    TIME = "the time limit is reached"
+    INTERRUPT = "interrupted"
+    REQUEST = "stopped from another terminal"
+    FAILURES = "too many trials failed"
+    EXHAUSTED = "the space has nothing new"
+    STALLED = "the hypervolume has stalled"
+    BROKEN = "the driver met an error"
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial under way, for people.
+
+    Args:
+        number: Its number within the study.
+        point: What is tried.
+        phase: The phase it is in.
+        progress: Share of it done, in [0, 1].
+    """
+
+    number: int
+    point: Point
+    phase: str
+    progress: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A driver at one moment.
+
+    Args:
+        running: Its trials under way.
+        seconds_left: Until its time limit, or None without one.
+    """
+
+    running: tuple[RunningTrial, ...]
+    seconds_left: float | None
+
+
+@dataclass
+class Live:
+    """A trial that runs under this driver, as last heard.
+
+    Args:
+        claim: What was claimed.
+        rungs: Accuracy by rung reached.
+        macs_ratio: Pruned / dense MACs, once known.
+        phase: The phase it is in.
+        progress: Share of it done, in [0, 1].
+        runs_on: Where it runs: ``host``, and ``node`` of the cluster.
+        result_key: Hash of all that fixes its result but the fine-tune seed, once known.
+        earlier: That very result, where another trial has it already.
+        lost: Whether its lease is no longer ours.
+    """
+
+    claim: Claim
+    rungs: dict[str, float] = field(default_factory=dict)
+    macs_ratio: float | None = None
+    phase: str = "starting"
+    progress: float = 0.0
+    runs_on: dict[str, str] = field(default_factory=dict)
+    result_key: str | None = None
+    earlier: EarlierResult | None = None
+    lost: bool = False
+
+    def hear(self, report: Report) -> None:
+        """Take in what the trial says."""
+        self.runs_on.update(report.runs_on)
+        if not isinstance(report, Progressed):
+            return
+        self.phase, self.progress = report.phase, report.progress
+        if report.macs_ratio is not None:
+            self.macs_ratio = report.macs_ratio
+        if report.rung is not None and report.accuracy is not None:
+            self.rungs[str(report.rung)] = report.accuracy
+        if report.result_key is not None:
+            self.result_key = report.result_key

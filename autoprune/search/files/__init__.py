@@ -1,0 +1,15 @@
+"""Files of a study that may go."""
+
+from autoprune.search.files.leftovers import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
+from autoprune.search.files.retention import beaten_networks, holdings, prune_networks
+
+__all__ = [
+    "beaten_networks",
+    "driver_signs",
+    "holdings",
+    "own_phases",
+    "prune_networks",
+    "stale_scratch",
+    "stray_files",
+    "temporary_files",
+]

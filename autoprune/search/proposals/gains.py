@@ -1,0 +1,113 @@
+"""What a trial is expected to add to the front, from what the trials before it have found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.search import pareto
+
+__all__ = ["ErrorModel", "Member", "gain"]
+
+_PRIOR = np.array([0.0, 0.6, 0.3])  # Of a ResNet-20 on CIFAR-10; any other network's trials soon outvote it.
+_PRIOR_WEIGHT = np.array([0.0, 1.0, 4.0])  # Squared errors of the logarithm that a squared deviation from it weighs.
+_FLOOR = 0.95  # Of the dense network's error: what no training of a pruned one is expected to get below.
+_LEAST_EXCESS = 2e-3
+_OF_PARENT = 0.5  # Share of what a parent is better than the model says that its child is expected to keep.
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished trial whose network others may start from.
+
+    Args:
+        number: Its number.
+        macs_ratio: What it costs.
+        accuracy: What it reaches.
+        images: Images that its lineage has seen in fine-tune phases.
+        depth: Trials before it in its lineage.
+        sha256: Hash of its network's file.
+    """
+
+    number: int
+    macs_ratio: float
+    accuracy: float
+    images: float
+    depth: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ErrorModel:
+    """Expected error of a network: ``floor + exp(a) macs_ratio^-b images^-c``, b and c >= 0.
+
+    Args:
+        floor: The error below which no pruned network is expected to get, in [0, 1).
+        coefficients: a, b, c.
+    """
+
+    floor: float
+    coefficients: tuple[float, float, float]
+
+    @staticmethod
+    def fitted(members: Sequence[Member], *, dense_accuracy: float | None = None) -> ErrorModel:
+        """The model whose logarithms fit trials best, by least squares with a prior on b and c.
+
+        Args:
+            members: Trained networks, at least one.
+            dense_accuracy: Of the dense network, where it is known.
+        """
+        floor = 0.0 if dense_accuracy is None else _FLOOR * (1 - dense_accuracy)
+        rows = np.array([[1.0, -math.log(m.macs_ratio), -math.log(m.images)] for m in members])
+        logs = np.array([math.log(max(1 - m.accuracy - floor, _LEAST_EXCESS)) for m in members])
+        weight = np.diag(_PRIOR_WEIGHT)
+        found = np.linalg.lstsq(rows.T @ rows + weight, rows.T @ logs + weight @ _PRIOR, rcond=None)[0]
+        a, b, c = found.tolist()
+        return ErrorModel(floor, (a, max(b, 0.0), max(c, 0.0)))
+
+    def error(self, macs_ratio: float, images: float) -> float:
+        """Expected error in (0, 1]."""
+        return min(1.0, self.floor + self._excess(macs_ratio, images))
+
+    def of_child(self, parent: Member | None, *, macs_ratio: float, images: float) -> float:
+        """Expected accuracy of a network that is cut from a parent and trained.
+
+        Args:
+            parent: None for the dense network.
+            macs_ratio: Of the child.
+            images: Of the child's own training.
+        """
+        if parent is None:
+            return 1 - self.error(macs_ratio, images)
+        better = math.log(self._excess_of(parent) / self._excess(parent.macs_ratio, parent.images))
+        excess = self._excess(macs_ratio, parent.images + images) * math.exp(_OF_PARENT * better)
+        return 1 - min(1.0, self.floor + excess)
+
+    def of_more(self, member: Member, *, images: float) -> float:
+        """Expected accuracy of a network that is trained on as it is."""
+        _, _, c = self.coefficients
+        shrunk = float(((member.images + images) / member.images) ** -c)
+        return max(member.accuracy, 1 - self.floor - self._excess_of(member) * shrunk)
+
+    def _excess(self, macs_ratio: float, images: float) -> float:
+        a, b, c = self.coefficients
+        return math.exp(a - b * math.log(macs_ratio) - c * math.log(images))
+
+    def _excess_of(self, member: Member) -> float:
+        return max(1 - member.accuracy - self.floor, _LEAST_EXCESS)
+
+
+def gain(front: Sequence[tuple[float, float]], point: tuple[float, float], *, worst: tuple[float, float]) -> float:
+    """Hypervolume that a point adds to a front, as a share of the box up to the reference point.
+
+    Args:
+        front: (error, MACs ratio) of trials.
+        point: The same of the new one.
+        worst: The reference point.
+    """
+    before = pareto.hypervolume(np.array(front, dtype=np.float64).reshape(-1, 2), worst)
+    after = pareto.hypervolume(np.array([*front, point], dtype=np.float64), worst)
+    return (after - before) / (worst[0] * worst[1])

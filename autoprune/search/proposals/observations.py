@@ -1,0 +1,304 @@
+"""The history as a sampler sees it: in memory, in the words of the space as it is now."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.config import OBJECTIVES
+from autoprune.search.pareto import crowding_distance, front_mask
+from autoprune.search.proposals.space import Space
+from autoprune.search.storage import quiet
+from autoprune.search.trials import Attr, Point, StoredTrial
+
+__all__ = ["Observation", "Observations", "Observer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a sampler sees of one trial.
+
+    Args:
+        number: The trial's place among first tries: one that is tried again keeps its place.
+        params: Its parameters by name.
+        values: Its objectives; None while it runs.
+        violations: By broken constraint, how far the network is above the limit, as a share of the limit.
+        ended_at: When it ended, by the clock of its driver.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    values: tuple[float, ...] | None = None
+    violations: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Trials with a result, and running ones; what does not fit the space is not here.
+
+    Args:
+        space: The space.
+        objectives: Their names.
+        trials: One for each trial, by rising number.
+    """
+
+    space: Space
+    objectives: tuple[str, ...]
+    trials: tuple[Observation, ...]
+
+    @cached_property
+    def finished(self) -> tuple[Observation, ...]:
+        """Those with a result."""
+        return tuple(observation for observation in self.trials if observation.values is not None)
+
+    def best(self, n: int, among: Sequence[Observation] | None = None) -> list[Observation]:
+        """The ``n`` best trials with a result, best first: front by front, each by falling crowding distance.
+
+        Trials that break a constraint come after all others, by rising sum of their violations.
+
+        Args:
+            n: How many.
+            among: Trials with a result; all of them if None.
+        """
+        candidates = self.finished if among is None else among
+        kept = [observation for observation in candidates if not observation.violations]
+        losses, left, best = self._losses(kept), np.arange(len(kept)), list[Observation]()
+        while len(left) and len(best) < n:
+            on_front = front_mask(losses[left])
+            front = left[on_front]
+            order = np.argsort(-crowding_distance(losses[front]), kind="stable")
+            best += [kept[index] for index in front[order].tolist()]
+            left = left[~on_front]
+        broken = sorted((s for s in candidates if s.violations), key=lambda s: (sum(s.violations.values()), s.number))
+        return [*best, *broken][:n]
+
+    def thinned(self, most: int) -> Observations:
+        """At most ``most`` trials with a result: the front, which gets half of the places, then the newest."""
+        if len(self.finished) <= most:
+            return self
+        feasible = [observation for observation in self.finished if not observation.violations]
+        mask = front_mask(self._losses(feasible)) if feasible else np.zeros(0, dtype=np.bool_)
+        front = [observation for observation, is_on_front in zip(feasible, mask.tolist(), strict=True) if is_on_front]
+        kept = {observation.number for observation in self.best(most // 2, front)}
+        newest = [observation.number for observation in self.finished if observation.number not in kept]
+        kept.update(newest[len(kept) - most :])
+        trials = tuple(
+            observation for observation in self.trials if observation.values is None or observation.number in kept
+        )
+        return dataclasses.replace(self, trials=trials)
+
+    def with_running(self, params: Mapping[str, Any]) -> Observations:
+        """The observations with one more running trial."""
+        number = self.trials[-1].number + 1 if self.trials else 0
+        return dataclasses.replace(self, trials=(*self.trials, Observation(number, dict(params))))
+
+    def study(
+        self, *, flat: bool = False, marks: Mapping[int, Mapping[str, Any]] | None = None
+    ) -> tuple[optuna.Study, FrozenTrial]:
+        """The observations as a study in memory, and its next trial, which has no parameters yet.
+
+        Args:
+            flat: Whether every trial has all parameters of the space, with defaults for those that it does not use.
+            marks: System attributes by the number of the trial.
+        """
+        storage = InMemoryStorage()
+        directions = [StudyDirection[OBJECTIVES[objective].upper()] for objective in self.objectives]
+        with quiet("optuna.storages._in_memory"):
+            study_id = storage.create_new_study(directions, "view")
+        broken = sorted({name for observation in self.trials for name in observation.violations})
+        distributions = _Distributions(self.space, flat=flat)
+        defaults = self.space.defaults if flat else {}
+        for observation in self.trials:
+            is_finished = observation.values is not None
+            trial = _Shared(
+                number=observation.number,
+                trial_id=observation.number,
+                state=TrialState.COMPLETE if is_finished else TrialState.RUNNING,
+                value=None,
+                values=observation.values,
+                datetime_start=_NEVER,
+                datetime_complete=_NEVER if is_finished else None,
+                params={**defaults, **observation.params},
+                distributions=distributions.of(observation.params),
+                user_attrs={},
+                system_attrs=dict((marks or {}).get(observation.number, {})),
+                intermediate_values={},
+            )
+            for name in broken if is_finished else ():
+                trial.set_constraint(name, observation.violations.get(name, 0.0))
+            storage.create_new_trial(study_id, template_trial=trial)
+        study = optuna.Study("view", storage, _NO_SAMPLER)
+        return study, storage.get_trial(storage.create_new_trial(study_id))
+
+    def _losses(self, trials: Sequence[Observation]) -> npt.NDArray[np.float64]:
+        """Objectives to be minimised, shape (T, M); what is maximised lies in [0, 1]."""
+        values = np.array([observation.values for observation in trials], dtype=np.float64).reshape(
+            -1, len(self.objectives)
+        )
+        is_maximised = [OBJECTIVES[objective] == "maximize" for objective in self.objectives]
+        losses: npt.NDArray[np.float64] = np.where(is_maximised, 1 - values, values)
+        return losses
+
+
+_NO_SAMPLER = RandomSampler(seed=0)  # A study must have one; ours are asked directly.
+_NEVER = datetime(1970, 1, 1)  # Optuna wants a date of each trial, but no sampler looks at it.
+
+
+class _Shared(FrozenTrial):
+    """A trial that a storage need not copy through and through, since nobody changes what it refers to."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return copy.copy(self)
+
+
+class _Distributions:
+    """The distributions of trials, one mapping shared by all trials with the same parameters."""
+
+    def __init__(self, space: Space, *, flat: bool) -> None:
+        self._space = space
+        self._made: dict[tuple[str, str], dict[str, BaseDistribution]] = {}
+        self._all = {name: p.distribution for name, p in space.parameters.items()} if flat else None
+
+    def of(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        if self._all is not None:
+            return self._all
+        branch = str(params["method"]), str(params["width_rule"])
+        if branch not in self._made:
+            own = {**self._space.root, **self._space.hyper(branch[0]), **self._space.multipliers(branch[1])}
+            self._made[branch] = {name: parameter.distribution for name, parameter in own.items()}
+        return self._made[branch]
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is worked out once about a trial.
+
+    Args:
+        trial: The trial as it was.
+        state: Its state then.
+        observation: What a sampler sees of it, if anything; of a trial that was stopped early with its rung's accuracy.
+        rungs: Accuracy by rung.
+        choices: Its categorical parameters by the names in the database.
+    """
+
+    trial: FrozenTrial
+    state: TrialState
+    observation: Observation | None
+    rungs: Mapping[int, float]
+    choices: Mapping[str, CategoricalDistribution]
+
+
+class Observer:
+    """Turns a growing history into observations; what it has worked out about an ended trial it keeps.
+
+    They are a function of the history alone, to the last bit: it does not matter whether the observer has seen an
+    earlier part of it. A trial that was stopped early counts as finished, with the accuracy of its last rung plus the
+    median of what the complete trials gained after that rung (nothing where none is known).
+
+    Args:
+        space: The space as it is now.
+        objectives: Names of the objectives, in order.
+    """
+
+    def __init__(self, space: Space, objectives: Sequence[str]) -> None:
+        self._space, self._objectives = space, tuple(objectives)
+        self._accuracy = self._objectives.index("accuracy")
+        self._known: list[_Known] = []
+
+    def look(self, history: Sequence[FrozenTrial]) -> Observations:
+        """The observations of all trials of a study, by number."""
+        self._update(history)
+        later = self._later_gains()
+        trials = [observation for known in self._known if (observation := self._seen(known, later)) is not None]
+        return Observations(
+            self._space, self._objectives, tuple(sorted(trials, key=lambda observation: observation.number))
+        )
+
+    def choices(self, history: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
+        """The categorical parameters of all trials by the names that the database knows them by."""
+        self._update(history)
+        return {name: distribution for known in self._known for name, distribution in known.choices.items()}
+
+    def _update(self, history: Sequence[FrozenTrial]) -> None:
+        before = self._known
+        self._known = [
+            before[i]
+            if i < len(before) and before[i].trial is trial and before[i].state is trial.state
+            else self._learn(i, trial)
+            for i, trial in enumerate(history)
+        ]
+
+    def _learn(self, number: int, trial: FrozenTrial) -> _Known:
+        rungs = StoredTrial(trial).rungs
+        choices = {n: d for n, d in trial.distributions.items() if isinstance(d, CategoricalDistribution)}
+        return _Known(trial, trial.state, self._observation(number, trial, rungs), rungs, choices)
+
+    def _observation(self, number: int, trial: FrozenTrial, rungs: Mapping[int, float]) -> Observation | None:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
+            return None
+        point = StoredTrial(trial).point
+        if not self._space.admits(point):
+            return None
+        number = trial.user_attrs.get(Attr.SEED_NUMBER, number)
+        if trial.state is TrialState.RUNNING:
+            return Observation(number, point.params)
+        facts = {key: value for key, value in trial.user_attrs.items() if value is not None}
+        values = trial.values if trial.state is TrialState.COMPLETE else self._partial_values(point, facts, rungs)
+        if values is None:
+            return None
+        facts.setdefault("macs_ratio", facts.get(f"{Attr.PARTIAL}macs_ratio"))
+        limits = self._space.constraints.limits
+        # The difference of close numbers is exact, so the least excess counts.
+        excess = {k: (facts[k] - limit) / limit for k, limit in limits.items() if facts.get(k) is not None}
+        violations = {name: share for name, share in excess.items() if share > 0}
+        return Observation(number, point.params, tuple(values), violations, trial.datetime_complete)
+
+    def _partial_values(
+        self, point: Point, facts: Mapping[str, Any], rungs: Mapping[int, float]
+    ) -> tuple[float, ...] | None:
+        """The objectives of a trial that was stopped early, as far as it came; None where one is not known."""
+        found = {name: facts.get(f"{Attr.PARTIAL}{name}", facts.get(name)) for name in self._objectives}
+        found["accuracy"] = rungs[max(rungs)] if rungs else None
+        if "params_ratio" in found and found["params_ratio"] is None:
+            found["params_ratio"] = self._space.params_ratio(point)
+        values = tuple(found.values())
+        return None if None in values else values
+
+    def _later_gains(self) -> dict[int, float]:
+        gains: defaultdict[int, list[float]] = defaultdict(list)
+        if any(known.state is TrialState.PRUNED for known in self._known):
+            for known in self._known:
+                if (
+                    known.state is TrialState.COMPLETE
+                    and known.observation is not None
+                    and known.observation.values is not None
+                ):
+                    for rung, accuracy in known.rungs.items():
+                        gains[rung].append(known.observation.values[self._accuracy] - accuracy)
+        return {rung: median(found) for rung, found in gains.items()}
+
+    def _seen(self, known: _Known, later: Mapping[int, float]) -> Observation | None:
+        observation = known.observation
+        if observation is None or observation.values is None or known.state is not TrialState.PRUNED:
+            return observation
+        values = list(observation.values)
+        reached = values[self._accuracy] + later.get(max(known.rungs), 0.0)
+        values[self._accuracy] = min(max(reached, 0.0), 1.0)
+        return dataclasses.replace(observation, values=tuple(values))

@@ -1,0 +1,293 @@
+"""Which network a trial starts from, what it is cut down to and how long it is trained: decided from the history."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.search import pareto
+from autoprune.search.proposals.gains import ErrorModel, Member, gain
+from autoprune.search.proposals.pace import Pace, TimeLeft
+from autoprune.search.trials import Attr, StoredTrial, lineage_of
+
+__all__ = ["Budget", "Planner", "Step"]
+
+_OPENING = 0.85  # Share of the time that the ladder of the opening takes.
+_NEAREST = 1.08  # Two members of the front nearer than this factor of MACs leave no gap to be filled.
+_BELOW = 0.75  # The next target under the smallest member.
+_PHASE_SHARE = 0.05  # Of the workers' time: what a sparsify phase may take under a time limit.
+_TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explored, so that the answer is of use.
+_SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
+_SPARE_S = 2.0
+_ANY_PACE = Pace(base_s=0.25e-3, macs_s=0.75e-3, overhead_s=0.0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is proposed of a trial, beside how its channels are ranked.
+
+    Args:
+        macs_target: What it is cut down to.
+        parent: The trial whose network it starts from; None for the dense network.
+        epochs: Length of its fine-tune phase; None: as the study says.
+        why: It is worth trying, for people.
+        is_plain: Whether channels are ranked in the plain way: in the opening, and where the time is too short to look
+            for a better one.
+    """
+
+    macs_target: float
+    parent: Member | None
+    epochs: float | None
+    why: str
+    is_plain: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long trials are trained.
+
+    Args:
+        n_images: Training images, so that images can be told in epochs.
+        epochs: Of a trial where no time limit says otherwise; under one, the longest of the opening.
+        least_epochs: The shortest that is worth a trial under a time limit.
+        phase_epochs: Of a sparsify phase, which trains at the cost of the dense network.
+    """
+
+    n_images: int
+    epochs: float
+    least_epochs: float
+    phase_epochs: float = 0.0
+
+
+class Planner:
+    """Lets trials start from each other's networks, so that training accumulates.
+
+    A ladder of MACs targets comes first, from the top, each rung cut from the smallest finished network above it. Then
+    each proposal is what is expected to add most hypervolume for its seconds: a target in a gap of the front, one below
+    it, or more training for one of its members. What is under way counts as if it had turned out as expected.
+
+    All follows from the history, and under a time limit from the clock.
+
+    Args:
+        ladder: MACs targets of the opening, in the order in which they are tried.
+        within: The smallest and the largest MACs ratio that may be targeted.
+        budget: How long trials are trained.
+        worst: Reference point: (error, MACs ratio).
+        method: Ranks the channels in the opening: one that needs no sparsify phase.
+    """
+
+    def __init__(
+        self,
+        ladder: Sequence[float],
+        *,
+        within: tuple[float, float],
+        budget: Budget,
+        worst: tuple[float, float],
+        method: str = "magnitude",
+    ) -> None:
+        self.ladder, self._within, self._budget, self._worst = tuple(ladder), within, budget, worst
+        self.method = method
+        self.pace = _ANY_PACE
+        """As it is taken to be before there are trials to tell it; a launch that ends at a time measures it."""
+
+    def steps(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> list[Step] | None:
+        """What to do next, best first; none while nothing is known of what the ladder gave.
+
+        Args:
+            history: All trials of the study, by number.
+            time: What is left of it; None without a time limit.
+
+        Returns:
+            The steps, or None where the time is too short for another trial.
+        """
+        trials = [StoredTrial(trial) for trial in history]
+        look = _Look(trials, budget=self._budget, pace=self.pace, time=time)
+        tried = {trial.point.macs_target for trial in trials if Attr.POINT in trial.attrs}
+        waiting = [target for target in self.ladder if target not in tried]
+        if waiting:
+            found = self._rung(waiting[0], look, left=sum(map(_effort, waiting)))
+        elif look.model is None:
+            return []
+        else:
+            found = self._best(look, look.model)
+        return found if found or time is None else None
+
+    def after_phase(self, target: float, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Step | None:
+        """A trial that starts from a sparsify phase, or None where the phase would take too much of the time.
+
+        Args:
+            target: Its MACs target.
+            history: All trials of the study, by number.
+            time: What is left of it; None without a time limit.
+        """
+        why = f"{target:.3g} of the MACs, from a sparsify phase"
+        if time is None:
+            return Step(target, None, None, why)
+        look = _Look([StoredTrial(trial) for trial in history], budget=self._budget, pace=self.pace, time=time)
+        phase_s = look.pace.seconds(self._budget.phase_epochs * self._budget.n_images, 1.0)
+        if phase_s > min(_PHASE_SHARE * time.of * time.workers, time.seconds):
+            return None
+        epochs = look.epochs(target, seconds=look.later_s(), after_s=phase_s)
+        return None if epochs is None else Step(target, None, epochs, why)
+
+    def _rung(self, target: float, look: _Look, *, left: float) -> list[Step]:
+        parent = look.above(target)
+        epochs = look.epochs(target, seconds=look.rung_s(_effort(target), left=left))
+        if epochs is None and look.is_timed:
+            return []
+        epochs = None if epochs is None else min(epochs, self._budget.epochs)
+        why = f"opening: {target:.3g} of the MACs, from {_named(parent)}"
+        return [Step(target, parent, epochs, why, is_plain=True)]
+
+    def _best(self, look: _Look, model: ErrorModel) -> list[Step]:
+        front, found, is_plain = look.front(), [], look.n_to_come() < _TO_EXPLORE
+        for target, parent, is_more in self._candidates(look):
+            seconds = look.later_s()
+            epochs = look.epochs(target, seconds=seconds)
+            if epochs is None and look.is_timed:
+                continue
+            images = (self._budget.epochs if epochs is None else epochs) * self._budget.n_images
+            if is_more and parent is not None:
+                accuracy, what = model.of_more(parent, images=images), f"more training for {_named(parent)}"
+            else:
+                accuracy = model.of_child(parent, macs_ratio=target, images=images)
+                what = f"{target:.3g} of the MACs, from {_named(parent)}"
+            more = gain(front, (1 - accuracy, target), worst=self._worst)
+            taking = look.pace.seconds(images, target)
+            why = f"{what}: accuracy {accuracy:.3f} and {more:+.4f} hypervolume expected in {taking:.0f} s"
+            found.append((more / taking, Step(target, parent, epochs, why, is_plain)))
+        found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
+        return [step for _, step in found]
+
+    def _candidates(self, look: _Look) -> Iterator[tuple[float, Member | None, bool]]:
+        """Targets with their parents, and whether the parent keeps its widths."""
+        least, most = self._within
+        for member in look.members:
+            if least <= member.macs_ratio <= most:
+                yield member.macs_ratio, member, True
+        ratios = sorted({*look.taken, self._worst[1]})
+        targets = [(low * high) ** 0.5 for low, high in itertools.pairwise(ratios) if high / low >= _NEAREST**2]
+        for target in (*targets, ratios[0] * _BELOW):
+            short = float(f"{target:.4g}")
+            if least <= short <= most:
+                yield short, look.above(short), False
+
+
+class _Look:
+    """The history at one moment, as far as planning goes."""
+
+    def __init__(self, trials: Sequence[StoredTrial], *, budget: Budget, pace: Pace, time: TimeLeft | None) -> None:
+        self._budget, self._time = budget, time
+        by_number = {trial.number: trial for trial in trials}
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
+        self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
+        self.pace = pace.after([trial.frozen for trial in complete])
+        self._points = [(1 - trial.attrs["accuracy"], trial.attrs["macs_ratio"]) for trial in complete]
+        mask = pareto.front_mask(np.array(self._points).reshape(-1, 2)).tolist()
+        trained = [_member(t, by_number) for t, is_best in zip(complete, mask, strict=True) if is_best]
+        self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
+        every = [_member(trial, by_number) for trial in complete]
+        every = [member for member in every if member.images > 0]
+        dense = next((t.attrs["accuracy"] for t in complete if t.attrs["macs_ratio"] >= 1 and not t.images), None)
+        self.model = ErrorModel.fitted(every, dense_accuracy=dense) if every else None
+        self._by_number = by_number
+
+    @property
+    def is_timed(self) -> bool:
+        return self._time is not None
+
+    @property
+    def taken(self) -> list[float]:
+        """MACs ratios at which the front has a network, or soon will."""
+        return [m.macs_ratio for m in self.members] + [trial.point.macs_target for trial in self._running]
+
+    def above(self, target: float) -> Member | None:
+        """The smallest network of the front that is not smaller than the target."""
+        return next((member for member in self.members if member.macs_ratio >= target), None)
+
+    def front(self) -> list[tuple[float, float]]:
+        """(error, MACs ratio) of what is complete, and of what runs as it is expected to turn out."""
+        if self.model is None:
+            return self._points
+        expected = []
+        for trial in self._running:
+            point = trial.point
+            parent = None if point.parent is None else _member(self._by_number[point.parent], self._by_number)
+            images = (self._budget.epochs if point.epochs is None else point.epochs) * self._budget.n_images
+            ratio = point.macs_target
+            if parent is not None and parent.images > 0 and ratio >= parent.macs_ratio:
+                accuracy = self.model.of_more(parent, images=images)
+            else:
+                accuracy = self.model.of_child(parent, macs_ratio=ratio, images=images)
+            expected.append((1 - accuracy, ratio))
+        return [*self._points, *expected]
+
+    def rung_s(self, effort: float, *, left: float) -> float:
+        """Seconds for the next rung, whose effort is a part of what is ``left``; what runs is half done, on average."""
+        if self._time is None:
+            return 0.0
+        there_s = max(self._time.seconds - (1 - _OPENING) * self._time.of, 0.0)
+        left += sum(_effort(trial.point.macs_target) for trial in self._running) / 2
+        return there_s * min(self._time.workers * effort / left, 1.0)
+
+    def later_s(self) -> float:
+        """Seconds for a trial after the opening: as much as a rung of it got."""
+        if self._time is None:
+            return 0.0
+        own = [sum((trial.attrs.get(Attr.WALL_S) or {}).values()) for trial in self._by_number.values()]
+        own = [seconds for seconds in own if seconds > self.pace.overhead_s]
+        return float(np.median(own)) if own else self._time.of / 10
+
+    def n_to_come(self) -> float:
+        """How many trials the time is still long enough for."""
+        return math.inf if self._time is None else self._time.seconds * self._time.workers / self.later_s()
+
+    def epochs(self, macs_ratio: float, *, seconds: float, after_s: float = 0.0) -> float | None:
+        """Length of a trial that is to take so long, or all of the time where the rest would be too short for another.
+
+        None without a time limit, and where the time is too short.
+
+        Args:
+            macs_ratio: Of its network.
+            seconds: That it is to take.
+            after_s: Seconds before it begins.
+        """
+        if self._time is None:
+            return None
+        left = self._time.seconds - after_s - max(_SPARE * self._time.of, _SPARE_S)
+        if left < 1.5 * seconds:
+            seconds = left
+        least_s = self.pace.seconds(self._budget.least_epochs * self._budget.n_images, macs_ratio)
+        if left < least_s:
+            return None
+        n_images = self.pace.n_images(max(seconds, least_s), macs_ratio)
+        return float(f"{n_images / self._budget.n_images:.4g}")
+
+
+def _named(parent: Member | None) -> str:
+    return "the dense network" if parent is None else f"trial {parent.number}"
+
+
+def _effort(macs_target: float) -> float:
+    """A rung's part of the time of the opening, up to a factor.
+
+    Who is cut by little has little to regain, but all that come after it inherit what it learns.
+    """
+    return math.sqrt(max(1 - macs_target, 0.1))
+
+
+def _member(trial: StoredTrial, trials: dict[int, StoredTrial]) -> Member:
+    line = lineage_of(trial, trials)
+    return Member(
+        number=trial.number,
+        macs_ratio=trial.attrs["macs_ratio"],
+        accuracy=trial.attrs["accuracy"],
+        images=float(sum(each.images for each in line)),
+        depth=len(line) - 1,
+        sha256=str(trial.sha256),
+    )

@@ -1,0 +1,239 @@
+"""Proposals: first what is known to be worth trying, then what the sampler makes of the history; no lock is held."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.errors import IdentityError, SpaceExhaustedError
+from autoprune.search.pareto import front_mask
+from autoprune.search.proposals.observations import Observations, Observer
+from autoprune.search.proposals.pace import TimeLeft
+from autoprune.search.proposals.planner import Planner, Step
+from autoprune.search.proposals.samplers import SAMPLERS, Draw, Sampler, sampler_named
+from autoprune.search.proposals.space import Space
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Attr, Point, Proposal, StoredTrial
+
+__all__ = ["Proposer", "imported_points", "opening"]
+
+_MOST_RUNGS = 20  # More would tell little that the sampler could not find better.
+
+
+def opening(
+    space: Space, n_trials: int, imported: Sequence[Point] = (), *, planner: Planner | None = None
+) -> list[Point]:
+    """Points to start with: the dense network, imported points that the space admits, then ladders of MACs targets.
+
+    Network and ladders take at most a third of ``n_trials`` (but always three), so that the sampler has the rest. A
+    ladder has at most 20 rungs. A rule that samples multipliers does as ``uniform`` does while they are alike, so it
+    has one only where ``uniform`` is not there. Where trials inherit, the planner's ladder stands for all of them.
+
+    Args:
+        space: The search space.
+        n_trials: Length of the study.
+        imported: Points of other studies.
+        planner: Lets trials start from each other's networks.
+    """
+    methods, rules = list(space.config.methods), space.config.width_rules
+    plain = next((method for method in methods if not space.config.methods[method]), methods[0])
+    climbing = [rule for rule in rules if not space.multipliers(rule)]
+    if "uniform" not in climbing:
+        climbing += [rule for rule in rules if space.multipliers(rule)][:1]
+    first = [
+        _at(space, plain, climbing[0], 1.0),
+        *(point for point in imported if space.admits(point)),
+    ]
+    if planner is not None:
+        plain_one = _plain(space, planner)
+        return [*first, *(dataclasses.replace(plain_one, macs_target=target) for target in planner.ladder)]
+    n = max(3, n_trials // 3)
+    rungs = min(max(2, -(-(n - 1) // len(climbing))), _MOST_RUNGS)
+    # Each rule's ladder takes the methods in turn, so that none is unknown when the sampler starts.
+    ladders = [
+        _at(space, methods[i % len(methods)], rule, target)
+        for rule in climbing
+        for i, target in enumerate(space.target_ladder(rungs))
+    ]
+    return [*first, *ladders[: n - 1]]
+
+
+def _at(space: Space, method: str, rule: str, target: float) -> Point:
+    return space.repair(Point(method, rule, target, space.default_hyper(method), space.neutral_multipliers(rule)))
+
+
+def _plain(space: Space, planner: Planner) -> Point:
+    """What is known to be good, for trials by which the range of targets is covered first."""
+    rules = space.config.width_rules
+    rule = next((rule for rule in ("global", "uniform") if rule in rules), rules[0])
+    return _at(space, planner.method, rule, 1.0)
+
+
+def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, Any]) -> list[Point]:
+    """The points of the Pareto fronts of other studies in a database, study by study, each by number.
+
+    Args:
+        db: An open database.
+        names: Names of the studies.
+        identity: What they must be the same in as this study; see `StudyHandle.create_or_join`.
+
+    Raises:
+        IdentityError: One of them is of another identity, so that its front says nothing here.
+        StorageError: One of them is not there.
+    """
+    points = []
+    for name in names:
+        study = StudyHandle.open(db, name)
+        if differing := study.differences(identity):
+            raise IdentityError(
+                f"`start_from` must name studies with the identity of this one, but in {name!r} {differing}. "
+                "Take it out of `start_from`."
+            )
+        complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
+        minimise = [direction == "minimize" for direction in study.directions]
+        values = np.array([trial.values for trial in complete]).reshape(-1, len(minimise))
+        front = front_mask(values, minimise=minimise).tolist()
+        points += [StoredTrial(t).point for t, is_best in zip(complete, front, strict=True) if is_best]
+    return points
+
+
+class Proposer:
+    """Proposes the next trial from the history, repeatably: the same history and seed give the same point.
+
+    What it keeps between two proposals saves time only. A driver that resumes proposes what the one before it would
+    have proposed.
+
+    Args:
+        space: The search space.
+        n_trials: Length of the study.
+        sampler: Name of the sampler.
+        seed: The study's seed.
+        objectives: Their names, in order.
+        context: What a trial's result depends on beside its point, JSON-serialisable.
+        imported: Points of other studies, to be proposed first.
+        planner: Lets trials start from each other's networks; None: each starts from the dense network or a phase.
+        has_phase: Whether a point's method trains before channels are ranked, so that it can't start from a trial.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        n_trials: int,
+        sampler: str,
+        seed: int,
+        objectives: Sequence[str],
+        context: Any,
+        imported: Sequence[Point] = (),
+        planner: Planner | None = None,
+        has_phase: Callable[[Point], bool] = lambda point: False,
+    ) -> None:
+        self._space, self._seed, self._context = space, seed, context
+        self._samplers = [sampler_named(sampler), SAMPLERS["random"]]
+        self._observer = Observer(space, objectives)
+        self._planner, self._has_phase = planner, has_phase
+        self._opening: dict[str, Point] = {}
+        first = opening(space, n_trials, imported, planner=planner)
+        # A rung of the planner's ladder is proposed by the planner, which knows whom it starts from.
+        for point in first[: len(first) - len(planner.ladder)] if planner is not None else first:
+            self._opening.setdefault(self._key(point), point)
+
+    def propose(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Proposal | None:
+        """Propose a point that no trial of the history has tried.
+
+        Args:
+            history: All trials of the study, of any state, by number.
+            time: What is left of a launch that ends at a time.
+
+        Returns:
+            The proposal; None where the time is too short for another trial.
+
+        Raises:
+            SpaceExhaustedError: Hundreds of draws gave nothing new.
+        """
+        tried = {StoredTrial(trial).key for trial in history}
+        for key, point in self._opening.items():
+            if key not in tried:
+                return self._proposal(key, point, history)
+        steps: Sequence[Step] = ()
+        if self._planner is not None:
+            planned = self._planner.steps(history, time)
+            if planned is None:
+                return None
+            steps = planned
+        # A trial that is tried again adds no number: an interrupted study makes the proposals of one that was not.
+        number = sum(StoredTrial(trial).retry_of is None for trial in history)
+        observations, draw, n_attempts = self._observer.look(history), Draw(self._seed, number), 0
+        for sampler in self._samplers:
+            for drawn in self._drawn(sampler, observations, draw, plain=bool(steps) and steps[0].is_plain):
+                for point, step in self._planned(drawn, steps, history, time):
+                    key = self._key(point, step)
+                    if key not in tried:
+                        return self._proposal(key, point, history, step)
+                n_attempts += 1
+        raise SpaceExhaustedError(
+            f"{n_attempts} draws from space {self._space.config.name!r} gave nothing that was not "
+            f"tried in {len(history)} trials. Widen a range, add a method, or lower `n_trials`."
+        )
+
+    def _drawn(self, sampler: Sampler, observations: Observations, draw: Draw, *, plain: bool) -> Iterator[Point]:
+        """The sampler's points, after a plain one where that is wanted."""
+        if plain and self._planner is not None:
+            yield _plain(self._space, self._planner)
+        for values in sampler.attempts(observations, draw):
+            yield self._space.point(values)
+
+    def _planned(
+        self, drawn: Point, steps: Sequence[Step], history: Sequence[FrozenTrial], time: TimeLeft | None
+    ) -> Iterator[tuple[Point, Step | None]]:
+        """The drawn point at each of the planned steps, or at its own target where it starts from a phase."""
+        if not steps or self._planner is None:
+            yield drawn, None
+            return
+        if self._has_phase(drawn):
+            after = self._planner.after_phase(drawn.macs_target, history, time)
+            steps = [] if after is None else [after]
+        for step in steps:
+            number = None if step.parent is None else step.parent.number
+            yield dataclasses.replace(drawn, macs_target=step.macs_target, parent=number, epochs=step.epochs), step
+
+    def _key(self, point: Point, step: Step | None = None) -> str:
+        if step is None:
+            return self._space.key(point, self._context)
+        parent = None if step.parent is None else step.parent.sha256
+        return self._space.key(point, self._context, {"parent": parent, "epochs": step.epochs})
+
+    def _proposal(self, key: str, point: Point, history: Sequence[FrozenTrial], step: Step | None = None) -> Proposal:
+        params, distributions = point.params, self._space.distributions(point)
+        known = self._observer.choices(history)
+        for name in [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]:
+            stored = _stored_name(name, distributions[name], known)
+            params[stored], distributions[stored] = params.pop(name), distributions.pop(name)
+        attrs: dict[str, Any] = {Attr.POINT: point.to_dict(), Attr.HYPER: point.hyper_text}
+        if step is not None:
+            attrs[Attr.WHY] = step.why
+            if step.parent is not None:
+                attrs |= {
+                    Attr.PARENT: step.parent.number,
+                    Attr.PARENT_SHA256: step.parent.sha256,
+                    Attr.DEPTH: step.parent.depth + 1,
+                }
+        n_finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in history)
+        return Proposal(params=params, distributions=distributions, key=key, attrs=attrs, n_finished=n_finished)
+
+
+def _stored_name(name: str, distribution: BaseDistribution, known: Mapping[str, BaseDistribution]) -> str:
+    """The name under which the database can hold a parameter whose choices may have changed.
+
+    Optuna refuses other choices under a name that it knows, so a changed list gets a name of its own.
+    """
+    candidate, number = name, 1
+    while known.get(candidate, distribution) != distribution:
+        number += 1
+        candidate = f"{name} #{number}"
+    return candidate

@@ -1,0 +1,20 @@
+"""The database: where it lies, its tables, its locks, its studies and their history."""
+
+from autoprune.search.storage import schema
+from autoprune.search.storage.counts import Counts, count
+from autoprune.search.storage.database import Database
+from autoprune.search.storage.history import raw_rows
+from autoprune.search.storage.quiet import quiet
+from autoprune.search.storage.study import StudyHandle, StudyRow, list_studies
+
+__all__ = [
+    "Counts",
+    "Database",
+    "StudyHandle",
+    "StudyRow",
+    "count",
+    "list_studies",
+    "quiet",
+    "raw_rows",
+    "schema",
+]

@@ -1,0 +1,26 @@
+"""The life of a trial in the database: proposed, claimed with a lease, told once, healed when its driver dies."""
+
+from autoprune.search.trials.attributes import Attr
+from autoprune.search.trials.lifecycle import Lifecycle
+from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
+from autoprune.search.trials.point import Point, Value
+from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
+from autoprune.search.trials.stored import StoredTrial, lineage_of
+
+__all__ = [
+    "Attr",
+    "Claim",
+    "EarlierResult",
+    "Failures",
+    "Lifecycle",
+    "NotClaimed",
+    "Point",
+    "Proposal",
+    "Room",
+    "StoredTrial",
+    "Value",
+    "expire_dead_leases",
+    "is_gone",
+    "lineage_of",
+    "new_owner",
+]

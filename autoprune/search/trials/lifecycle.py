@@ -1,0 +1,437 @@
+"""The life of a trial in the database: claimed with a lease, told once, healed when its driver dies.
+
+::
+
+    proposal --claim--> RUNNING, with a lease --tell--> COMPLETE | PRUNED | FAIL (with its reason)
+    RUNNING, lease expired or never written --reap--> FAIL, and at most one WAITING clone of it
+    WAITING --claim_waiting--> RUNNING, with a lease
+
+Every step that several transactions make up is done under the study's lock, in an order in which a process may die
+between any two of them and the next ``reap`` puts it right.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState, create_trial
+
+from autoprune.errors import ConfigError, LeaseLostError
+from autoprune.search.storage import Counts, StudyHandle, count, schema
+from autoprune.search.trials import sql
+from autoprune.search.trials.attributes import Attr, cut, plain, wrong_attrs, wrong_numbers, wrong_values
+from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
+from autoprune.search.trials.stored import GIVEN, StoredTrial
+
+__all__ = ["Lifecycle"]
+
+_log = logging.getLogger(__name__)
+
+# System attribute of Optuna's, one for each constraint: where `Trial.set_constraint` writes.
+_CONSTRAINT = "constraints:"
+_UNCONSTRAINED: Mapping[str, float] = MappingProxyType({})
+
+
+class Lifecycle:
+    """One driver's hands on the trials of a study; threads of the driver may share it.
+
+    Args:
+        study: The study.
+        owner: Name of this driver, new for each start of a process.
+        n_trials: Wanted number of trials with a result. It may be raised (or lowered) while a study runs.
+        grace_s: Seconds without a beat after which a trial is taken to be orphaned; beat at least four times as often.
+        max_retry: How often a trial that lost its driver or worker is tried again.
+    """
+
+    def __init__(
+        self, study: StudyHandle, *, owner: str, n_trials: int, grace_s: float = 60, max_retry: int = 2
+    ) -> None:
+        if not owner or n_trials < 1 or not grace_s > 0 or max_retry < 0:
+            raise ConfigError(
+                "claims need an `owner`, `n_trials` >= 1, `grace_s` > 0 and `max_retry` >= 0, but got "
+                f"owner={owner!r}, n_trials={n_trials}, grace_s={grace_s}, max_retry={max_retry}."
+            )
+        self.study = study
+        self.owner = owner
+        self.n_trials = n_trials
+        self.grace_s = grace_s
+        self.max_retry = max_retry
+        self._db = study.db
+
+    # What a driver asks
+
+    def room(self) -> Room:
+        """Whether there is something to claim; orphans are reaped when nothing else is left to do."""
+        room = self._room()
+        if room is Room.FULL_FOR_NOW and self.reap():
+            return self._room()
+        return room
+
+    def counts(self) -> Counts:
+        """Number of trials by state."""
+        return self.study.counts()
+
+    def newest_trial_id(self) -> int:
+        """The highest trial id of the study, 0 when it has no trial."""
+        trials = schema.optuna_trials
+        with self._db.reading() as connection:
+            query = sa.select(sa.func.max(trials.c.trial_id)).where(trials.c.study_id == self.study.study_id)
+            return connection.execute(query).scalar_one() or 0
+
+    def failures(self, since_trial_id: int) -> Failures:
+        """Failures among the trials made after ``since_trial_id``; those that were given another try don't count."""
+        study_id = self.study.study_id
+        with self._db.reading() as connection:
+            failed = sql.failed_for_good(connection, study_id, since_trial_id=since_trial_id)
+            success = sql.last_success(connection, study_id, since_trial_id=since_trial_id)
+        after = [trial for trial in failed if success is None or trial.at > success.at]
+        return Failures(
+            consecutive=len(after),
+            total=len(failed),
+            first_number=failed[0].number if failed else None,
+            first_reason=failed[0].reason if failed else None,
+        )
+
+    def result_of(self, result_key: str) -> EarlierResult | None:
+        """The result of a COMPLETE trial whose attribute ``result_key`` is this, if there is one."""
+        with self._db.reading() as connection:
+            trial_id = sql.complete_with(connection, self.study.study_id, result_key)
+        if trial_id is None:
+            return None
+        trial = self._read(trial_id)
+        attrs = {name: value for name, value in trial.found.items() if name != Attr.TAKEN_OVER_FROM}
+        return EarlierResult(number=trial.computed_by, attrs=attrs)
+
+    # What a driver takes
+
+    def claim(self, proposal: Proposal) -> Claim | NotClaimed:
+        """Make a proposal a RUNNING trial of ours, in one transaction with all its parameters.
+
+        From then on the network of the proposal's parent is kept. Where it has gone while the proposal was made, since
+        other trials have come to beat it, nothing is claimed. Where it is gone for no such reason the trial is claimed
+        all the same: it then starts from the next ancestor that is there, and says so.
+
+        Raises:
+            ConfigError: Its attributes are not JSON or use a reserved name, or its parameters contradict the
+                distributions that the study has recorded.
+        """
+        wrong = wrong_attrs(proposal.attrs)
+        if wrong:
+            raise ConfigError(f"a proposal must carry plain attributes, but {wrong}.")
+        attrs = plain(proposal.attrs)
+        study_id = self.study.study_id
+        with self.study.lock():
+            self._reap()
+            with self._db.reading() as connection:
+                if count(connection, study_id).taken >= self.n_trials:
+                    return NotClaimed.FULL
+                if sql.key_is_taken(connection, study_id, proposal.key):
+                    return NotClaimed.DUPLICATE
+                if self._is_orphan(connection, proposal):
+                    return NotClaimed.ORPHAN
+                seed_number = sql.count_first_tries(connection, study_id)
+            now = self._db.now()
+            booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
+            trial_id = self._create(TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked)
+            with self._db.writing() as connection:
+                self._write_lease(connection, trial_id, now=now)
+                trials = schema.optuna_trials
+                number = connection.execute(
+                    sa.select(trials.c.number).where(trials.c.trial_id == trial_id)
+                ).scalar_one()
+        params = dict(proposal.params)
+        return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=seed_number)
+
+    def claim_waiting(self) -> Claim | None:
+        """Take the oldest trial that waits for another try, if there is one and the study still wants it."""
+        with self.study.lock():
+            self._reap()
+            with self._db.reading() as connection:
+                counts = count(connection, self.study.study_id)
+                trial_id = sql.oldest_waiting(connection, self.study.study_id)
+            # Clones may outnumber the free places only after `n_trials` was lowered: then they stay.
+            if trial_id is None or counts.running + counts.finished >= self.n_trials:
+                return None
+            now = self._db.now()
+            # The lease first: a trial must not be RUNNING, even for a moment, with nobody to stand for it.
+            with self._db.writing() as connection:
+                self._write_lease(connection, trial_id, now=now)
+            with self._db.translating_errors():
+                for name, value in self._booking(now).items():
+                    self._db.storage.set_trial_user_attr(trial_id, name, value)
+                self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+            trial = self._read(trial_id)
+        return Claim(
+            trial_id=trial_id,
+            number=trial.number,
+            params=trial.frozen.params,
+            attrs=trial.given,
+            attempt=trial.attempt,
+            seed_number=trial.seed_number,
+        )
+
+    def reap(self) -> list[int]:
+        """Fail the trials whose driver is gone and queue each for another try; returns their ids.
+
+        Any driver may do this at any time, also several at once; without orphans it is one short look.
+        """
+        now = self._db.now()
+        with self._db.reading() as connection:
+            orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
+            if not orphans and not sql.leftovers(connection, self.study.study_id):
+                return []
+        with self.study.lock():
+            return self._reap()
+
+    # What a driver tells
+
+    def beat(self, trial_ids: Collection[int]) -> set[int]:
+        """Say that these trials of ours are alive, and this driver with them.
+
+        Returns:
+            Those that are no longer ours: stop them, their results will be dropped.
+        """
+        now = self._db.now()
+        drivers = schema.drivers
+        with self._db.writing() as connection:
+            kept = sql.beat(connection, trial_ids, owner=self.owner, expires_at=now + self.grace_s)
+            connection.execute(sa.update(drivers).where(drivers.c.owner == self.owner).values(seen_at=now))
+        return set(trial_ids) - kept
+
+    def complete(
+        self,
+        trial_id: int,
+        values: Sequence[float | None],
+        attrs: Mapping[str, Any],
+        *,
+        constraints: Mapping[str, float] = _UNCONSTRAINED,
+    ) -> TrialState:
+        """Store a result: the attributes first, then the values and the state.
+
+        Args:
+            trial_id: One of our trials.
+            values: One for each objective.
+            attrs: What else was found, JSON.
+            constraints: Value minus limit by constraint: a trial is feasible where all are <= 0.
+
+        Returns:
+            COMPLETE, or FAIL where a value is missing or not finite or an attribute can't be stored: the trial's
+            reason says which.
+
+        Raises:
+            LeaseLostError: The trial is no longer ours; nothing is stored.
+        """
+        wrong = wrong_values(values, self.study.objectives) or wrong_numbers(constraints) or wrong_attrs(attrs)
+        if wrong:
+            self.failed(trial_id, wrong)
+            return TrialState.FAIL
+        numbers = [float(value) for value in values if value is not None]
+        self._tell(trial_id, TrialState.COMPLETE, attrs, constraints, numbers)
+        return TrialState.COMPLETE
+
+    def stopped(
+        self, trial_id: int, attrs: Mapping[str, Any], *, constraints: Mapping[str, float] = _UNCONSTRAINED
+    ) -> TrialState:
+        """Store a trial that was stopped early, its partial values among the attributes, as PRUNED.
+
+        Args:
+            trial_id: One of our trials.
+            attrs: What was found, JSON.
+            constraints: As for `complete`, as far as they are known.
+
+        Returns:
+            PRUNED, or FAIL where an attribute can't be stored.
+
+        Raises:
+            LeaseLostError: The trial is no longer ours; nothing is stored.
+        """
+        wrong = wrong_numbers(constraints) or wrong_attrs(attrs)
+        if wrong:
+            self.failed(trial_id, wrong)
+            return TrialState.FAIL
+        self._tell(trial_id, TrialState.PRUNED, attrs, constraints, None)
+        return TrialState.PRUNED
+
+    def failed(self, trial_id: int, reason: str, *, retry: bool = False) -> None:
+        """Store a trial as FAIL with its reason.
+
+        Args:
+            trial_id: One of our trials.
+            reason: The error, for people.
+            retry: Whether the fault may lie outside the trial (a lost worker): it is tried again, ``max_retry`` times.
+
+        Raises:
+            LeaseLostError: The trial is no longer ours; nothing is stored.
+        """
+        with self.study.lock():
+            self._hold(trial_id)
+            trial = self._read(trial_id)
+            _log.warning("trial %d failed: %s", trial.number, reason)
+            self._retire(trial, reason=reason, next_attempt=self._next_attempt(trial) if retry else None)
+
+    def release(self, trial_id: int, reason: str) -> None:
+        """Give an interrupted trial back: it waits for another try, and this one is not counted.
+
+        Raises:
+            LeaseLostError: The trial is no longer ours; nothing is stored.
+        """
+        with self.study.lock():
+            self._hold(trial_id)
+            trial = self._read(trial_id)
+            self._retire(trial, reason=reason, next_attempt=trial.attempt)
+
+    # How it is done
+
+    def _is_orphan(self, connection: sa.Connection, proposal: Proposal) -> bool:
+        """Whether the parent's network has gone while the proposal was made; under the lock, in which it is dropped."""
+        if proposal.parent is None or count(connection, self.study.study_id).finished == proposal.n_finished:
+            return False
+        parent = StoredTrial(self.study.trials()[proposal.parent])
+        return parent.weights is None or not Path(parent.weights).is_file()
+
+    def _room(self) -> Room:
+        counts = self.counts()
+        if counts.finished >= self.n_trials:
+            return Room.FINISHED
+        can_retry = counts.waiting > 0 and counts.running + counts.finished < self.n_trials
+        return Room.OPEN if can_retry or counts.taken < self.n_trials else Room.FULL_FOR_NOW
+
+    def _booking(self, now: float) -> dict[str, Any]:
+        return {Attr.OWNER: self.owner, Attr.CLAIMED_AT: now, Attr.REVISION: self.study.revision}
+
+    def _write_lease(self, connection: sa.Connection, trial_id: int, *, now: float) -> None:
+        expires_at = now + self.grace_s
+        sql.write(connection, trial_id, study_id=self.study.study_id, owner=self.owner, expires_at=expires_at)
+
+    def _create(
+        self,
+        state: TrialState,
+        params: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        attrs: dict[str, Any],
+        booked: dict[str, Any],
+    ) -> int:
+        template = create_trial(
+            state=state,
+            params=params,
+            distributions=distributions,
+            user_attrs=attrs | booked,
+            system_attrs={GIVEN: sorted(attrs)},
+        )
+        with self._db.translating_errors():
+            try:
+                return self._db.storage.create_new_trial(self.study.study_id, template_trial=template)
+            except ValueError as error:
+                raise ConfigError(
+                    f"a proposal must fit the distributions that study {self.study.name!r} has recorded, but {error} "
+                    "Give a parameter whose choices changed a new name."
+                ) from error
+
+    def _read(self, trial_id: int) -> StoredTrial:
+        with self._db.translating_errors(), self._db.reading_only():
+            return StoredTrial(self._db.storage.get_trial(trial_id))
+
+    def _hold(self, trial_id: int) -> None:
+        """Renew our lease, or raise: what follows has ``grace_s`` before anyone may reap the trial."""
+        expires_at = self._db.now() + self.grace_s
+        with self._db.writing() as connection:
+            held = sql.renew(connection, trial_id, owner=self.owner, expires_at=expires_at)
+            state, holder = sql.holder(connection, trial_id)
+        if not held or state is not TrialState.RUNNING:
+            raise self._lost(trial_id, state, holder)
+
+    def _lost(self, trial_id: int, state: TrialState | None, holder: str | None) -> LeaseLostError:
+        now = "gone" if state is None else f"{state.name} with a lease of {holder}" if holder else state.name
+        return LeaseLostError(
+            f"a result must come from the driver that holds the trial's lease, but the trial with id {trial_id} of "
+            f"study {self.study.name!r} is now {now}, not RUNNING for {self.owner}: its late result was dropped. "
+            "Nothing has to be done; beat more often than `grace_s` if it happens again."
+        )
+
+    def _tell(
+        self,
+        trial_id: int,
+        state: TrialState,
+        attrs: Mapping[str, Any],
+        constraints: Mapping[str, float],
+        values: Sequence[float] | None,
+    ) -> None:
+        self._hold(trial_id)
+        with self._dropped_if_finished(trial_id), self._db.translating_errors():
+            for name, value in plain(attrs).items():
+                self._db.storage.set_trial_user_attr(trial_id, name, value)
+            for name, excess in constraints.items():
+                self._db.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}{name}", float(excess))
+        with self.study.lock():
+            self._hold(trial_id)
+            with self._dropped_if_finished(trial_id), self._db.translating_errors():
+                self._db.storage.set_trial_state_values(trial_id, state, values)
+            with self._db.writing() as connection:
+                sql.drop(connection, trial_id)
+
+    @contextmanager
+    def _dropped_if_finished(self, trial_id: int) -> Iterator[None]:
+        try:
+            yield
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise self._lost(trial_id, self._read(trial_id).state, None) from error
+
+    def _reap(self) -> list[int]:
+        """Reap, under the study's lock."""
+        study_id, now = self.study.study_id, self._db.now()
+        with self._db.reading() as connection:
+            orphans = sql.stale(connection, study_id, now=now, grace_s=self.grace_s)
+            leftovers = sql.leftovers(connection, study_id)
+        if leftovers:
+            with self._db.writing() as connection:
+                for trial_id in leftovers:
+                    sql.drop(connection, trial_id)
+        for orphan in orphans:
+            trial = self._read(orphan.trial_id)
+            owner = trial.owner or "nobody"
+            reason = trial.reason or (
+                f"driver {owner} ended before it held a lease"
+                if orphan.owner is None
+                else f"lease of {owner} expired: no sign of life for {self.grace_s:g} s"
+            )
+            _log.warning("trial %d has lost its driver: %s", trial.number, reason)
+            self._retire(trial, reason=reason, next_attempt=self._next_attempt(trial))
+        return [orphan.trial_id for orphan in orphans]
+
+    def _next_attempt(self, trial: StoredTrial) -> int | None:
+        return trial.attempt + 1 if trial.attempt < self.max_retry else None
+
+    def _retire(self, trial: StoredTrial, *, reason: str, next_attempt: int | None) -> None:
+        """Fail a trial and queue a clone of it, under the study's lock.
+
+        The lease goes first, so that its old owner's late result can't slip in between; the clone comes before FAIL,
+        so that a death in between loses nothing; that the clone is there keeps the next reaper from making another.
+        """
+        frozen, trial_id, study_id = trial.frozen, trial.frozen._trial_id, self.study.study_id
+        with self._db.translating_errors():
+            self._db.storage.set_trial_user_attr(trial_id, Attr.REASON, cut(reason))
+        with self._db.writing() as connection:
+            sql.write(connection, trial_id, study_id=study_id, owner=sql.NOBODY, expires_at=0.0)
+            wanted = (
+                next_attempt is not None
+                and trial.key is not None
+                and not sql.is_requeued(connection, study_id, trial.number)
+                and not sql.key_is_taken(connection, study_id, trial.key, besides=trial_id)
+            )
+        if wanted:
+            booked = {Attr.KEY: trial.key, Attr.ATTEMPT: next_attempt, Attr.RETRY_OF: trial.number}
+            booked[Attr.SEED_NUMBER] = trial.seed_number
+            booked[Attr.REVISION] = self.study.revision if trial.revision is None else trial.revision
+            self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
+        with self._db.translating_errors():
+            self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        with self._db.writing() as connection:
+            sql.drop(connection, trial_id)

@@ -1,0 +1,69 @@
+"""Expected accuracies by a formula worked out by hand, and the hypervolume that a point adds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.search.proposals.gains import ErrorModel, Member, gain
+
+# error = 0.1 + exp(-1) macs_ratio^(-1/4) images^(-1/10)
+LAW = ErrorModel(0.1, (-1.0, 0.25, 0.1))
+
+
+def member(macs_ratio: float, accuracy: float, images: float, number: int = 0) -> Member:
+    return Member(number, macs_ratio, accuracy, images, 0, "hash")
+
+
+def test_what_is_above_the_floor_is_a_power_law() -> None:
+    assert LAW.error(1.0, 1.0) == pytest.approx(0.1 + math.exp(-1))
+    assert LAW.error(1 / 16, 1.0) == pytest.approx(0.1 + 2 * math.exp(-1))
+    assert LAW.error(1.0, 1024.0) == pytest.approx(0.1 + math.exp(-1) / 2)
+    assert LAW.error(1e-30, 1.0) == 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.02, 1.0), st.floats(1e3, 1e6)), min_size=3, max_size=20, unique_by=lambda pair: pair[0]
+    )
+)
+def test_networks_that_obey_the_prior_law_give_it_back(places: list[tuple[float, float]]) -> None:
+    law = ErrorModel(0.95 * 0.1, (0.4, 0.6, 0.3))
+    networks = [member(c, 1 - law.error(c, images), images) for c, images in places]
+    found = ErrorModel.fitted([network for network in networks if network.accuracy > 0], dense_accuracy=0.9)
+    assert found.floor == pytest.approx(0.095)
+    assert found.coefficients == pytest.approx(law.coefficients, rel=1e-4)
+
+
+def test_many_networks_outvote_the_prior() -> None:
+    law = ErrorModel(0.0, (0.5, 0.3, 0.15))
+    places = [(max(0.9**i, 0.02), 1e3 * 1.37 ** (i * 7 % 23)) for i in range(400)]
+    networks = [member(c, 1 - law.error(c, images), images) for c, images in places]
+    found = ErrorModel.fitted([network for network in networks if network.accuracy > 0.001])
+    assert found.coefficients[1] == pytest.approx(0.3, abs=0.03)
+    assert found.coefficients[2] == pytest.approx(0.15, abs=0.03)
+
+
+def test_training_on_divides_what_is_above_the_floor_by_the_power_of_the_images() -> None:
+    assert LAW.of_more(member(0.5, 0.7, 1000), images=1023_000) == pytest.approx(0.9 - 0.2 / 2)
+    assert LAW.of_more(member(0.5, 0.95, 1000), images=1023_000) == 0.95  # Below the floor.
+
+
+def test_a_child_keeps_half_of_what_its_parent_is_better() -> None:
+    excess = LAW.error(0.5, 1000) - 0.1
+    plain = LAW.of_child(member(0.5, 0.9 - excess, 1000), macs_ratio=0.25, images=500)
+    assert plain == pytest.approx(1 - LAW.error(0.25, 1500))
+    better = LAW.of_child(member(0.5, 0.9 - excess / 2, 1000), macs_ratio=0.25, images=500)
+    assert 0.9 - better == pytest.approx((0.9 - plain) / math.sqrt(2))
+    assert LAW.of_child(None, macs_ratio=0.25, images=500) == pytest.approx(1 - LAW.error(0.25, 500))
+
+
+def test_what_a_point_adds_is_the_box_that_only_it_dominates() -> None:
+    # Between (0.1, 0.8) and (0.3, 0.2) up to (0.5, 1): (0.2, 0.5) alone dominates 0.1 x 0.3.
+    found = gain([(0.1, 0.8), (0.3, 0.2)], (0.2, 0.5), worst=(0.5, 1.0))
+    assert found == pytest.approx(0.1 * 0.3 / 0.5)
+    assert gain([(0.1, 0.8)], (0.2, 0.9), worst=(0.5, 1.0)) == 0
+    assert gain([], (0.25, 0.5), worst=(0.5, 1.0)) == pytest.approx(0.25)

@@ -1,0 +1,163 @@
+"""Plans over made-up histories: which network a trial starts from, what it is cut to and how long it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from autoprune.search.proposals import Budget, Pace, Planner, TimeLeft
+from autoprune.search.proposals.planner import Step
+from autoprune.search.trials import Point
+
+LADDER = (0.8, 0.4, 0.2)
+N_IMAGES = 10_000
+PACE = Pace(base_s=0.0005, macs_s=0.0015, overhead_s=1.0)
+
+
+def planner(ladder: tuple[float, ...] = LADDER, *, least: float = 0.05, epochs: float = 2.0) -> Planner:
+    budget = Budget(N_IMAGES, epochs=epochs, least_epochs=0.25, phase_epochs=1.0)
+    made = Planner(ladder, within=(least, 0.9), budget=budget, worst=(0.5, 1.0))
+    made.pace = PACE
+    return made
+
+
+def trial(
+    number: int, target: float, accuracy: float | None, *, parent: int | None = None, epochs: float = 2.0, **more: Any
+) -> FrozenTrial:
+    point = Point("magnitude", "global", target, parent=parent, epochs=epochs)
+    attrs: dict[str, Any] = {"point": point.to_dict(), "key": str(number), **more}
+    if parent is not None:
+        attrs["parent"] = parent
+    if accuracy is not None:
+        wall_s = {"finetune": PACE.seconds(epochs * N_IMAGES, target) - 1, "scoring": 1.0}
+        attrs |= {"accuracy": accuracy, "macs_ratio": target, "images": int(epochs * N_IMAGES), "wall_s": wall_s}
+        attrs |= {"weights": f"/{number}.safetensors", "sha256": f"hash {number}", "started_from": parent}
+    state = TrialState.RUNNING if accuracy is None else TrialState.COMPLETE
+    made = create_trial(state=state, values=None if accuracy is None else [accuracy, target], user_attrs=attrs)
+    made.number = number
+    return made
+
+
+def plan(history: list[FrozenTrial], *more: TimeLeft, made: Planner | None = None) -> list[Step]:
+    steps = (made or planner()).steps(history, *more)
+    assert steps is not None
+    return steps
+
+
+def numbers(history: list[FrozenTrial]) -> tuple[float, int | None]:
+    step = plan(history)[0]
+    return step.macs_target, None if step.parent is None else step.parent.number
+
+
+def test_each_rung_starts_from_the_smallest_finished_network_above_it() -> None:
+    history: list[FrozenTrial] = []
+    assert numbers(history) == (0.8, None)
+    history.append(trial(0, 0.8, None))
+    assert numbers(history) == (0.4, None)  # The first one is not finished.
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, None)]
+    assert numbers(history) == (0.2, 0)
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85)]
+    assert numbers(history) == (0.2, 1)
+
+
+def test_a_beaten_network_is_nobody_s_parent() -> None:
+    history = [trial(0, 0.8, 0.8), trial(1, 0.4, 0.85)]
+    assert plan(history, made=planner((0.8, 0.4, 0.6)))[0].parent is None  # 0.8 is dominated, and its file may be gone.
+
+
+def test_after_the_ladder_come_gaps_ends_and_more_training() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85, parent=0), trial(2, 0.2, 0.8, parent=1)]
+    steps = plan(history)
+    assert {step.macs_target for step in steps} == {
+        0.8, 0.4, 0.2, 0.15, *(float(f"{(a * b) ** 0.5:.4g}") for a, b in ((0.2, 0.4), (0.4, 0.8), (0.8, 1.0))),
+    }  # fmt: skip
+    by_target = {step.macs_target: step for step in steps}
+    assert by_target[0.15].parent is not None
+    assert by_target[0.15].parent.number == 2
+    assert (by_target[0.15].parent.images, by_target[0.15].parent.depth) == (60_000, 2)
+    assert by_target[0.8].parent is not None
+    assert by_target[0.8].parent.number == 0
+    assert "more training for trial 0" in by_target[0.8].why
+    assert "hypervolume expected in" in steps[0].why
+
+
+def test_the_same_history_gives_the_same_plan() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85, parent=0), trial(2, 0.2, 0.8, parent=1)]
+    assert planner().steps(history) == planner().steps(list(history))
+
+
+def test_what_runs_counts_as_it_is_expected_to_turn_out() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85, parent=0), trial(2, 0.2, 0.8, parent=1)]
+    best = plan(history)[0]
+    parent = None if best.parent is None else best.parent.number
+    running = trial(3, best.macs_target, None, parent=parent)
+    assert plan([*history, running])[0].macs_target != best.macs_target
+
+
+def test_the_least_target_is_kept() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
+    assert min(step.macs_target for step in plan(history, made=planner(least=0.16))) == 0.2
+
+
+def left(seconds: float, of: float = 1000.0, workers: int = 2) -> TimeLeft:
+    return TimeLeft(seconds, of, workers)
+
+
+def test_the_ladder_gets_its_share_of_the_time() -> None:
+    # 0.85 of 1,000 s on two workers, shared by the roots of 0.2, 0.6 and 0.8: 0.21132 of 1,700 s, 1 s of it overhead.
+    (step,) = plan([], left(1000.0), made=planner(epochs=100.0))
+    assert step.epochs == pytest.approx(358.24 / 0.0017 / N_IMAGES, rel=1e-3)
+    # The last rung has no more than what remains of that share: 150 s, at 0.0008 s an image.
+    (step,) = plan([trial(0, 0.8, 0.9), trial(1, 0.4, 0.85)], left(300.0), made=planner(epochs=100.0))
+    assert step.epochs == pytest.approx(149.0 / 0.0008 / N_IMAGES, rel=1e-3)
+    (step,) = plan([], left(1000.0))
+    assert step.epochs == 2.0  # The rest of a long time is for what comes after the ladder.
+
+
+def test_methods_and_rules_are_explored_while_their_answers_can_still_be_used() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
+    assert all(step.is_plain for step in plan([], left(1000.0)))
+    # Two workers and trials of 23 s: ten of them take 115 s.
+    assert not any(step.is_plain for step in plan(history, left(116.0)))
+    assert all(step.is_plain for step in plan(history, left(114.0)))
+    assert not any(step.is_plain for step in plan(history))
+
+
+def test_a_sparsify_phase_may_take_a_twentieth_of_the_time() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
+    # 10,000 images at the dense cost of 0.002 s and 1 s: 21 s, where two workers have 2,000 s or 400 s.
+    step = planner().after_phase(0.4, history, left(900.0))
+    assert step is not None
+    assert (step.macs_target, step.parent) == (0.4, None)
+    assert step.epochs is not None
+    assert planner().after_phase(0.4, history, left(150.0, of=200.0)) is None
+    assert planner().after_phase(0.4, history, left(16.0)) is None
+    free = planner().after_phase(0.4, history)
+    assert free is not None
+    assert free.epochs is None
+
+
+def test_the_last_trial_takes_all_of_the_time_and_no_trial_too_short_is_begun() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
+    rung_s = PACE.seconds(20_000, 0.4)  # The median of what the rungs took: 23 s.
+    assert rung_s == pytest.approx(23.0)
+    for step in plan(history, left(500.0)):
+        assert step.epochs is not None
+        assert PACE.seconds(step.epochs * N_IMAGES, step.macs_target) == pytest.approx(rung_s, rel=0.01)
+    for step in plan(history, left(45.0)):  # 15 s are spare; 30 s are less than one and a half trials.
+        assert step.epochs is not None
+        assert PACE.seconds(step.epochs * N_IMAGES, step.macs_target) == pytest.approx(30.0, rel=0.01)
+    assert planner().steps(history, left(16.0)) is None
+    assert planner().steps([], left(2.0)) is None
+
+
+def test_while_nothing_is_known_of_the_ladder_there_is_no_plan() -> None:
+    history = [trial(number, target, None) for number, target in enumerate(LADDER)]
+    assert planner().steps(history) == planner().steps(history, left(500.0)) == []
+
+
+def test_lengths_are_the_study_s_without_a_time_limit() -> None:
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
+    assert {step.epochs for step in (*plan([]), *plan(history))} == {None}
