@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoprune.distributed import Cluster
 
 # Several suites run on few cores: an example may take long without anything being wrong.
-# The same examples every time, so that a change is judged by what it changes; HYPOTHESIS_PROFILE=explore draws new ones.
+# The same examples every time, so that a change is judged by itself; HYPOTHESIS_PROFILE=explore draws new ones.
 settings.register_profile("autoprune", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "autoprune"))

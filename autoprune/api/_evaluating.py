@@ -217,6 +217,7 @@ def _jobs(
             hyper=point.hyper,
             width_rule=point.width_rule,
             macs_target=point.macs_target,
+            recipe=point.recipe,
             epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
         )
         return Link(spec, _kept(trial.frozen))

@@ -29,7 +29,7 @@ from autoprune.config import (
 from autoprune.config import load_study as read_study
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.pipeline import Workbench, open_workbench
-from autoprune.search.proposals import Budget, Planner, Space, opening, sampler_named
+from autoprune.search.proposals import Budget, Planner, RecipeSearch, Space, opening, sampler_named
 from autoprune.search.storage import Database, StudyHandle
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "load_study",
     "plan",
     "planner_of",
+    "recipe_search_of",
     "space_of",
 ]
 
@@ -273,6 +274,16 @@ def planner_of(config: StudyConfig, space: Space, workbench: Workbench) -> Plann
         worst=worst,
         method=_PLAIN if _PLAIN in ranking else ranking[0],
     )
+
+
+def recipe_search_of(config: StudyConfig, space: Space) -> RecipeSearch | None:
+    """What searches the fine-tune recipe; None where the space searches nothing of it."""
+    ranges, (low, high) = space.config.finetune, space.target_range
+    if not ranges:
+        return None
+    middle = float(f"{math.sqrt(low * high):.4g}")
+    own = config.setting.finetune.searched(ranges)
+    return RecipeSearch(ranges, own=own, target=middle, n_trials=config.study.n_trials, seed=config.study.seed)
 
 
 def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 from autoprune.api._cleaning import retain
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
-from autoprune.api._planning import identity_of, load_config, overridden, planner_of, space_of
+from autoprune.api._planning import identity_of, load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
@@ -25,7 +25,16 @@ from autoprune.config import (
 )
 from autoprune.distributed import Slots, drive, obey_signals, open_cluster, plan_alone, plan_slots
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
-from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Patience, SharedPhases, Stopping, WindDown
+from autoprune.search.dispatch import (
+    Dispatcher,
+    FailureCaps,
+    Goals,
+    Patience,
+    SharedPhases,
+    Stopper,
+    Stopping,
+    WindDown,
+)
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
@@ -223,6 +232,7 @@ def _dispatcher(
         shared=SharedPhases(key_of, cache.shrink),
         on_complete=lambda: retain(Study(record.db, record)),
         patience=_patience(search) if search.patience else None,
+        stopper=Stopper(config.setting.rungs, config.setting.finetune.epochs) if search.stopper else None,
     )
 
 
@@ -230,7 +240,8 @@ def _spec(
     config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec, *, ancestors: tuple[Ancestor, ...]
 ) -> TrialSpec:
     fields = space.trial_fields(claim.point)
-    fields |= {"number": claim.number, "seed_number": claim.seed_number, "epochs": claim.point.epochs}
+    seed_number = claim.seed_number if claim.point.finetune_seed is None else claim.point.finetune_seed
+    fields |= {"number": claim.number, "seed_number": seed_number}
     return TrialSpec(setting=setting, study=config.study.name, ancestors=ancestors, **fields)
 
 
@@ -269,6 +280,7 @@ def _proposer(
         imported=imported_points(record.db, search.start_from, record.identity),
         planner=planner,
         has_phase=has_phase,
+        recipe=recipe_search_of(config, space),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
-from autoprune.config.spec import Range
+from autoprune.config.spec import RECIPE, Range
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.importing import is_own
 from autoprune.widths import WIDTH_RULES
@@ -44,6 +44,7 @@ class _Widths:
     width_rules: tuple[str, ...] = option(_DEFAULT_RULES)
     macs_target: Range = _MACS_TARGET
     shape: Range = SHAPE
+    finetune: Mapping[str, Range] = option({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class SpaceConfig(_Widths):
         width_rules: Some of `widths.WIDTH_RULES`.
         macs_target: Range of pruned / dense MACs, in (0, 1].
         shape: Range of each multiplier of the keep ratio, for the rules that sample them.
+        finetune: Ranges of what is searched of the fine-tune recipe, by the names of `spec.RECIPE`.
     """
 
     methods: Mapping[str, Mapping[str, Range]]
@@ -83,6 +85,11 @@ class SpaceConfig(_Widths):
         for value in (self.shape.low, self.shape.high, *(self.shape.values or ())):
             if isinstance(value, str | bool) or (value is not None and not value > 0):
                 raise ConfigError(f"`shape` must hold multipliers > 0, but got {value!r}. 1 leaves a group as it is.")
+        for name, values in self.finetune.items():
+            if name not in RECIPE:
+                raise ConfigError(f"`finetune`: {unknown_name('searched part of the recipe', name, RECIPE)}")
+            if any(isinstance(value, str | bool) for value in values.values or ()):
+                raise ConfigError(f"`finetune.{name}` must hold numbers, but got {list(values.values or ())}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +216,10 @@ def _resolve(tables: Mapping[str, Any], catalogue: Catalogue, *, name: str, wher
         if key not in ("space", "method"):
             raise ConfigError(f"{where}: {unknown_name('table', key, ('space', 'method'))}")
         table_of(value, where, key)
-    file = read(_SpaceTable, {"name": name, **tables.get("space", {})}, where=f"{where}: [space]")
+    table = {"name": name, **tables.get("space", {})}
+    if "finetune" in table:
+        table["finetune"] = _recipe_ranges(table["finetune"], where)
+    file = read(_SpaceTable, table, where=f"{where}: [space]")
     names = list(catalogue) if file.methods == _ANY else list(file.methods)
     for method in names:
         if method not in catalogue:
@@ -229,8 +239,23 @@ def _resolve(tables: Mapping[str, Any], catalogue: Catalogue, *, name: str, wher
         for key, value in table_of(tables.get("method", {}).get(method, {}), where, f"method.{method}").items():
             if key not in known:
                 raise ConfigError(f"{place}: {unknown_name('hyper-parameter', key, known)}")
-            table = value if isinstance(value, Mapping) else {"values": value if isinstance(value, list) else [value]}
-            ranges[key] = read(Range, table, where=f"{place[:-1]}.{key}]")
+            ranges[key] = _range(value, f"{place[:-1]}.{key}]")
         methods[method] = ranges
     table = {**vars(file), "methods": methods, "any_method": file.methods == _ANY}
     return read(SpaceConfig, table, where=f"{where}: [space]")
+
+
+def _range(value: Any, where: str) -> Range:
+    """A range from its table, from a list of values, or from a single value."""
+    table = value if isinstance(value, Mapping) else {"values": value if isinstance(value, list) else [value]}
+    return read(Range, table, where=where)
+
+
+def _recipe_ranges(value: Any, where: str) -> dict[str, Range]:
+    """The ranges of ``[space] finetune``, those of the teacher under their dotted names."""
+    ranges = {}
+    for key, given in table_of(value, where, "space.finetune").items():
+        inner = table_of(given, where, f"space.finetune.{key}") if key == "distill" else None
+        named = {key: given} if inner is None else {f"{key}.{name}": one for name, one in inner.items()}
+        ranges.update({name: _range(one, f"{where}: [space.finetune.{name}]") for name, one in named.items()})
+    return ranges

@@ -15,6 +15,7 @@ from autoprune.errors import ConfigError
 
 __all__ = [
     "DATA_SOURCES",
+    "RECIPE",
     "Ancestor",
     "DataSpec",
     "DistillSpec",
@@ -277,6 +278,42 @@ class TrainSpec:
             del recipe["distill"]  # As before there were teachers, so that the keys of those studies stay.
         return recipe
 
+    def searched(self, names: Iterable[str]) -> dict[str, float]:
+        """The recipe's own values of what is searched of it.
+
+        Args:
+            names: Some of `RECIPE`; those of a teacher only where there is one.
+        """
+        teacher = {} if self.distill is None else vars(self.distill)
+        flat = {**vars(self), **{_TEACHER + key: value for key, value in teacher.items()}}
+        return {name: float(flat[name]) for name in names}
+
+    def with_searched(self, values: Mapping[str, float]) -> TrainSpec:
+        """The recipe with some of what is searched of it replaced.
+
+        Args:
+            values: By the names of `RECIPE`.
+
+        Raises:
+            ConfigError: A value is out of its range, or of a teacher that there is none of.
+        """
+        own: dict[str, Any] = {name: value for name, value in values.items() if name in RECIPE and "." not in name}
+        teacher: dict[str, Any] = {
+            name.removeprefix(_TEACHER): v for name, v in values.items() if name.startswith(_TEACHER)
+        }
+        if teacher and self.distill is None:
+            raise ConfigError(
+                f"`{_TEACHER}{next(iter(teacher))}` can be searched where there is a teacher, but [train.finetune] has "
+                "none. Add `distill = {}` there."
+            )
+        distill = self.distill if self.distill is None else dataclasses.replace(self.distill, **teacher)
+        return dataclasses.replace(self, **own, distill=distill)
+
+
+_TEACHER = "distill."
+RECIPE = ("learning_rate", "epochs", f"{_TEACHER}weight", f"{_TEACHER}temperature")
+"""What of a fine-tune phase can be searched."""
+
 
 def check_dense(recipe: TrainSpec) -> None:
     """Refuse what the dense network can't be trained by.
@@ -365,7 +402,8 @@ class TrialSpec:
         latency_limit_ms: Longest median time of one batch, or None; a slower network is not fine-tuned.
         ancestors: Trials whose network it may start from, its parent first; the first one that is there counts. None:
             it starts from the dense network, or from what its method's sparsify phase made of that.
-        epochs: Length of its fine-tune phase; None: as the setting says.
+        recipe: What of the setting's fine-tune phase this trial does otherwise, by the names of `RECIPE`.
+        epochs: Length of its fine-tune phase; None: as the recipe says.
         time_limit_s: Seconds that the trial may take on its worker; its fine-tune phase is shortened to fit.
     """
 
@@ -381,6 +419,7 @@ class TrialSpec:
     params_limit: int | None = option(None, low=1)
     latency_limit_ms: float | None = option(None, above=0)
     ancestors: tuple[Ancestor, ...] = option(())
+    recipe: Mapping[str, float] = option({})
     epochs: float | None = option(None, above=0)
     time_limit_s: float | None = option(None, above=0)
 
@@ -390,7 +429,7 @@ class TrialSpec:
     @property
     def finetune(self) -> TrainSpec:
         """The recipe of its fine-tune phase."""
-        recipe = self.setting.finetune
+        recipe = self.setting.finetune.with_searched(self.recipe)
         return recipe if self.epochs is None else dataclasses.replace(recipe, epochs=self.epochs)
 
     def to_dict(self) -> dict[str, Any]:

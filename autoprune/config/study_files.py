@@ -51,7 +51,8 @@ class SearchConfig:
     ``start_from`` names studies of the same identity in the same database, whose fronts are proposed first. With
     ``inherit`` trials start from the networks of finished ones, so that training accumulates. ``least_epochs`` is the
     shortest fine-tune phase that a trial gets under a time limit. A study ends by itself when ``patience`` complete
-    trials in a row have added next to nothing to the hypervolume; 0: never.
+    trials in a row have added next to nothing to the hypervolume; 0: never. With ``stopper`` long trials that others of
+    about their cost have left behind end at a rung.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SearchConfig:
     start_from: tuple[str, ...] = option(())
     inherit: bool = True
     patience: int = option(0, low=0, high=1_000_000)
+    stopper: bool = True
     least_epochs: float = option(0.25, above=0, high=100_000)
     max_retry: int = option(2, low=0, high=10)
     max_failures_in_a_row: int = option(3, low=1)
@@ -210,6 +212,13 @@ class StudyConfig:
                 "`latency_ms` as an objective or constraint needs `latency_batch` in [engine], the number of images "
                 "timed at once, but it is missing. Add for example latency_batch = 64."
             )
+        for name, values in self.space.finetune.items():
+            ends = values.values or (values.low, values.high)
+            for value in ends:
+                try:
+                    self.setting.finetune.with_searched({name: float(value or 0)})
+                except ConfigError as error:
+                    raise ConfigError(f"[space] `finetune.{name}`: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-serialisable data."""
@@ -330,6 +339,6 @@ def names_its_trials(path: Path) -> bool:
 
 def read_stored(data: Mapping[str, Any]) -> StudyConfig:
     """Rebuild a configuration from what the database keeps."""
-    if "study" in data:  # One from before there were lineages goes on without them.
-        data = {**data, "study": {"inherit": False, **data["study"]}}
+    if "study" in data:  # One from before there were lineages, or a stopper, goes on without them.
+        data = {**data, "study": {"inherit": False, "stopper": False, **data["study"]}}
     return read(StudyConfig, data, where="[stored configuration]")

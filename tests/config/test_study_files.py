@@ -545,3 +545,37 @@ def test_a_stored_configuration_of_another_version(load: Load) -> None:
         read_stored(data)
     with refused("[stored configuration]: the key `study` must be given (a table), but is missing."):
         read_stored({})
+
+
+# The recipe
+
+
+def test_what_is_searched_of_the_recipe(load: Load) -> None:
+    space = SPACE + "[space.finetune]\nlearning_rate = { low = 0.01, high = 0.1 }\ndistill = { weight = [0.5, 0.9] }\n"
+    config = load(HEAD + REST + "[train.finetune]\ndistill = {}\n", space=space)
+    assert config.space.finetune == {
+        "learning_rate": Range(low=0.01, high=0.1), "distill.weight": Range(values=(0.5, 0.9)),
+    }  # fmt: skip
+    assert read_stored(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("momentum = [0.9]", "own.toml: [space]: `finetune`: there is no searched part of the recipe 'momentum'"),
+        ('learning_rate = ["high"]', "own.toml: [space]: `finetune.learning_rate` must hold numbers, but got ['high']"),
+        ("learning_rate = [0.1, 200]", "study.toml: [space] `finetune.learning_rate`: `learning_rate` must be in"),
+        ("distill.weight = [0.5]", "study.toml: [space] `finetune.distill.weight`: `distill.weight` can be"),
+        ("distill = 0.5", "own.toml: [space.finetune.distill] must be a table, but got 0.5"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_searched_of_the_recipe(load: Load, table: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load(HEAD + REST, space=SPACE + f"[space.finetune]\n{table}\n")
+
+
+def test_a_study_from_before_there_was_a_stopper_goes_on_without_one(load: Load) -> None:
+    stored = load(HEAD + REST).to_dict()
+    assert read_stored(stored).study.stopper
+    del stored["study"]["stopper"]
+    assert not read_stored(stored).study.stopper

@@ -3,6 +3,7 @@
 from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Nothing, Snapshot, Stopping
+from autoprune.search.dispatch.stopper import Stopper
 from autoprune.search.dispatch.verdicts import Goals
 from autoprune.search.dispatch.wind_down import FailureCaps, WindDown
 
@@ -14,6 +15,7 @@ __all__ = [
     "Patience",
     "SharedPhases",
     "Snapshot",
+    "Stopper",
     "Stopping",
     "WindDown",
 ]

@@ -13,6 +13,7 @@ from autoprune.errors import LeaseLostError, SpaceExhaustedError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Live, Nothing, RunningTrial, Snapshot, Stopping
+from autoprune.search.dispatch.stopper import Reached, Stopper, reached
 from autoprune.search.dispatch.verdicts import Complete, Fail, Goals, Release, StopEarly, Verdict, verdict_on
 from autoprune.search.dispatch.wind_down import WindDown
 from autoprune.search.phases import PhaseLeases, PhaseRows
@@ -58,6 +59,7 @@ class Dispatcher:
         shared: The phases that trials share.
         on_complete: Called when the study has gained a COMPLETE trial.
         patience: Ends the study when its hypervolume has stalled; None: it goes on to its last trial.
+        stopper: Ends trials early that others of their cost have left behind; None: all go on to their end.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Dispatcher:
         shared: SharedPhases | None = None,
         on_complete: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
+        stopper: Stopper | None = None,
     ) -> None:
         self._lifecycle, self._proposer = lifecycle, proposer
         self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
-        self._shared, self._on_complete, self._patience = shared or SharedPhases(), on_complete, patience
+        self._shared, self._on_complete = shared or SharedPhases(), on_complete
+        self._patience, self._stopper = patience, stopper
         self.phases = PhaseLeases(PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s)
         self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request)
         self._look_at = 0.0
@@ -232,9 +236,26 @@ class Dispatcher:
         live = self.live.get(handle)
         if self.stopping is not None or live is None or live.lost:
             return True
-        if isinstance(report, Progressed) and report.result_key is not None:
+        if not isinstance(report, Progressed):
+            return False
+        if report.result_key is not None:
             live.earlier = self._lifecycle.result_of(report.result_key)
-        return live.earlier is not None
+        if self._stopper is not None and report.rung is not None:
+            live.behind = self._left_behind(live.claim, report, self._stopper)
+        return live.earlier is not None or live.behind is not None
+
+    def _left_behind(self, claim: Claim, report: Progressed, stopper: Stopper) -> str | None:
+        """Why a trial that has come to a rung ends there, or None where it goes on."""
+        rung, accuracy, macs_ratio = report.rung, report.accuracy, report.macs_ratio
+        if rung is None or accuracy is None or macs_ratio is None or not stopper.is_watching(claim.point, rung):
+            return None
+        others = reached(rung, self._lifecycle.study.trials())
+        for live in list(self.live.values()):
+            found = live.rungs.get(str(rung))
+            if live.claim.trial_id != claim.trial_id and found is not None and live.macs_ratio is not None:
+                others.append(Reached(live.macs_ratio, found))
+        is_behind = stopper.is_behind(Reached(macs_ratio, accuracy), others)
+        return f"behind others of its cost at rung {rung}" if is_behind else None
 
     def heard(self, handle: str, report: Report) -> None:
         """Take in what a running trial says."""

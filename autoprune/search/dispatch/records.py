@@ -74,6 +74,7 @@ class Live:
         result_key: Hash of all that fixes its result but the fine-tune seed, once known.
         earlier: That very result, where another trial has it already.
         lost: Whether its lease is no longer ours.
+        behind: Why it was ended early for its accuracy, or None.
     """
 
     claim: Claim
@@ -85,6 +86,7 @@ class Live:
     result_key: str | None = None
     earlier: EarlierResult | None = None
     lost: bool = False
+    behind: str | None = None
 
     def hear(self, report: Report) -> None:
         """Take in what the trial says."""

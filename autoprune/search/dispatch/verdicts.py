@@ -100,6 +100,8 @@ def verdict_on(live: Live, last: Report | None, *, goals: Goals, crashed: bool, 
             return Fail(last.reason)
     if crashed:
         return Fail(_DIED, retry=True) if stopping is None else Release(f"{stopping.value}; {_DIED}")
+    if live.behind is not None:
+        return _stop(live, live.behind, {}, goals)
     if stopping is None:
         return Fail("the trial ended without reporting a result")
     if stopping is Stopping.TIME and live.rungs:

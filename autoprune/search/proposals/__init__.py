@@ -4,6 +4,7 @@ from autoprune.search.proposals.observations import Observation, Observations
 from autoprune.search.proposals.pace import Pace, TimeLeft
 from autoprune.search.proposals.planner import Budget, Planner
 from autoprune.search.proposals.proposer import Proposer, imported_points, opening
+from autoprune.search.proposals.recipe import RecipeSearch
 from autoprune.search.proposals.samplers import GP, TPE, Draw, Random, Sampler, sampler_named
 from autoprune.search.proposals.space import Space
 
@@ -18,6 +19,7 @@ __all__ = [
     "Planner",
     "Proposer",
     "Random",
+    "RecipeSearch",
     "Sampler",
     "Space",
     "TimeLeft",

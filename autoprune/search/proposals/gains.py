@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune.search import pareto
 
-__all__ = ["ErrorModel", "Member", "gain"]
+__all__ = ["ErrorModel", "Member", "error_at", "gain"]
 
 _PRIOR = np.array([0.0, 0.6, 0.3])  # Of a ResNet-20 on CIFAR-10; any other network's trials soon outvote it.
 _PRIOR_WEIGHT = np.array([0.0, 1.0, 4.0])  # Squared errors of the logarithm that a squared deviation from it weighs.
@@ -111,3 +111,19 @@ def gain(front: Sequence[tuple[float, float]], point: tuple[float, float], *, wo
     before = pareto.hypervolume(np.array(front, dtype=np.float64).reshape(-1, 2), worst)
     after = pareto.hypervolume(np.array([*front, point], dtype=np.float64), worst)
     return (after - before) / (worst[0] * worst[1])
+
+
+def error_at(n_images: float, *, accuracy: float, trained_on: float, dense_accuracy: float | None = None) -> float:
+    """The error that a network would be expected to have after another number of images.
+
+    It lets trials of unlike lengths be compared: what is longer has to be better by as much as length alone brings.
+
+    Args:
+        n_images: The number that it is asked for, > 0.
+        accuracy: What the network reaches.
+        trained_on: Images that it has seen, > 0.
+        dense_accuracy: Of the dense network, where it is known.
+    """
+    floor = 0.0 if dense_accuracy is None else _FLOOR * (1 - dense_accuracy)
+    excess = max(1 - accuracy - floor, _LEAST_EXCESS)
+    return float(floor + excess * (trained_on / n_images) ** _PRIOR[2])

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search import pareto
 from autoprune.search.proposals.gains import ErrorModel, Member, gain
 from autoprune.search.proposals.pace import Pace, TimeLeft
-from autoprune.search.trials import Attr, StoredTrial, lineage_of
+from autoprune.search.trials import Attr, StoredTrial, dense_accuracy, lineage_of
 
 __all__ = ["Budget", "Planner", "Step"]
 
@@ -21,6 +21,7 @@ _OPENING = 0.85  # Share of the time that the ladder of the opening takes.
 _NEAREST = 1.08  # Two members of the front nearer than this factor of MACs leave no gap to be filled.
 _BELOW = 0.75  # The next target under the smallest member.
 _PHASE_SHARE = 0.05  # Of the workers' time: what a sparsify phase may take under a time limit.
+_PROBES = 0.15  # Of the workers' time: what trials of recipes take together.
 _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explored, so that the answer is of use.
 _SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
 _SPARE_S = 2.0
@@ -105,9 +106,8 @@ class Planner:
         Returns:
             The steps, or None where the time is too short for another trial.
         """
-        trials = [StoredTrial(trial) for trial in history]
-        look = _Look(trials, budget=self._budget, pace=self.pace, time=time)
-        tried = {trial.point.macs_target for trial in trials if Attr.POINT in trial.attrs}
+        look = self._look(history, time)
+        tried = {trial.point.macs_target for trial in look.trials if Attr.POINT in trial.attrs}
         waiting = [target for target in self.ladder if target not in tried]
         if waiting:
             found = self._rung(waiting[0], look, left=sum(map(_effort, waiting)))
@@ -116,6 +116,24 @@ class Planner:
         else:
             found = self._best(look, look.model)
         return found if found or time is None else None
+
+    def probe(
+        self, target: float, history: Sequence[FrozenTrial], time: TimeLeft | None = None, *, n_probes: int
+    ) -> Step | None:
+        """A trial from the dense network that tries a recipe, or None where the time is too short for it.
+
+        Args:
+            target: Its MACs target.
+            history: All trials of the study, by number.
+            time: What is left of it; None without a time limit.
+            n_probes: How many of its kind share their part of the time.
+        """
+        why = f"{target:.3g} of the MACs, to try a recipe"
+        if time is None:
+            return Step(target, None, None, why, is_plain=True)
+        look = self._look(history, time)
+        epochs = look.epochs(target, seconds=_PROBES * time.of * time.workers / n_probes)
+        return None if epochs is None else Step(target, None, min(epochs, self._budget.epochs), why, is_plain=True)
 
     def after_phase(self, target: float, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Step | None:
         """A trial that starts from a sparsify phase, or None where the phase would take too much of the time.
@@ -128,12 +146,15 @@ class Planner:
         why = f"{target:.3g} of the MACs, from a sparsify phase"
         if time is None:
             return Step(target, None, None, why)
-        look = _Look([StoredTrial(trial) for trial in history], budget=self._budget, pace=self.pace, time=time)
+        look = self._look(history, time)
         phase_s = look.pace.seconds(self._budget.phase_epochs * self._budget.n_images, 1.0)
         if phase_s > min(_PHASE_SHARE * time.of * time.workers, time.seconds):
             return None
         epochs = look.epochs(target, seconds=look.later_s(), after_s=phase_s)
         return None if epochs is None else Step(target, None, epochs, why)
+
+    def _look(self, history: Sequence[FrozenTrial], time: TimeLeft | None) -> _Look:
+        return _Look([StoredTrial(trial) for trial in history], budget=self._budget, pace=self.pace, time=time)
 
     def _rung(self, target: float, look: _Look, *, left: float) -> list[Step]:
         parent = look.above(target)
@@ -182,7 +203,7 @@ class _Look:
     """The history at one moment, as far as planning goes."""
 
     def __init__(self, trials: Sequence[StoredTrial], *, budget: Budget, pace: Pace, time: TimeLeft | None) -> None:
-        self._budget, self._time = budget, time
+        self._budget, self._time, self.trials = budget, time, trials
         by_number = {trial.number: trial for trial in trials}
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
         self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
@@ -193,8 +214,7 @@ class _Look:
         self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
         every = [_member(trial, by_number) for trial in complete]
         every = [member for member in every if member.images > 0]
-        dense = next((t.attrs["accuracy"] for t in complete if t.attrs["macs_ratio"] >= 1 and not t.images), None)
-        self.model = ErrorModel.fitted(every, dense_accuracy=dense) if every else None
+        self.model = ErrorModel.fitted(every, dense_accuracy=dense_accuracy(complete)) if every else None
         self._by_number = by_number
 
     @property

@@ -15,12 +15,15 @@ from autoprune.search.pareto import front_mask
 from autoprune.search.proposals.observations import Observations, Observer
 from autoprune.search.proposals.pace import TimeLeft
 from autoprune.search.proposals.planner import Planner, Step
+from autoprune.search.proposals.recipe import RecipeSearch
 from autoprune.search.proposals.samplers import SAMPLERS, Draw, Sampler, sampler_named
 from autoprune.search.proposals.space import Space
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Attr, Point, Proposal, StoredTrial
 
 __all__ = ["Proposer", "imported_points", "opening"]
+
+_First = tuple[str, Point, Step | None]
 
 _MOST_RUNGS = 20  # More would tell little that the sampler could not find better.
 
@@ -67,11 +70,12 @@ def _at(space: Space, method: str, rule: str, target: float) -> Point:
     return space.repair(Point(method, rule, target, space.default_hyper(method), space.neutral_multipliers(rule)))
 
 
-def _plain(space: Space, planner: Planner) -> Point:
+def _plain(space: Space, planner: Planner | None) -> Point:
     """What is known to be good, for trials by which the range of targets is covered first."""
-    rules = space.config.width_rules
+    rules, names = space.config.width_rules, list(space.config.methods)
     rule = next((rule for rule in ("global", "uniform") if rule in rules), rules[0])
-    return _at(space, planner.method, rule, 1.0)
+    method = next((name for name in names if not space.config.methods[name]), names[0])
+    return _at(space, method if planner is None else planner.method, rule, 1.0)
 
 
 def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, Any]) -> list[Point]:
@@ -118,6 +122,7 @@ class Proposer:
         imported: Points of other studies, to be proposed first.
         planner: Lets trials start from each other's networks; None: each starts from the dense network or a phase.
         has_phase: Whether a point's method trains before channels are ranked, so that it can't start from a trial.
+        recipe: Searches the fine-tune recipe before everything but the dense network; None: it is the study's own.
     """
 
     def __init__(
@@ -132,15 +137,17 @@ class Proposer:
         imported: Sequence[Point] = (),
         planner: Planner | None = None,
         has_phase: Callable[[Point], bool] = lambda point: False,
+        recipe: RecipeSearch | None = None,
     ) -> None:
         self._space, self._seed, self._context = space, seed, context
         self._samplers = [sampler_named(sampler), SAMPLERS["random"]]
         self._observer = Observer(space, objectives)
-        self._planner, self._has_phase = planner, has_phase
-        self._opening: dict[str, Point] = {}
-        first = opening(space, n_trials, imported, planner=planner)
+        self._planner, self._has_phase, self._recipe = planner, has_phase, recipe
+        dense, *others = opening(space, n_trials, imported, planner=planner)
         # A rung of the planner's ladder is proposed by the planner, which knows whom it starts from.
-        for point in first[: len(first) - len(planner.ladder)] if planner is not None else first:
+        others = others[: len(others) - len(planner.ladder)] if planner is not None else others
+        self._dense, self._opening = {self._key(dense): dense}, dict[str, Point]()
+        for point in others:
             self._opening.setdefault(self._key(point), point)
 
     def propose(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Proposal | None:
@@ -157,9 +164,9 @@ class Proposer:
             SpaceExhaustedError: Hundreds of draws gave nothing new.
         """
         tried = {StoredTrial(trial).key for trial in history}
-        for key, point in self._opening.items():
-            if key not in tried:
-                return self._proposal(key, point, history)
+        first = _untried(self._dense, tried) or self._probe(history, time) or self._opened(history, tried)
+        if first is not None:
+            return self._proposal(*first, history)
         steps: Sequence[Step] = ()
         if self._planner is not None:
             planned = self._planner.steps(history, time)
@@ -172,14 +179,47 @@ class Proposer:
         for sampler in self._samplers:
             for drawn in self._drawn(sampler, observations, draw, plain=bool(steps) and steps[0].is_plain):
                 for point, step in self._planned(drawn, steps, history, time):
+                    point = self._with_recipe(point, history)
                     key = self._key(point, step)
                     if key not in tried:
-                        return self._proposal(key, point, history, step)
+                        return self._proposal(key, point, step, history)
                 n_attempts += 1
         raise SpaceExhaustedError(
             f"{n_attempts} draws from space {self._space.config.name!r} gave nothing that was not "
             f"tried in {len(history)} trials. Widen a range, add a method, or lower `n_trials`."
         )
+
+    def _probe(self, history: Sequence[FrozenTrial], time: TimeLeft | None) -> _First | None:
+        """The next trial that tries a recipe, if one is to come and the time is long enough."""
+        recipe = None if self._recipe is None else self._recipe.next(history)
+        if self._recipe is None or recipe is None:
+            return None
+        target, step = self._recipe.target, None
+        if self._planner is not None:
+            step = self._planner.probe(target, history, time, n_probes=len(self._recipe.probes))
+            if step is None:
+                return None
+        plain = _plain(self._space, self._planner)
+        point = self._recipe.probe(plain, recipe, epochs=None if step is None else step.epochs)
+        return self._key(point, step), point, step
+
+    def _opened(self, history: Sequence[FrozenTrial], tried: set[str | None]) -> _First | None:
+        """The next point of the opening, with the recipe of the moment."""
+        recipe = {} if self._recipe is None else self._recipe.chosen(history)
+        if not recipe:
+            return _untried(self._opening, tried)
+        # One that was tried by another recipe is not tried again.
+        known = [dataclasses.replace(StoredTrial(trial).point, recipe={}) for trial in history]
+        waiting = (point for key, point in self._opening.items() if key not in tried and point not in known)
+        point = next(waiting, None)
+        if point is None:
+            return None
+        point = dataclasses.replace(point, recipe=recipe)
+        return self._key(point), point, None
+
+    def _with_recipe(self, point: Point, history: Sequence[FrozenTrial]) -> Point:
+        recipe = {} if self._recipe is None else self._recipe.chosen(history)
+        return dataclasses.replace(point, recipe=recipe) if recipe else point
 
     def _drawn(self, sampler: Sampler, observations: Observations, draw: Draw, *, plain: bool) -> Iterator[Point]:
         """The sampler's points, after a plain one where that is wanted."""
@@ -203,13 +243,18 @@ class Proposer:
             yield dataclasses.replace(drawn, macs_target=step.macs_target, parent=number, epochs=step.epochs), step
 
     def _key(self, point: Point, step: Step | None = None) -> str:
-        if step is None:
-            return self._space.key(point, self._context)
-        parent = None if step.parent is None else step.parent.sha256
-        return self._space.key(point, self._context, {"parent": parent, "epochs": step.epochs})
+        more: list[Any] = [] if not point.recipe else [{"recipe": dict(point.recipe), "seed": point.finetune_seed}]
+        if step is not None:
+            parent = None if step.parent is None else step.parent.sha256
+            more.append({"parent": parent, "epochs": step.epochs})
+        return self._space.key(point, self._context, *more)
 
-    def _proposal(self, key: str, point: Point, history: Sequence[FrozenTrial], step: Step | None = None) -> Proposal:
-        params, distributions = point.params, self._space.distributions(point)
+    def _proposal(self, key: str, point: Point, step: Step | None, history: Sequence[FrozenTrial]) -> Proposal:
+        params: dict[str, Any] = dict(point.params)
+        distributions = self._space.distributions(point)
+        if self._recipe is not None and point.recipe:
+            params |= self._recipe.params(point.recipe)
+            distributions |= self._recipe.distributions
         known = self._observer.choices(history)
         for name in [name for name, d in distributions.items() if isinstance(d, CategoricalDistribution)]:
             stored = _stored_name(name, distributions[name], known)
@@ -225,6 +270,10 @@ class Proposer:
                 }
         n_finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in history)
         return Proposal(params=params, distributions=distributions, key=key, attrs=attrs, n_finished=n_finished)
+
+
+def _untried(points: Mapping[str, Point], tried: set[str | None]) -> _First | None:
+    return next(((key, point, None) for key, point in points.items() if key not in tried), None)
 
 
 def _stored_name(name: str, distribution: BaseDistribution, known: Mapping[str, BaseDistribution]) -> str:

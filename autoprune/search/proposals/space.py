@@ -178,6 +178,8 @@ class Space:
             "multipliers": self._group_multipliers(point),
             "params_limit": self.constraints.params,
             "latency_limit_ms": self.constraints.latency_ms,
+            "recipe": dict(point.recipe),
+            "epochs": point.epochs,
         }
 
     def key(self, point: Point, *context: Any) -> str:

@@ -11,7 +11,12 @@ __all__ = ["Point", "Value"]
 
 Value: TypeAlias = float | str | bool
 _STORED_MULTIPLIERS = "shape"  # Their name in the databases that there are.
-_OPTIONAL = ("parent", "epochs")  # Not stored where they say nothing: keys of earlier databases stay as they are.
+_OPTIONAL = (
+    "parent",
+    "epochs",
+    "recipe",
+    "finetune_seed",
+)  # Not stored where they say nothing: keys of earlier databases stay as they are.
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,10 @@ class Point:
         hyper: The method's hyper-parameters.
         multipliers: Of the keep ratio, by what the rule samples (`widths.WidthRule.sampled`); none for most.
         parent: Number of the finished trial whose network it starts from; None for the dense network.
-        epochs: Length of the fine-tune phase; None: as the study says.
+        epochs: Length of the fine-tune phase; None: as the recipe says.
+        recipe: What of the study's fine-tune recipe it does otherwise, by the names of `config.RECIPE`.
+        finetune_seed: Seeds the fine-tune phase in place of the trial's number, for trials that are compared by their
+            recipes.
     """
 
     method: str
@@ -35,12 +43,14 @@ class Point:
     multipliers: Mapping[str, float] = field(default_factory=dict)
     parent: int | None = None
     epochs: float | None = None
+    recipe: Mapping[str, float] = field(default_factory=dict)
+    finetune_seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The point as it is stored, JSON-serialisable."""
         facts = dataclasses.asdict(self)
         facts[_STORED_MULTIPLIERS] = facts.pop("multipliers")
-        return {key: value for key, value in facts.items() if key not in _OPTIONAL or value is not None}
+        return {key: value for key, value in facts.items() if key not in _OPTIONAL or value not in (None, {})}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Point:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search.trials.attributes import RESERVED, Attr
 from autoprune.search.trials.point import Point
 
-__all__ = ["StoredTrial", "lineage_of"]
+__all__ = ["StoredTrial", "dense_accuracy", "lineage_of"]
 
 # System attribute: which user attributes came with the proposal, and so belong to a second try as well.
 GIVEN = "autoprune:given"
@@ -151,3 +151,9 @@ def lineage_of(trial: StoredTrial, trials: Mapping[int, StoredTrial]) -> list[St
     while (number := line[-1].started_from) is not None:
         line.append(trials[trials[number].computed_by])
     return line[::-1]
+
+
+def dense_accuracy(trials: Iterable[StoredTrial]) -> float | None:
+    """Accuracy of the untouched dense network, where one of the trials tells it."""
+    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE and not trial.images)
+    return next((float(t.attrs["accuracy"]) for t in complete if t.attrs.get("macs_ratio", 0) >= 1), None)

@@ -17,6 +17,7 @@ from autoprune.search.dispatch import (
     Nothing,
     Patience,
     SharedPhases,
+    Stopper,
     Stopping,
     WindDown,
 )
@@ -627,3 +628,24 @@ def test_an_interrupted_study_has_the_trials_of_an_uninterrupted_one(tmp_path):
                     found[name].append(claim.attrs["point"])
         db.close()
     assert found["broken"] == found["whole"]
+
+
+def test_a_trial_that_others_of_its_cost_have_left_behind_ends_early_and_is_never_complete(record):
+    with make(record, n_trials=8, concurrency=1, stopper=Stopper((0.5,), epochs=10.0)) as desk:
+        for number, accuracy in enumerate((0.9, 0.89, 0.88, 0.7)):
+            handle = f"h{number}"
+            assert isinstance(desk.next(handle), Claim)
+            begun = Progressed(phase="finetune", progress=0.0, rung=0, accuracy=0.1, macs_ratio=0.5)
+            assert not desk.should_stop(handle, begun)  # Ranks at rung 0 change afterwards.
+            desk.heard(handle, begun)
+            half = Progressed(phase="finetune", progress=0.5, rung=1, accuracy=accuracy, macs_ratio=0.5)
+            is_last = number == 3
+            assert desk.should_stop(handle, half) is is_last
+            rungs = {"0": 0.1, "1": accuracy, "2": accuracy + 0.01}
+            result = {"accuracy": accuracy + 0.01, "macs_ratio": 0.5, "rungs": rungs}
+            desk.ended(handle, half if is_last else Completed(result=result))
+    *complete, stopped = record.trials()
+    assert [trial.state for trial in complete] == [TrialState.COMPLETE] * 3
+    assert stopped.state is TrialState.PRUNED
+    assert stopped.user_attrs["stop_reason"] == "behind others of its cost at rung 1"
+    assert stopped.user_attrs["partial_accuracy"] == 0.7
