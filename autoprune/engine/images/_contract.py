@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from autoprune.config import DataSpec, digest
-from autoprune.engine.images.decoding import Arrays
+from autoprune.engine.images.decoding import READING, Arrays
 from autoprune.engine.images.image_set import ImageSet, held
 
 __all__ = ["DataSource", "untested"]
@@ -52,7 +52,7 @@ class DataSource(ABC):
             content: Its fingerprint.
             folder: Where decoded images are kept.
         """
-        return held(folder, digest("images", content, spec.image_size), lambda: self.read(spec, part))
+        return held(folder, digest("images", READING, content, spec.image_size), lambda: self.read(spec, part))
 
 
 def untested(what: str) -> str:

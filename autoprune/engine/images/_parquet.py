@@ -51,5 +51,10 @@ class Parquet(DataSource):
         encoded = images.to_pylist()
         if not encoded or not isinstance(encoded[0], bytes):
             raise DataError(f"{path}: the column `{image_column}` must hold encoded images, but holds {images.type}.")
+        if None in encoded:
+            raise DataError(
+                f"{path}: row {encoded.index(None)}: the column `{image_column}` must hold encoded images, but is null "
+                "here. Drop the row, or write the image's bytes into it."
+            )
         decoded = [decode(data, f"{path}: row {row}") for row, data in enumerate(encoded)]
         return checked(stack(decoded, str(path)), table[label_column].to_numpy(), str(path))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from autoprune.config import DataSpec, digest
 from autoprune.engine.images._contract import DataSource
-from autoprune.engine.images.decoding import Arrays, channels_first, checked, stack
+from autoprune.engine.images.decoding import Arrays, checked, pixels_of, stack
 from autoprune.errors import ConfigError, DataError, unknown_name
 
 __all__ = ["Torchvision"]
@@ -35,5 +33,5 @@ class Torchvision(DataSource):
             rows = [data[i] for i in range(len(data))]
         except (RuntimeError, OSError, TypeError, ValueError) as error:
             raise DataError(f"torchvision's {spec.name} can't be loaded into {spec.train}: {error}.") from error
-        pixels = [channels_first(np.asarray(image, dtype=np.uint8)) for image, _ in rows]
+        pixels = [pixels_of(image, f"torchvision's {spec.name}: image {row}") for row, (image, _) in enumerate(rows)]
         return checked(stack(pixels, str(spec.name)), [label for _, label in rows], str(spec.name))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.engine.images.decoding import Arrays, decode_square
+from autoprune.errors import DataError
 
 __all__ = ["FolderImages", "ImageSet", "held"]
 
@@ -57,12 +58,23 @@ def _lists(index_batches: Iterable[Tensor]) -> Iterator[list[int]]:
         yield batch.tolist()
 
 
-class _FolderFiles(torch.utils.data.Dataset[Tensor]):
+class _FolderFiles(torch.utils.data.Dataset[Tensor | DataError]):
     def __init__(self, paths: list[str], size: int) -> None:
         self.paths, self.size = paths, size
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(decode_square(self.paths[index], self.size))
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        try:
+            return torch.from_numpy(decode_square(self.paths[index], self.size))
+        except DataError as error:  # Raised in a worker, it would come out as the worker's traceback.
+            return error
+
+
+def _batch(items: list[Tensor | DataError]) -> Tensor | DataError:
+    images = [item for item in items if isinstance(item, Tensor)]
+    if len(images) == len(items):
+        stacked: Tensor = torch.utils.data.default_collate(images)
+        return stacked
+    return next(item for item in items if isinstance(item, DataError))
 
 
 class FolderImages(ImageSet):
@@ -77,11 +89,15 @@ class FolderImages(ImageSet):
         loader = torch.utils.data.DataLoader(
             _FolderFiles(self._paths, self._size),
             batch_sampler=_lists(index_batches),
+            collate_fn=_batch,
             num_workers=min(8, os.cpu_count() or 1),
             pin_memory=torch.accelerator.is_available(),
             generator=torch.Generator(),  # Its own: the global one is not ours to draw from.
         )
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The files at ``indices``."""

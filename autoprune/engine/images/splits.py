@@ -99,7 +99,8 @@ def _check_alike(images: ImageSet, part: str, *, shape: tuple[int, int, int], n_
     if images.shape != shape or int(images.labels.max()) >= n_classes:
         raise DataError(
             f"[data] `{part}` must be like the training set, images of shape {shape} with labels below "
-            f"{n_classes}, but holds images of shape {images.shape} with labels up to {int(images.labels.max())}."
+            f"{n_classes}, but holds images of shape {images.shape} with labels up to {int(images.labels.max())}. "
+            "Bring its images to that size and number of channels, and leave out what is not trained on."
         )
 
 

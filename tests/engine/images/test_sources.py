@@ -1,6 +1,8 @@
 """Every source reads the images that were written for it, and says what is wrong with those that can't be read."""
 
+import hashlib
 import io
+import logging
 import os
 import shutil
 import struct
@@ -12,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from autoprune.config import DataSpec
+from autoprune.config import DataSpec, digest
 from autoprune.config.spec import DATA_SOURCES as KEYS
 from autoprune.engine.images import paths as _paths
 from autoprune.engine.images._image_folder import folder_classes, folder_files
-from autoprune.engine.images.decoding import decode_square
-from autoprune.engine.images.paths import path_of
+from autoprune.engine.images.decoding import decode_square, endings
+from autoprune.engine.images.paths import files_below, path_of
 from autoprune.engine.images.sources import DATA_SOURCES, source_of
 from autoprune.errors import ConfigError, DataError
 
@@ -143,10 +145,37 @@ def test_images_of_different_sizes(tmp_path):
 
 def test_bytes_that_are_no_image(tmp_path):
     broken = png(noise(1)[0])
-    refused(tmp_path, r"a\.parquet: row 2: this must be an image, but can't be decoded: cannot identify image file",
+    refused(tmp_path, r"a\.parquet: row 2: this must be an image, but can't be decoded: its format is none that Pillow",
             [*noise(2), b"no image"], [0] * 3)  # fmt: skip
     refused(tmp_path, "row 1: this must be an image, but can't be decoded", [*noise(1), broken[:60]], [0] * 2)
-    refused(tmp_path, "row 1: this must be an image, but can't be decoded", [*noise(1), b""], [0] * 2)
+    refused(tmp_path, "row 1: this must be an image, but it is empty", [*noise(1), b""], [0] * 2)
+
+
+def test_a_row_without_an_image(tmp_path):
+    table = pa.table({"img": [{"bytes": png(noise(1)[0])}, {"bytes": None}, None], "label": [0, 1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(
+        DataError, match=r"row 1: the column `img` must hold encoded images, but is null here\. Drop the"
+    ):
+        read_arrays(DataSpec(source="parquet", train=str(tmp_path / "a.parquet")), "train")
+
+
+def test_grey_images_beside_colour_become_rgb(tmp_path):
+    grey, colour = noise(1, channels=1)[0], noise(1)[0]
+    pixels, _ = read_arrays(write_parquet(tmp_path / "a.parquet", [grey, colour, png(grey, "LA")], [0, 1, 2]), "train")
+    assert pixels.shape == (3, 3, 5, 5)
+    assert np.array_equal(pixels[0], np.stack([grey] * 3))
+    assert np.array_equal(pixels[1], colour.transpose(2, 0, 1))
+    assert np.array_equal(pixels[2], pixels[0])
+
+
+def test_grey_images_of_any_depth_have_one_channel(tmp_path):
+    grey = noise(1, channels=1)[0]
+    deep = png(grey.astype(np.uint16) * 257)
+    pixels, _ = read_arrays(write_parquet(tmp_path / "a.parquet", [grey, deep, png(grey, "LA")], [0, 1, 2]), "train")
+    assert pixels.shape == (3, 1, 5, 5)
+    assert np.array_equal(pixels[1], grey[None])
+    assert np.array_equal(pixels[2], grey[None])
 
 
 def test_columns_of_the_wrong_kind(tmp_path):
@@ -214,6 +243,11 @@ def write_folder(root, classes=("cat", "dog"), seed=0):
 def test_folder_files(tmp_path):
     root = write_folder(tmp_path / "train", ("dog", "cat", "Ant"))
     (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / "._0.png").write_bytes(b"what macOS leaves")
+    (root / "cat" / ".DS_Store").write_bytes(b"what macOS leaves")
+    (root / "cat" / "Thumbs.db").write_bytes(b"what Windows leaves")
+    (root / "cat" / ".cache").mkdir()
+    Image.fromarray(noise(1)[0]).save(root / "cat" / ".cache" / "thumb.png")
     (root / ".cache").mkdir()
     Image.fromarray(noise(1)[0]).save(root / ".cache" / "thumb.png")
     Image.fromarray(noise(1)[0]).save(root / "stray.png")
@@ -237,12 +271,142 @@ def test_a_part_with_a_class_of_its_own_is_refused(tmp_path):
 
 
 def test_folders_without_images(tmp_path):
-    (tmp_path / "train" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"train: one folder of images per class must be here, but no image was found"):
-        folder_files(tmp_path / "train", folder_classes(tmp_path / "train"))
+    root = write_folder(tmp_path / "train", ("dog",))
+    (root / "cat" / "deep").mkdir(parents=True)
+    (root / "cat" / ".a.png").write_bytes(b"")
+    classes = folder_classes(root)
+    with pytest.raises(
+        DataError, match=r"train/cat: the folder of the class 'cat' must hold an image, but is empty\. Add images, or "
+    ):
+        folder_files(root, classes)
+    for name in ("a.heic", "b.HEIC", "deep/c.txt"):
+        (root / "cat" / name).write_bytes(b"")
+    told = (
+        r"but holds only \.heic \(2\), \.txt \(1\)\. Add images, or remove the folder\. Endings that are read: \.apng, "
+    )
+    with pytest.raises(DataError, match=told):
+        folder_files(root, classes)
+    (tmp_path / "flat").mkdir()
+    Image.fromarray(noise(1)[0]).save(tmp_path / "flat" / "a.png")
+    with pytest.raises(DataError, match=r"flat: one folder of images per class must be here, but no folder was found"):
+        folder_files(tmp_path / "flat", ())
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"an image folder must be a folder, but .*file is a file"):
         fingerprint(DataSpec(source="image_folder", train=str(tmp_path / "file"), image_size=4), "train")
+
+
+@pytest.mark.parametrize("ending", ["tif", "TIFF", "gif", "PNG", "jpe", "ppm", "JP2", "tga"])
+def test_every_ending_that_pillow_decodes(tmp_path, ending):
+    for name, value in (("cat", 0), ("dog", 255)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)).save(tmp_path / name / f"a.{ending}")
+    spec = DataSpec(source="image_folder", train=str(tmp_path), image_size=4)
+    images, labels = read_arrays(spec, "train")
+    assert labels.tolist() == [0, 1]
+    assert [set(image.ravel().tolist()) for image in images] == [{0}, {255}]
+
+
+def test_endings():
+    assert {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".mpo"} <= set(endings())
+    # Films, drawings, and files whose decoder Pillow leaves to others: beside images, they are none.
+    assert not {".mpg", ".eps", ".ps", ".h5", ".grib", ".wmf", ".pdf", ".txt", ""} & set(endings())
+
+
+def test_files_that_are_not_read_are_told(tmp_path, caplog):
+    root = write_folder(tmp_path / "train")
+    spec = DataSpec(source="image_folder", train=str(root), image_size=4)
+    with caplog.at_level(logging.WARNING):
+        read_arrays(spec, "train")
+        assert caplog.messages == []
+        for name in ("cat/a.heic", "dog/b.heic", "dog/c.txt", "dog/.DS_Store"):
+            (root / name).write_bytes(b"")
+        read_arrays(spec, "train")
+    assert caplog.messages == [
+        f"{root}: files of kinds that Pillow does not decode are passed over: .heic (2), .txt (1)."
+    ]
+
+
+def test_links_are_followed(tmp_path):
+    elsewhere = write_folder(tmp_path / "elsewhere")
+    root = tmp_path / "train"
+    (root / "bird").mkdir(parents=True)
+    (root / "ant").symlink_to(elsewhere / "cat")
+    (root / "bird" / "more").symlink_to(elsewhere / "dog")
+    (root / "bird" / "one.png").symlink_to(elsewhere / "cat" / "0.png")
+    paths, labels = folder_files(root, folder_classes(root))
+    assert [os.path.relpath(path, root) for path in paths] == [
+        "ant/0.png", "ant/2.png", "ant/deep/1.png",
+        "bird/more/0.png", "bird/more/2.png", "bird/more/deep/1.png", "bird/one.png",
+    ]  # fmt: skip
+    assert labels == [0] * 3 + [1] * 4
+    spec = DataSpec(source="image_folder", train=str(root), image_size=4)
+    first = fingerprint(spec, "train")
+    (elsewhere / "dog" / "0.png").unlink()
+    assert fingerprint(spec, "train") != first  # What lies behind a link counts among the content.
+
+
+def test_links_that_lead_nowhere_or_back(tmp_path):
+    root = write_folder(tmp_path / "train")
+    (root / "cat" / "notes").symlink_to(tmp_path / "gone")
+    assert len(folder_files(root, folder_classes(root))[0]) == 6
+    (root / "cat" / "3.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(
+        DataError, match=r"cat/3\.png: this must be a file, but is none, or a link to none\. Mend or re"
+    ):
+        folder_files(root, folder_classes(root))
+    (root / "cat" / "3.png").unlink()
+    for target in (root / "cat", root, root / "cat" / "deep"):
+        (root / "cat" / "deep" / "back").symlink_to(target)
+        with pytest.raises(DataError, match=r"deep/back: a link must not lead back to a folder that it lies in"):
+            files_below(root / "cat")
+        (root / "cat" / "deep" / "back").unlink()
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "home").symlink_to(root / "cat")
+    (root / "cat" / "aside").symlink_to(tmp_path / "aside")
+    with pytest.raises(DataError, match=r"aside/home: a link must not lead back"):
+        fingerprint(DataSpec(source="image_folder", train=str(root), image_size=4), "train")
+
+
+def test_files_and_folders_that_can_not_be_read(tmp_path, monkeypatch):
+    with pytest.raises(
+        DataError, match=r"gone\.png: this must be an image file, but can't be read: No such file.* Mend"
+    ):
+        decode_square(str(tmp_path / "gone.png"), 4)
+    scandir = os.scandir
+
+    def scan(path):
+        if path.name in ("closed", ".closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    (tmp_path / ".closed").mkdir()  # Such as a trash can at the root of a disk.
+    (tmp_path / ".back").symlink_to(tmp_path)
+    assert files_below(tmp_path) == []
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(
+        DataError, match=r"closed: this must be a folder that can be read, but it can't: Permission denie"
+    ):
+        files_below(tmp_path)
+
+
+def test_parquet_and_folders_show_the_same(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images = [
+        (Image.fromarray(noise(1)[0]), {"exif": exif}),
+        (Image.fromarray(noise(1, channels=1)[0].astype(np.uint16) * 200), {}),
+        (Image.fromarray(np.dstack([noise(1)[0], noise(1, channels=1)[0]])), {}),
+        (Image.fromarray(noise(1)[0]).convert("P"), {"transparency": 3}),
+    ]
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    data = []
+    for i, (image, options) in enumerate(images):
+        image.save(tmp_path / "train" / "a" / f"{i}.png", **options)
+        data.append((tmp_path / "train" / "a" / f"{i}.png").read_bytes())
+    rows, _ = read_arrays(write_parquet(tmp_path / "a.parquet", data, [0] * 4), "train")
+    files, _ = read_arrays(DataSpec(source="image_folder", train=str(tmp_path / "train"), image_size=5), "train")
+    assert np.array_equal(rows, files)
 
 
 def test_a_large_square_is_cropped_from_the_middle(tmp_path):
@@ -265,7 +429,7 @@ def test_every_size_gives_a_square(tmp_path, height, width, size):
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG but no more")
-    with pytest.raises(DataError, match=r"a\.png: this must be an image, but can't be decoded: cannot identify"):
+    with pytest.raises(DataError, match=r"a\.png: this must be an image, but can't be decoded: its format is"):
         decode_square(str(tmp_path / "a.png"), 4)
 
 
@@ -302,6 +466,26 @@ def test_torchvision_data_sets_that_do_not_exist_or_take_other_arguments(tmp_pat
         read_arrays(DataSpec(source="torchvision", name="MNISST", train=str(tmp_path)), "train")
     with pytest.raises(DataError, match=r"torchvision's FakeData can't be loaded into .*unexpected keyword argument"):
         read_arrays(DataSpec(source="torchvision", name="FakeData", train=str(tmp_path)), "train")
+
+
+def test_torchvision_images_of_other_kinds(tmp_path, monkeypatch):
+    """Bilevel ones are white at 255, not at 1; floats are no bytes."""
+    import torchvision
+
+    grey = np.array([[0, 255], [255, 0]], dtype=np.uint8)
+    spec = DataSpec(source="torchvision", name="MNIST", train=str(tmp_path))
+
+    def of(*images):
+        monkeypatch.setattr(torchvision.datasets, "MNIST", lambda **options: [(image, 0) for image in images])
+        return read_arrays(spec, "train")[0]
+
+    assert of(Image.fromarray(grey).convert("1"), Image.fromarray(grey)).tolist() == [[grey.tolist()]] * 2
+    with pytest.raises(
+        DataError, match=r"torchvision's MNIST: image 1: an image must be one of Pillow or uint8 of shape"
+    ):
+        of(grey, grey / 255)
+    with pytest.raises(DataError, match=r"MNIST: there must be images, but there is none"):
+        of()
 
 
 # -- factory --------------------------------------------------------------------------------------------------------
@@ -407,6 +591,17 @@ def test_the_hash_of_a_folder(tmp_path):
     assert of(tmp_path / "moved") != first
     (root / "dog" / "0.png").unlink()
     assert of(root) != first
+
+
+def test_the_hash_of_a_folder_is_that_of_names_and_bytes_hidden_ones_too(tmp_path):
+    """As it was before hidden files were passed over: the hash of data that were read right does not change."""
+    root = write_folder(tmp_path / "train", ("cat",))
+    (root / ".DS_Store").write_bytes(b"x")
+    expected = hashlib.sha256(digest(8).encode())
+    for name in (".DS_Store", "cat/0.png", "cat/2.png", "cat/deep/1.png"):
+        expected.update(name.encode() + (root / name).read_bytes())
+    spec = DataSpec(source="image_folder", train=str(root), image_size=8)
+    assert fingerprint(spec, "train") == expected.hexdigest()[:16]
 
 
 def test_the_hash_of_large_files_follows_names_sizes_and_times(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from autoprune.config import DataSpec
-from autoprune.engine.images import Preprocess, _factory, _image_folder, augment, load_splits, load_test
+from autoprune.engine.images import Preprocess, _contract, _factory, _image_folder, augment, load_splits, load_test
 from autoprune.engine.images import splits as data
 from autoprune.engine.images._parquet import Parquet
 from autoprune.engine.images.sources import source_of
@@ -300,6 +300,18 @@ def test_images_are_decoded_once(parquet, monkeypatch):
     assert first.fingerprint == again.fingerprint
 
 
+def test_images_of_another_reading_are_not_taken_from_the_disk(parquet, monkeypatch):
+    """What was decoded before files came to be read as viewers show them."""
+    spec, images, folder = dataclasses.replace(parquet[0], validation="last:6"), *parquet[1:]
+    first = load_splits(spec, folder=folder)
+    for path in folder.glob("*.images.npy"):
+        np.save(path, np.load(path) * 0)
+    monkeypatch.setattr(_contract, "READING", 10_000)
+    again = load_splits(spec, folder=folder)
+    assert torch.equal(everything(again.train), images[:14])
+    assert (again.fingerprint, again.indices_digest) == (first.fingerprint, first.indices_digest)
+
+
 def test_half_a_decoding_is_done_again(parquet):
     spec, _, folder = parquet
     load_splits(spec, folder=folder)
@@ -404,6 +416,16 @@ def test_a_large_folder_reads_the_same_images(folder_spec, tmp_path, monkeypatch
         got, expected = list(one.read(batches)), list(other.read(batches))
         assert [len(batch) for batch in got] == [2, 1]
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_an_image_of_a_large_folder_that_is_none_is_told_in_one_sentence(folder_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(_image_folder, "_HELD_BYTES", 100)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    images = load_splits(folder_spec, folder=tmp_path / "none").train
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^\S+\.png: this must be an image, but it is empty\. Replace or remove it\.$"):
+        list(images.read([torch.tensor([1, 0])]))
 
 
 def test_reading_a_large_folder_draws_nothing_and_runs_ahead_a_little(folder_spec, tmp_path, monkeypatch):
