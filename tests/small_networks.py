@@ -84,14 +84,44 @@ class Depthwise(nn.Module):
         return self.fc(F.relu(self.grouped_norm(self.grouped(x))).mean((2, 3)))
 
 
+class Headed(nn.Module):
+    """As a VGG: convolutions with a BatchNorm each, and a hidden linear layer that has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm1 = conv(1, 8), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = conv(8, 6), nn.BatchNorm2d(6)
+        self.hidden, self.fc = nn.Linear(6 * 4, 10), nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+        return self.fc(F.relu(self.hidden(F.adaptive_avg_pool2d(x, 2).flatten(1))))
+
+
+class Bare(nn.Module):
+    """A residual sum and a hidden linear layer without any BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 5, 3, padding=1)
+        self.outer, self.hidden, self.fc = nn.Conv2d(5, 6, 3, padding=1), nn.Linear(6, 7), nn.Linear(7, 4)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.outer(F.relu(self.inner(x))))
+        return self.fc(F.relu(self.hidden(x.mean((2, 3)))))
+
+
 NETWORKS = {"plain": Plain, "residual": Residual, "concatenated": Concatenated, "depthwise": Depthwise}
+UNSCALED = {"headed": Headed, "bare": Bare}
+"""Some channel groups, or all, pass no BatchNorm."""
 SHAPE = (1, 8, 8)
 
 
 def make(name, seed=0):
     """The network with weights of its own and normalisations at random: fresh ones are alike and hide wrong indices."""
     torch.manual_seed(seed)
-    model = NETWORKS[name]().eval()
+    model = {**NETWORKS, **UNSCALED}[name]().eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Importance
@@ -39,15 +39,21 @@ class ScaleMagnitude(Importance):
         require_scales(traced)
         scores = {}
         for group in traced.groups:
-            sizes = [model.get_parameter(f"{name}.weight").detach().cpu().double().abs() for name in group.scales]
+            sizes = [_weight(model, name).detach().cpu().double().abs() for name in group.scales]
             places = [torch.from_numpy(group.member(name).index) for name in group.scales]
             each = torch.cat([size[place] for size, place in zip(sizes, places, strict=True)], dim=1)
             scores[group.name] = np.asarray(each.mean(1).numpy(), dtype=np.float64)
         return scores
 
 
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight  # A parameter, or the buffer of a normalisation that never trains.
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def require_scales(traced: Traced) -> None:
-    """Refuse channel groups that pass through no BatchNorm.
+    """Refuse channel groups that pass through no BatchNorm with scales.
 
     Raises:
         NetworkError: There is one; the first few are named.
@@ -55,6 +61,7 @@ def require_scales(traced: Traced) -> None:
     unscaled = [group.name for group in traced.groups if not group.scales]
     if unscaled:
         raise NetworkError(
-            f"there must be a BatchNorm behind every prunable channel, but {', '.join(unscaled[:3])} has none. "
-            "Add it to [network] `exclude`, or use a method that looks at filters."
+            "there must be a BatchNorm with scales behind every prunable channel, but there is none behind "
+            f"{', '.join(unscaled[:3])}{f' and {len(unscaled) - 3} more' if len(unscaled) > 3 else ''}. Add what has "
+            "none to [network] `exclude`, or use a method that looks at filters, such as magnitude."
         )

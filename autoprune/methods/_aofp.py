@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from autoprune.config import check, option
-from autoprune.engine.channels import Member, Traced, readers_of
+from autoprune.engine.channels import Member, Traced, is_atomic, kind_of, readers_of
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.training import wide
 from autoprune.errors import NetworkError
@@ -30,13 +30,17 @@ _FLOOR = 1e-6  # Mean square below which a reader says nothing that damage could
 def sole_readers(model: nn.Module, traced: Traced) -> dict[str, Member]:
     """The one layer that combines the channels of a group, by group; groups that several layers read are absent.
 
-    Depthwise layers combine nothing: they hand channels on.
+    Depthwise layers combine nothing: they hand channels on. A layer whose answer to a part of its channels is not
+    simply its kernel's (a `forward` of its own, a transposed convolution) can't be asked; its groups are absent, too.
     """
     found = {}
     for group in traced.groups:
         readers = readers_of(model, group)
-        if len(readers) == 1:
-            found[group.name] = readers[0]
+        is_sole = len(readers) == 1 and not any(member.reads and member.axis != "in" for member in group.members)
+        if is_sole:
+            module = model.get_submodule(readers[0].module)
+            if is_atomic(module) and kind_of(module) in ("conv", "linear"):
+                found[group.name] = readers[0]
     return found
 
 

@@ -14,7 +14,8 @@ from autoprune.compactors import Gate, Whitening
 from autoprune.config import check, option
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
-from autoprune.engine.folding import fold_compactors, insert, sites
+from autoprune.engine.folding import Site, fold_compactors, insert, sites
+from autoprune.errors import NetworkError
 from autoprune.methods._by_group import by_group, scale_names
 from autoprune.widths import Scores
 
@@ -94,10 +95,12 @@ class BWCP(Method):
         """Put a whitening, the identity at first, behind the BatchNorm of every branch of every group.
 
         Raises:
-            NetworkError: The channels of a group are not written by convolutions with BatchNorms.
+            NetworkError: The channels of a group are not written by convolutions with BatchNorms, or all γ and β of
+                these are frozen.
         """
         places = sites(model, traced)
         norms = {name: [_norm(model, site.norm) for site in found] for name, found in places.items()}
+        _require_trained(places, norms)
         gates = {
             name: Gate(
                 temperature=self.temperature,
@@ -156,6 +159,17 @@ def _norm(model: nn.Module, name: str) -> _BatchNorm:
     return norm
 
 
+def _require_trained(places: Mapping[str, Sequence[Site]], norms: Mapping[str, Sequence[_BatchNorm]]) -> None:
+    """Refuse a network in which nothing can be learned of how active a channel is."""
+    if not any(p.requires_grad for found in norms.values() for norm in found for p in (norm.weight, norm.bias)):
+        first = next((site.norm for found in places.values() for site in found), None)
+        raise NetworkError(
+            "some prunable channel must have a BatchNorm scale or shift that trains, but all are frozen "
+            f"(`requires_grad` is False), {first!r} the first of them. Let some of them train, or use a method that "
+            "ranks the network as it is, such as magnitude."
+        )
+
+
 class _Activity:
     """The sparsity loss, how much of everything takes effect, and how active every channel is."""
 
@@ -184,7 +198,8 @@ class _Activity:
     def clamp(self, _: float) -> None:
         """Keep shifts from drifting on where channels are dead already."""
         for norm in self._norms:
-            norm.bias.clamp_(min=-self._method.floor)
+            if norm.bias.requires_grad:
+                norm.bias.clamp_(min=-self._method.floor)
 
     def count_step(self) -> None:
         """Let a little more take effect."""

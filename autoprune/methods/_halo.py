@@ -14,8 +14,8 @@ from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise
 from autoprune.methods._by_group import by_group
-from autoprune.methods._penalised import FilterNorms, PenalisedValues, Scales
-from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
+from autoprune.methods._penalised import PenalisedValues, penalised
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, scores_left
 from autoprune.penalties import STRENGTH
 from autoprune.widths import Scores
 
@@ -57,8 +57,8 @@ class Halo(Method):
         pivot: The size of a scale or norm at which λ comes to rest at 1, > 0.
         start: λ before the first step, in [0.01, 100].
         rate: Learning rate of λ as a multiple of the network's, > 0.
-        acts_on: ``"scales"`` of BatchNorms, or ``"norms"`` of filters; see `Slimming`. Where a channel has several
-            scales, they share its λ, which sees their mean.
+        acts_on: ``"scales"`` of BatchNorms, and filters in their unit where there are none, or ``"norms"`` of filters;
+            see `Slimming`. Where a channel has several scales, they share its λ, which sees their mean.
         scale_decay: Weight decay of every γ that a prunable channel passes; as in `Slimming`.
         scored_by: ``"size"`` of what was penalised, ``"lambda"``, which forgets more slowly, or ``"damage"``; see
             `Slimming`.
@@ -89,14 +89,14 @@ class Halo(Method):
         """Make the λ of every channel; the network itself is not changed.
 
         Raises:
-            NetworkError: The channels of a group pass through no BatchNorm.
+            NetworkError: All that it could act on is frozen, or there is none.
         """
-        target = Scales(model, traced) if self.acts_on == "scales" else FilterNorms(model, traced)
+        target = penalised(model, traced, acts_on=self.acts_on)
         strengths = _Strengths(target, self)
         return Hooks(
             transform_gradients=strengths.add_gradients,
             shrink=strengths.move,
-            weight_decay=dict.fromkeys(target.names, self.scale_decay) if self.acts_on == "scales" else {},
+            weight_decay=dict.fromkeys(target.scales, self.scale_decay),
             state=strengths,
         )
 
@@ -105,7 +105,9 @@ class Halo(Method):
         if self.scored_by == "lambda":
             scores = by_group(state["lambda"].cpu().double().numpy(), traced)
         else:
-            scores = importance_of(self.scored_by, acts_on=self.acts_on).score(model, traced, batches=batches)
+            scores = scores_left(
+                model, traced, scored_by=self.scored_by, state=state, batches=batches, acts_on=self.acts_on
+            )
         return normalise(scores, self.normalisation, traced.cost)
 
 
@@ -136,10 +138,13 @@ class _Strengths:
         self._lambda.sub_(rate * self._method.rate * self._velocity).clamp_(_SMALLEST, _LARGEST)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """λ and its momentum, each of shape (all channels,)."""
-        return {"lambda": self._lambda, "velocity": self._velocity}
+        """λ and its momentum, each of shape (all channels,); and the units of filters, where there are some."""
+        units = {} if self._target.units is None else self._target.units.state_dict()
+        return {"lambda": self._lambda, "velocity": self._velocity, **units}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up where `state_dict` left off."""
         self._lambda.copy_(state["lambda"])
         self._velocity.copy_(state["velocity"])
+        if self._target.units is not None:
+            self._target.units.load_state_dict(state)

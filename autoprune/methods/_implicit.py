@@ -18,8 +18,8 @@ from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.folding import silent_channels
 from autoprune.errors import DataError
-from autoprune.importances import require_scales
-from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
+from autoprune.methods._penalised import penalised
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, scores_left
 from autoprune.widths import Scores
 
 __all__ = ["Implicit", "universality"]
@@ -34,16 +34,18 @@ class Implicit(Method):
 
     Adam divides by the size of the gradient. Where a channel gets none from the task, it moves γ by the full learning
     rate towards zero, however weak the decay: from 0.5 to 1e-3 in 1,396 steps at rate 1e-3, where AdamW with decay 0.1
-    takes 62,143. What protects a channel is the activity of its gradient.
+    takes 62,143. What protects a channel is the activity of its gradient. Where a channel passes no BatchNorm, its
+    filters starve, each weight by itself.
 
     Args:
         optimizer: Of the sparsify phase: ``"adam_l2"``; ``"adamw"``, whose decay is outside of the division, and
             ``"sgd_l2"`` to compare with.
         decay: Weight decay of all parameters, γ and β included, >= 0. For AdamW it is multiplied by the learning rate.
         learning_rate: Its peak for Adam and AdamW, > 0; SGD has the recipe's.
-        threshold: Size of γ up to which a channel is dead. Dead channels are decided against, the least universal
-            first, and folded into their readers.
-        scored_by: What ranks the others: ``"size"``, ``|γ|`` as in the paper, or ``"damage"``; see `Slimming`.
+        threshold: Size of γ up to which a channel is dead; of the norm of its filters, where it has none. Dead channels
+            are decided against, the least universal first, and folded into their readers.
+        scored_by: What ranks the others: ``"size"``, ``|γ|`` as in the paper, or the norm of filters in its unit; or
+            ``"damage"``. See `Slimming`.
 
     References:
         Mehta, Kim and Theobalt (2019), On implicit filter level sparsity in convolutional neural networks,
@@ -73,17 +75,17 @@ class Implicit(Method):
         """Exchange the optimizer.
 
         Raises:
-            NetworkError: The channels of a group pass through no BatchNorm.
+            NetworkError: All that could starve is frozen, or there is none.
         """
-        require_scales(traced)
+        units = penalised(model, traced, acts_on="scales").units
         changes: dict[str, Any] = {"optimizer": _OPTIMIZERS[self.optimizer], "weight_decay": self.decay}
         if self.optimizer != "sgd_l2":
             changes["learning_rate"] = self.learning_rate
-        return Hooks(recipe=dataclasses.replace(plan.recipe, **changes))
+        return Hooks(recipe=dataclasses.replace(plan.recipe, **changes), state=units)
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """Size or damage; of dead channels ``universality - 1``, which is at most 0."""
-        scores = importance_of(self.scored_by).score(model, traced, batches=batches)
+        scores = scores_left(model, traced, scored_by=self.scored_by, state=state, batches=batches)
         dead = silent_channels(model, traced, silence=self.silence)
         if not any(channels.any() for channels in dead.values()):
             return scores

@@ -13,8 +13,8 @@ from autoprune.config import check, option
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, Penalty, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise
-from autoprune.methods._penalised import FilterNorms, Scales
-from autoprune.methods._scored_by import SCORED_BY, SEARCHED, importance_of
+from autoprune.methods._penalised import penalised
+from autoprune.methods._scored_by import SCORED_BY, SEARCHED, scores_left
 from autoprune.widths import Scores
 
 __all__ = ["Slimming"]
@@ -22,7 +22,7 @@ __all__ = ["Slimming"]
 
 @dataclass(frozen=True)
 class Slimming(Method):
-    """A penalty on the scales γ of prunable channels, or on the norms of their filters, while training.
+    """A penalty on the scales γ of prunable channels, or on their filters where they have none, while training.
 
     The sub-gradient is added to the gradient, so it passes through momentum. The proximal form shrinks after each
     optimizer step instead and makes exact zeros; its step is ``rate / (1 - momentum)`` with SGD, which is as far as a
@@ -32,18 +32,21 @@ class Slimming(Method):
     Args:
         penalty: What pulls; its hyper-parameters are the method's, too.
         form: ``"subgradient"`` or ``"prox"``.
-        acts_on: ``"scales"`` of BatchNorms, which must be behind every prunable channel, or ``"norms"``, the ℓ2 norm of
-            all filters that write a channel: for networks without BatchNorm, since before one it has no effect.
+        acts_on: ``"scales"`` of BatchNorms, and in channel groups that pass none the ℓ2 norm of all filters that write
+            a channel, divided by the group's mean norm and multiplied by the network's mean ``|γ|`` as they are when
+            the phase begins (by 0.5 where there is no γ): in this unit a strength, a knee or a bend means the same for
+            both. Or ``"norms"``, those of all channels as they are; before a BatchNorm they have no effect. What is
+            frozen is left alone.
         scale_decay: Weight decay of every γ that a prunable channel passes, >= 0; it pulls on top of the penalty, so it
             is chosen apart. β has the recipe's, as has everything where the penalty acts on norms.
-        scored_by: What ranks the channels afterwards: ``"size"``, ``|γ|`` or the norm of the filters, as in the paper;
-            or ``"damage"`` at the next layer, which counts what others make of a channel, too.
+        scored_by: What ranks the channels afterwards: ``"size"``, ``|γ|`` as in the paper, or the norm of the filters
+            in that unit; or ``"damage"`` at the next layer, which counts what others make of a channel, too.
         normalisation: What scores are divided by before channels of different layers are compared; see
             `importances.normalise`.
 
     References:
         Liu et al. (2017), arXiv 1708.06519. Only prunable channels are penalised; the reference penalises every
-        BatchNorm. Ranking by damage is ours.
+        BatchNorm. Norms in the unit of scales and ranking by damage are ours.
     """
 
     part: ClassVar[str] = "penalty"
@@ -63,21 +66,29 @@ class Slimming(Method):
         """Find what is penalised; the network is not changed.
 
         Raises:
-            NetworkError: The channels of a group pass through no BatchNorm.
+            NetworkError: All that it could act on is frozen, or there is none.
             ConfigError: The proximal step is too long at the recipe's learning rate.
         """
         penalty = self.penalty
-        target = Scales(model, traced) if self.acts_on == "scales" else FilterNorms(model, traced)
-        decay = dict.fromkeys(target.names, self.scale_decay) if self.acts_on == "scales" else {}
+        target = penalised(model, traced, acts_on=self.acts_on)
+        decay = dict.fromkeys(target.scales, self.scale_decay)
         if self.form == "subgradient":
             return Hooks(
-                transform_gradients=lambda: target.add_gradient(penalty.gradient(target.values())), weight_decay=decay
+                transform_gradients=lambda: target.add_gradient(penalty.gradient(target.values())),
+                weight_decay=decay,
+                state=target.units,
             )
         gain = 1 / (1 - plan.recipe.momentum) if plan.recipe.optimizer == "sgd" else 1.0
         penalty.prox(torch.zeros(1), gain * plan.recipe.learning_rate)  # Refused before training, not in its midst.
-        return Hooks(shrink=lambda rate: target.assign(penalty.prox(target.values(), gain * rate)), weight_decay=decay)
+        return Hooks(
+            shrink=lambda rate: target.assign(penalty.prox(target.values(), gain * rate)),
+            weight_decay=decay,
+            state=target.units,
+        )
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """What is left of each channel: of its size, or of what it does."""
-        scores = importance_of(self.scored_by, acts_on=self.acts_on).score(model, traced, batches=batches)
+        scores = scores_left(
+            model, traced, scored_by=self.scored_by, state=state, batches=batches, acts_on=self.acts_on
+        )
         return normalise(scores, self.normalisation, traced.cost)

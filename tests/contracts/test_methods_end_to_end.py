@@ -81,3 +81,14 @@ def test_filters_are_penalised_where_asked_for(form, setting):
     result = run(setting, "slimming_mcp", "global", {"form": form, "acts_on": "norms", "strength": 0.01})
     assert 0.1 < result.macs_ratio <= TARGET
     assert result.accuracy > 0.5
+
+
+@pytest.mark.parametrize("network", ["Headed", "Bare"])
+@pytest.mark.parametrize("name", ["slimming", "slimming_mcp", "halo", "implicit"])
+def test_networks_with_scales_here_and_filters_there_reach_it_too(name, network, setting):
+    """The units of filters are saved with the phase, so a trial that finds it there cuts the same channels."""
+    own = dataclasses.replace(setting, network=NetworkSpec(factory=f"tests.small_networks:{network}"))
+    result, again = (run(own, name, "global", {"scored_by": "size"}) for _ in range(2))
+    assert 0.1 < result.macs_ratio <= TARGET
+    assert network == "Bare" or result.accuracy > 0.5  # It averages over the image: quadrants are alike to it.
+    assert (again.accuracy, again.widths) == (result.accuracy, result.widths)

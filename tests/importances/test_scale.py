@@ -1,5 +1,7 @@
 """Scales of coupled, grouped and concatenated normalisations, and the refusal where there are none."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -66,6 +68,23 @@ def test_half_precision_scales_are_compared_exactly():
 
 def test_a_group_without_normalisation_is_refused():
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.Flatten())
-    told = r"BatchNorm behind every prunable channel, but 0 has none\. Add it to \[network\] `exclude`"
+    told = (
+        r"^there must be a BatchNorm with scales behind every prunable channel, but there is none behind 0\. Add what "
+        r"has none to \[network\] `exclude`, or use a method that looks at filters, such as magnitude\.$"
+    )
     with pytest.raises(NetworkError, match=told):
         scores(model, (1, 1, 2, 2))
+
+
+def test_normalisations_without_scales_are_none():
+    layers = [[nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False), nn.ReLU()] for _ in range(4)]
+    model = nn.Sequential(*itertools.chain(*layers), nn.Conv2d(3, 2, 1), nn.Flatten())
+    with pytest.raises(NetworkError, match=r"but there is none behind 0, 3, 6 and 1 more\. Add"):
+        scores(model, (1, 3, 2, 2))
+
+
+def test_frozen_scales_rank_as_well():
+    model = build("resnet_digits", n_classes=10, in_channels=1).requires_grad_(False)
+    with torch.no_grad():
+        model.layer2[0].bn1.weight.copy_(torch.linspace(-1, 1, 32))
+    assert scores(model, (1, 1, 8, 8))["layer2.0.conv1"].tolist() == torch.linspace(-1, 1, 32).double().abs().tolist()

@@ -11,11 +11,12 @@ from autoprune import methods
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.tracing import trace
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods import Halo
 from autoprune.methods._halo import halo_gradients, halo_value
-from tests.small_networks import NETWORKS, SHAPE, make
+from autoprune.methods._sizes import sizes
+from tests.small_networks import NETWORKS, SHAPE, UNSCALED, make
 
 torch.set_num_threads(1)
 
@@ -157,6 +158,47 @@ def test_the_state_is_taken_up_in_a_fresh_attachment():
         found.shrink(0.1)
     assert torch.equal(hooks.state.state_dict()["lambda"], other.state.state_dict()["lambda"])
     assert not torch.equal(hooks.state.state_dict()["lambda"], saved["lambda"])
+
+
+@pytest.mark.parametrize("name", sorted(UNSCALED))
+def test_one_step_where_some_channels_have_no_scale(name):
+    """λ sees filters in the unit of scales: a channel as large as the pivot rests wherever it is."""
+    model, traced, hooks = attached(name, strength=0.1, pivot=0.3, start=1.0, rate=2.0)
+    found = sizes(model, traced, state=hooks.state.state_dict())
+    x = np.concatenate(list(found.values()))
+    hooks.transform_gradients()
+    hooks.shrink(0.05)
+    slope = 2 * 0.1 * (0.3 - x)
+    np.testing.assert_allclose(hooks.state.state_dict()["lambda"].numpy(), 1 - 0.05 * 2.0 * slope, rtol=1e-5)
+    unit = hooks.state.state_dict()["unit"][-len(found["hidden"]) :]
+    directions = model.hidden.weight.detach() / model.hidden.weight.detach().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(model.hidden.weight.grad, 0.1 * unit[:, None] * directions)
+
+
+def test_units_are_saved_with_lambda():
+    _, _, hooks = attached("headed", strength=0.1)
+    saved = copy.deepcopy(hooks.state.state_dict())
+    assert {name: len(tensor) for name, tensor in saved.items()} == {"lambda": 24, "velocity": 24, "unit": 24}
+    _, _, other = attached("headed", strength=0.1)
+    other.state.load_state_dict({**saved, "unit": 2 * saved["unit"]})
+    assert torch.equal(other.state.state_dict()["unit"], 2 * saved["unit"])
+
+
+def test_frozen_scales_keep_their_lambda():
+    model = make("plain")
+    model.norm1.weight.requires_grad_(False)
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    hooks = Halo(strength=0.1).attach(model, traced, plan=PhasePlan(RECIPE, n_steps=100))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    hooks.shrink(0.05)
+    assert hooks.state.state_dict()["lambda"][:8].tolist() == [1.0] * 8
+    assert not hooks.state.state_dict()["lambda"][8:].eq(1).any()
+    assert not model.norm1.weight.grad.any()
+    model.norm2.weight.requires_grad_(False)
+    with pytest.raises(NetworkError, match="must have a BatchNorm scale that trains"):
+        Halo().attach(model, traced, plan=PhasePlan(RECIPE, n_steps=100))
 
 
 def test_weight_decay_of_gamma_is_its_own():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from autoprune import methods
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.folding import fold_constants
+from autoprune.engine.folding import fold_constants, silent_channels
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
 from autoprune.engine.training.loop import _optimizer
@@ -20,7 +20,8 @@ from autoprune.errors import ConfigError, DataError, NetworkError
 from autoprune.importances import ScaleMagnitude
 from autoprune.methods import Implicit
 from autoprune.methods._implicit import universality
-from tests.small_networks import NETWORKS, SHAPE, make
+from autoprune.methods._sizes import sizes
+from tests.small_networks import NETWORKS, SHAPE, UNSCALED, make
 
 torch.set_num_threads(1)
 
@@ -219,13 +220,71 @@ def test_no_bias_is_made_where_the_network_has_none():
     assert fold_constants(model, traced, kept)[3].bias is None
 
 
+def test_a_filter_of_zeros_says_its_bias_to_its_readers():
+    """In a hidden layer without a BatchNorm: exact, since a linear layer pads nothing."""
+    model, x = make("headed"), torch.randn(5, *SHAPE)
+    with torch.no_grad():
+        model.hidden.weight[2], model.hidden.bias[2] = 0, 0.7
+        model.hidden.weight[5] = 1e-5  # Nearly nothing, and -1 behind a ReLU is nothing.
+        model.hidden.bias[5] = -1.0
+    traced = trace(model, x)
+    silent = {silence: silent_channels(model, traced, silence=silence) for silence in (0.0, 1e-3)}
+    assert np.flatnonzero(silent[0.0]["hidden"]).tolist() == [2]
+    assert np.flatnonzero(silent[1e-3]["hidden"]).tolist() == [2, 5]
+    assert not silent[1e-3]["conv1"].any()
+    kept = {"hidden": np.setdiff1d(np.arange(10), [2, 5])}
+    folded = fold_constants(model, traced, kept, silence=1e-3)
+    with torch.no_grad():
+        whole, small = model(x), cut(folded, traced.groups, kept)(x)
+        dropped = cut(model, traced.groups, kept)(x)
+    assert relative(small, whole) <= 1e-6
+    assert relative(dropped, whole) > 0.05
+    torch.testing.assert_close(folded.fc.bias, model.fc.bias + 0.7 * model.fc.weight[:, 2])
+
+
+def test_a_channel_that_one_branch_still_writes_is_not_silent():
+    model = make("bare")
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    with torch.no_grad():
+        model.stem.weight[1] = 0
+        assert not silent_channels(model, traced)["stem"].any()
+        model.outer.weight[1] = 0
+    assert np.flatnonzero(silent_channels(model, traced)["stem"]).tolist() == [1]
+
+
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_networks_without_normalisation_are_refused():
-    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
-    with pytest.raises(NetworkError, match="BatchNorm behind every prunable channel, but 0 has none"):
-        Implicit().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(TrainSpec(), n_steps=100))
+@pytest.mark.parametrize("name", sorted(UNSCALED))
+def test_without_a_normalisation_filters_starve(name):
+    """Idle weights of Adam go to zero, those of filters as γ does: the size of a channel is what is left of either."""
+    model = make(name)
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    method = Implicit(learning_rate=1e-2)
+    hooks = method.attach(model, traced, plan=PhasePlan(TrainSpec(), n_steps=100))
+    assert hooks.weight_decay == {}
+    optimizer = _optimizer(model, hooks.recipe, hooks)
+    for _ in range(200):
+        model.hidden.weight.grad = torch.full_like(model.hidden.weight, 1e-3)
+        model.hidden.weight.grad[:3] = 0  # Nobody excites these.
+        optimizer.step()
+    assert 0 < model.hidden.weight[:3].detach().norm(dim=1).max().item() <= method.threshold
+    scores = method.rank(model, traced, state=hooks.state.state_dict(), batches=batches())
+    shares = universality(model, traced, batches=batches())
+    assert np.array_equal(scores["hidden"][:3], shares["hidden"][:3] - 1)
+    left = sizes(model, traced, state=hooks.state.state_dict())
+    assert np.array_equal(scores["hidden"][3:], left["hidden"][3:])
+    assert scores["hidden"][:3].max() <= 0 < scores["hidden"][3:].min()
+    for group, score in scores.items():
+        assert group == "hidden" or np.array_equal(score, left[group])
+
+
+def test_what_has_nothing_that_could_starve_is_refused():
+    model = make("plain")
+    for norm in (model.norm1, model.norm2):
+        norm.requires_grad_(False)
+    with pytest.raises(NetworkError, match=r"must have a BatchNorm scale that trains .* 'norm1', 'norm2' are frozen"):
+        Implicit().attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PhasePlan(TrainSpec(), n_steps=100))
 
 
 @pytest.mark.parametrize(

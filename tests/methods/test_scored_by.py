@@ -8,7 +8,8 @@ from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError
 from autoprune.importances import Damage, FilterNorm, ScaleMagnitude
 from autoprune.methods import Halo, Implicit, build
-from tests.small_networks import SHAPE, make
+from autoprune.methods._sizes import Units, sizes
+from tests.small_networks import SHAPE, UNSCALED, make
 
 METHODS = {"slimming": lambda **hyper: build("slimming", hyper), "halo": Halo, "implicit": Implicit}
 SCORES = [
@@ -30,6 +31,21 @@ def test_ranks_by_size_unless_told(name, hyper, importance):
     scores = METHODS[name](**hyper).rank(model, traced, state={}, batches=images())
     expected = importance().score(model, traced, batches=images())
     assert {group: score.tolist() for group, score in scores.items()} == {g: s.tolist() for g, s in expected.items()}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("network", sorted(UNSCALED))
+def test_without_scales_size_is_that_of_filters_in_the_unit_of_the_phase(name, network):
+    model = make(network).eval()
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    state = Units(model, traced).state_dict()
+    with torch.no_grad():
+        model.hidden.weight.mul_(0.5)
+    scores = METHODS[name]().rank(model, traced, state=state, batches=images())
+    expected = sizes(model, traced, state=state)
+    assert all(np.array_equal(score, expected[group]) for group, score in scores.items())
+    norms = FilterNorm().score(model, traced, batches=())["hidden"]
+    np.testing.assert_allclose(scores["hidden"], norms / state["unit"].numpy()[-len(norms) :], rtol=1e-6)
 
 
 def test_damage_sees_a_large_scale_that_nobody_reads():

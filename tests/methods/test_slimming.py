@@ -183,16 +183,66 @@ def test_ranks_by_magnitude(model):
     assert scores["layer1.0.conv1"].tolist() == torch.linspace(-1, 1, 16).double().abs().tolist()
 
 
-def test_groups_without_normalisation_are_refused_before_training():
-    plain = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)
-    )
-    traced = trace(plain, torch.zeros(1, 1, 8, 8))
-    assert [group.name for group in traced.groups] == ["0", "3"]
-    with pytest.raises(NetworkError, match=r"BatchNorm behind every prunable channel, but 3 has none.*`exclude`"):
-        slimming().attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100))
-    slimming().attach(plain, trace(plain, torch.zeros(1, 1, 8, 8), exclude=["3"]), plan=PhasePlan(RECIPE, n_steps=100))
-    slimming(acts_on="norms").attach(plain, traced, plan=PhasePlan(RECIPE, n_steps=100))
+@pytest.mark.parametrize("form", ["subgradient", "prox"])
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_a_hidden_layer_feels_as_much_as_the_scales(name, form):
+    """γ and relative filter norms of the same size move alike, whatever the penalty: here all are 0.4 (mean γ)."""
+    network = make("headed")
+    with torch.no_grad():
+        for norm in (network.norm1, network.norm2):
+            norm.weight.fill_(0.4)
+        network.hidden.weight.div_(network.hidden.weight.norm(dim=1, keepdim=True)).mul_(1.7)
+    traced = trace(network, torch.zeros(1, *SHAPE))
+    far = {"knee": 2.0} if name in ("mcp", "scad") else {}
+    method, recipe = slimming(name, form=form, strength=0.05, **far), TrainSpec(learning_rate=0.1, momentum=0.0)
+    hooks = method.attach(network, traced, plan=PhasePlan(recipe, n_steps=100))
+    assert hooks.weight_decay == {"norm1.weight": 0.0, "norm2.weight": 0.0}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    torch.optim.SGD(network.parameters(), 0.1).step()
+    hooks.shrink(0.1)
+    scale = network.norm1.weight.detach()
+    assert 0 < scale[0].item() < 0.4
+    torch.testing.assert_close(network.norm2.weight.detach(), scale[:6])
+    relative = network.hidden.weight.detach().norm(dim=1) / 1.7 * 0.4
+    torch.testing.assert_close(relative, scale[:1].expand(10), rtol=1e-5, atol=0)
+    scores = method.rank(network, traced, state=hooks.state.state_dict(), batches=())
+    np.testing.assert_allclose(scores["hidden"], scores["conv1"][0], rtol=1e-5)
+
+
+def test_training_shrinks_a_hidden_layer_too():
+    spec = TrainSpec(epochs=20, batch=16, learning_rate=0.05, schedule="constant", weight_decay=0.0)
+    copied = make("headed")
+    traced, method = trace(copied, torch.zeros(1, *SHAPE)), slimming(form="prox", strength=0.062)
+    hooks = method.attach(copied, traced, plan=PhasePlan(spec, n_steps=40))
+    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
+    scores = method.rank(copied.eval(), traced, state=hooks.state.state_dict(), batches=())
+    assert 1 <= (scores["hidden"] == 0).sum() < 10
+    assert 1 <= sum((score == 0).sum() for name, score in scores.items() if name != "hidden") < 14
+    assert np.array_equal(scores["hidden"] == 0, copied.hidden.weight.detach().eq(0).all(1).numpy())
+
+
+def test_state_is_there_only_where_filters_stand_beside_scales(model):
+    plan = PhasePlan(RECIPE, n_steps=100)
+    assert slimming().attach(copy.deepcopy(model), trace(model, torch.zeros(1, 1, 8, 8)), plan=plan).state is None
+    for name in ("headed", "bare"):
+        network = make(name)
+        traced = trace(network, torch.zeros(1, *SHAPE))
+        assert slimming(acts_on="norms").attach(network, traced, plan=plan).state is None
+        assert slimming().attach(network, traced, plan=plan).state.state_dict().keys() == {"unit"}
+
+
+def test_all_frozen_is_refused_before_training(model):
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
+    traced = trace(copied, torch.zeros(1, 1, 8, 8))
+    told = "must have a BatchNorm scale that trains .* the weights of 'bn1', .* and 6 more are frozen"
+    with pytest.raises(NetworkError, match=told):
+        slimming().attach(copied, traced, plan=PhasePlan(RECIPE, n_steps=100))
+    slimming(acts_on="norms").attach(copied, traced, plan=PhasePlan(RECIPE, n_steps=100))
 
 
 @pytest.mark.parametrize(
