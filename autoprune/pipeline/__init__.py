@@ -2,7 +2,7 @@
 
 from autoprune.pipeline.calibration import calibrate
 from autoprune.pipeline.evaluation import Link, open_test, score
-from autoprune.pipeline.saved import load_beside_dense, load_model, read_record
+from autoprune.pipeline.saved import layout_of, load_beside_dense, load_model, read_record
 from autoprune.pipeline.trial import run_trial
 from autoprune.pipeline.workbench import Workbench, open_workbench
 from autoprune.pipeline.worker import enter_worker, phase_folder
@@ -12,6 +12,7 @@ __all__ = [
     "Workbench",
     "calibrate",
     "enter_worker",
+    "layout_of",
     "load_beside_dense",
     "load_model",
     "open_test",

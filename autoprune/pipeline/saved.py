@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from autoprune.engine.files import load_into, read_tensors, sha256_of
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, WeightsError
+from autoprune.pipeline.probing import settle
 
-__all__ = ["load_beside_dense", "load_model", "read_record"]
+__all__ = ["layout_of", "load_beside_dense", "load_model", "read_record"]
 
 _NEEDED = ("image_shape", "n_classes", "kept", "normalisation")
 
@@ -61,6 +62,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def layout_of(record: Mapping[str, Any]) -> torch.memory_format:
+    """The layout of weights and images that the network of a record was trained in; older ones know one alone."""
+    is_plain = record.get("memory_format") == "contiguous_format"
+    return torch.contiguous_format if is_plain else torch.channels_last
+
+
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
     """Rebuild a pruned network from its file.
 
@@ -92,7 +99,9 @@ def load_beside_dense(path: Path, factory: Callable[[], nn.Module] | None = None
     else:
         channels = record["image_shape"][0]
         dense = architectures.build(record["architecture"], n_classes=record["n_classes"], in_channels=channels)
-    traced = trace(dense.eval(), torch.zeros(1, *record["image_shape"]))
+    example = torch.zeros(1, *record["image_shape"])
+    settle(dense, example)
+    traced = trace(dense.eval(), example)
     kept = {name: np.asarray(indices, dtype=np.int64) for name, indices in record["kept"].items()}
     for name in kept:
         traced.group(name)

@@ -139,7 +139,7 @@ class Cut:
 def example_of(workbench: Workbench) -> Tensor:
     """A batch of validation images to compare answers on."""
     images = next(workbench.splits.validation.read([torch.arange(min(16, len(workbench.splits.validation)))]))
-    return workbench.runtime.preprocess(images, workbench.runtime.device)
+    return workbench.runtime.inputs(images)
 
 
 def parent_of(

@@ -108,12 +108,12 @@ def _logits(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     images, runtime = workbench.splits.train, workbench.runtime
     network = workbench.with_weights(dense.tensors)
-    network.to(memory_format=torch.channels_last)
+    runtime.place(network)
     batches, found, tell = share.split(_BATCH), [], throttled(report, "teacher")
     for indices, pixels in zip(batches, images.read(batches), strict=True):
         seen = pixels if view is None else view.of(pixels, indices)
         with torch.inference_mode(), runtime.autocast():
-            found.append(network(runtime.preprocess(seen, runtime.device)).cpu().half())
+            found.append(network(runtime.inputs(seen)).cpu().half())
         tell((int(indices[-1]) + 1 - int(share[0])) / len(share))
     logits = torch.cat(found).clone()
     if not logits.isfinite().all():

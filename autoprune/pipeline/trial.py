@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autoprune import methods
@@ -139,7 +138,8 @@ def _latency(parent: Parent, pruned: Cut, *, workbench: Workbench, batch: int) -
     """Median time of one batch, and its ratio to the dense network's; short, since other trials wait for the cores."""
     networks = {"dense": workbench.with_weights(parent.dense.tensors), "pruned": pruned.network}
     shape, device = workbench.splits.train.shape, workbench.runtime.device
-    found = measure(networks, shape, batch=batch, device=device, n_runs=20, time_limit_s=20.0)
+    layout = workbench.runtime.memory_format
+    found = measure(networks, shape, batch=batch, device=device, n_runs=20, time_limit_s=20.0, memory_format=layout)
     ratio = found["pruned"].median_ms / found["dense"].median_ms
     return {"latency_ms": found["pruned"].median_ms, "latency_ratio": ratio}
 
@@ -257,6 +257,7 @@ def _provenance(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
         "n_classes": workbench.splits.n_classes,
         "image_shape": list(workbench.splits.train.shape),
         "normalisation": {"mean": list(preprocess.mean), "std": list(preprocess.std)},
+        "memory_format": str(workbench.runtime.memory_format).removeprefix("torch."),
         "dense": parent.dense.key,
         "parent_sha256": parent.sha256,
         "kept": choice.channels,
@@ -287,6 +288,6 @@ def _save(
     sha256 = publish(path, network.state_dict(), record)
     reloaded = cut(workbench.with_weights(parent.dense.tensors), workbench.traced.groups, choice.kept)
     load_into(reloaded, read_tensors(path), source=str(path))
-    reloaded.to(memory_format=torch.channels_last)  # As the other one: layouts round apart.
+    workbench.runtime.place(reloaded)  # As the other one: layouts round apart.
     assert_same(after, logits_of(reloaded, inputs), tolerance=1e-6, what="saving and loading")
     return sha256

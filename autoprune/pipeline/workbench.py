@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from autoprune import architectures, methods
 from autoprune.config import NetworkSpec, SettingSpec, digest, seed_of
 from autoprune.cost import CONVENTION, Limits
+from autoprune.engine.attention import narrow_attention
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import PhasePlan
-from autoprune.engine.files import Phase, PhaseStore, load_into, phase_key, read_tensors, sha256_of
+from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha256_of
 from autoprune.engine.images import Splits, load_splits
 from autoprune.engine.tracing import trace
 from autoprune.engine.training import Runtime, accuracy, default_device, n_steps_of, train
-from autoprune.errors import ConfigError, DataError, NetworkError, WeightsError, unknown_name
+from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory
+from autoprune.pipeline.heads import read_in_training
+from autoprune.pipeline.probing import Probe, settle
 
 __all__ = ["Workbench", "open_workbench"]
 
@@ -191,30 +195,6 @@ def _build(spec: NetworkSpec, *, n_classes: int, in_channels: int, seed: int) ->
     return model
 
 
-def _check_fit(model: nn.Module, example: Tensor, n_classes: int) -> None:
-    images = f"images of shape {tuple(example.shape[1:])}"
-    try:
-        with torch.no_grad():
-            logits = model.eval()(example)
-    except Exception as error:  # The network is a user's; it may raise anything on images it was not made for.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"the network must accept the data's {images}, but failed on them: {reason}. "
-            "Choose data or `image_size` of the network's own size."
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < n_classes:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"the network must answer {images} with logits of shape (N, {n_classes}) or wider, but gave {shape}. "
-            "Check the number of classes."
-        )
-    if not bool(logits.isfinite().all()):
-        raise NetworkError(
-            f"the network must answer {images} with finite numbers, but does not. Its weights are damaged, "
-            "or `mean` and `std` in [data] are far off."
-        )
-
-
 def _check_labels(splits: Splits) -> None:
     n_images = len(splits.train) + len(splits.validation)
     if not 2 <= splits.n_classes <= n_images:
@@ -256,20 +236,42 @@ def _open(setting: SettingSpec, stamps: tuple[tuple[str, int, int], ...]) -> Wor
     _check_labels(splits)
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
-    weights_sha256 = None
-    if setting.network.weights is not None:
-        path = Path(setting.network.weights)
-        load_into(network, read_tensors(path), source=str(path))
-        weights_sha256 = sha256_of(path)
+    narrow_attention(network)  # So that all of its layers are called, and can be heard, in the dense network as well.
     device = default_device()
     runtime = Runtime(device, setting.precision, splits.preprocess)
     runtime.autocast()
-    example = runtime.preprocess(
-        next(splits.train.read([torch.arange(min(2, len(splits.train)))])), torch.device("cpu")
-    )
-    _check_fit(network, example, splits.n_classes)
-    traced = trace(network, example[:1], exclude=setting.network.exclude)
+    batch = _least_batch(setting, len(splits.train))
+    images = next(splits.train.read([torch.arange(max(2, batch)) % len(splits.train)]))
+    settle(network, splits.preprocess(images[:1], torch.device("cpu")), seed=seed_of("network", setting.seed))
+    weights_sha256 = None
+    if setting.network.weights is not None:
+        path = Path(setting.network.weights)
+        load_given(network, path)
+        weights_sha256 = sha256_of(path)
+    probe = Probe(network.eval(), images, runtime=runtime, n_classes=splits.n_classes, batch=batch)
+    runtime = probe.runtime()
+    traced = _traced(network, probe, runtime=runtime, exclude=setting.network.exclude)
     return Workbench(setting, splits, network.to(device), traced, runtime, weights_sha256)
+
+
+def _least_batch(setting: SettingSpec, n_images: int) -> int:
+    """Images of the smallest batch that a phase of the study trains on."""
+    phases = [setting.sparsify, setting.finetune]
+    if setting.network.weights is None:
+        phases.append(setting.dense)
+    return min(n_images, *(phase.batch for phase in phases))
+
+
+def _traced(network: nn.Module, probe: Probe, *, runtime: Runtime, exclude: Sequence[str]) -> Traced:
+    """The channel groups, without those that the network can't do without in training mode."""
+    on_cpu = dataclasses.replace(runtime, device=torch.device("cpu"))
+    example = on_cpu.inputs(probe.batch[:1])
+    traced = trace(network, example, exclude=exclude)
+    stuck, refused = read_in_training(network, traced, probe.batch, runtime=runtime)
+    if not stuck:
+        return traced
+    traced = trace(network, example, exclude=(*exclude, *stuck))
+    return dataclasses.replace(traced, refused=(*traced.refused, *refused))
 
 
 def open_workbench(setting: SettingSpec) -> Workbench:
@@ -279,7 +281,7 @@ def open_workbench(setting: SettingSpec) -> Workbench:
         ConfigError: An unknown architecture or layer name, a factory that fails.
         DataError: Data that is missing, unreadable or does not fit the network.
         WeightsError: Dense weights that don't fit, or a pickle.
-        NetworkError: A network that can't be traced, or answers with numbers that are not finite.
+        NetworkError: A network that can't be traced, scored or trained; see `Probe`.
     """
     _check_names(setting)
     return _open(setting, _stamps(setting))

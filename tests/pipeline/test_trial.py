@@ -106,7 +106,7 @@ def test_the_record_is_complete_and_agrees(first, setting):
     assert {name: len(kept) for name, kept in record["kept"].items()} == result.widths
     assert set(record) - set(shared) == {
         "study", "trial", "method", "hyper", "width_rule", "macs_target", "architecture", "factory", "n_classes",
-        "image_shape", "normalisation", "dense", "parent_sha256", "kept",
+        "image_shape", "normalisation", "memory_format", "dense", "parent_sha256", "kept",
     }  # fmt: skip
     assert (record["study"], record["trial"], record["method"], record["hyper"]) == ("tests", 0, "slimming", STRONG)
     assert (record["architecture"], record["n_classes"], record["image_shape"]) == ("resnet_digits", 10, [1, 8, 8])

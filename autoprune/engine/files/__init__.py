@@ -1,14 +1,17 @@
 """Networks on disk: weights, phases, exports."""
 
 from autoprune.engine.files.exports import ENDINGS, export
+from autoprune.engine.files.given import load_given
 from autoprune.engine.files.phases import Phase, PhaseStore, phase_key, with_state
-from autoprune.engine.files.weights import load_into, publish, read_tensors, sha256_of
+from autoprune.engine.files.reading import read_tensors
+from autoprune.engine.files.weights import load_into, publish, sha256_of
 
 __all__ = [
     "ENDINGS",
     "Phase",
     "PhaseStore",
     "export",
+    "load_given",
     "load_into",
     "phase_key",
     "publish",

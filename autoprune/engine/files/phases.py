@@ -12,7 +12,8 @@ import filelock
 from torch import Tensor
 
 from autoprune.config import digest
-from autoprune.engine.files.weights import publish, read_tensors, sha256_of
+from autoprune.engine.files.reading import read_tensors
+from autoprune.engine.files.weights import publish, sha256_of
 from autoprune.errors import WeightsError
 
 __all__ = ["PHASE_VERSIONS", "Phase", "PhaseStore", "phase_key", "with_state"]

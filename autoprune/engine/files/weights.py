@@ -1,25 +1,24 @@
-"""Weights on disk: safetensors, published whole, never a pickle."""
+"""Weights on disk: safetensors, published whole; and loaded into a network, all of them or none."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import pickle
 import uuid
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from autoprune.errors import WeightsError
 
-__all__ = ["load_into", "publish", "read_tensors", "sha256_of"]
+__all__ = ["load_into", "publish", "sha256_of"]
+
+_NAMED = 3  # Of all that does not fit.
 
 
 def sha256_of(path: Path) -> str:
@@ -56,44 +55,6 @@ def publish(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     return sha256
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a ``.pt`` file of plain tensors with ``weights_only=True``.
-
-    Raises:
-        WeightsError: There is no such file, it is damaged, or it is a pickle of more than tensors.
-    """
-    if not path.is_file():
-        raise WeightsError(f"weights: there is no file {path}. Check the path.")
-    try:
-        if not zipfile.is_zipfile(path):
-            with safe_open(str(path), framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise WeightsError(
-            f"weights: {path} must be a safetensors file, or a .pt file of plain tensors, but it is neither ({error}). "
-            "Save a state_dict with safetensors.torch.save_file."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"weights: {path} must hold plain tensors only, but it is a pickle of other objects, which can run code "
-            "when loaded. Save its state_dict() instead, best with safetensors.torch.save_file."
-        ) from error
-    except Exception as error:  # torch.load raises whatever a damaged archive makes it stumble over.
-        raise WeightsError(
-            f"weights: {path} must be a whole .pt file, but can't be read ({type(error).__name__}). Copy it again."
-        ) from error
-    if not isinstance(state, dict):
-        raise WeightsError(f"weights: {path} must hold a flat state_dict, but holds a {type(state).__name__}.")
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise WeightsError(
-                f"weights: {path} must hold a flat state_dict, but its entry {name!r} is a {type(value).__name__}. "
-                "Save the state_dict alone."
-            )
-    return state
-
-
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Load tensors into ``model``, all of them and nothing else.
 
@@ -110,10 +71,12 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -
         if name in tensors and tensors[name].shape != own[name].shape
     ]
     if missing or extra or shapes:
-        parts = [
-            ("lacks " + ", ".join(missing[:3])) * bool(missing),
-            ("has unknown " + ", ".join(extra[:3])) * bool(extra),
-        ]
-        problems = "; ".join(part for part in [*parts, *shapes[:3]] if part)
+        parts = [("lacks ", missing), ("has unknown ", extra), ("", shapes)]
+        problems = "; ".join(start + _first_of(names) for start, names in parts if names)
         raise WeightsError(f"weights: {source} must fit the network, but {problems}. Check architecture and n_classes.")
     model.load_state_dict({**own, **tensors})
+
+
+def _first_of(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

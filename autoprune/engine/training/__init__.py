@@ -1,27 +1,35 @@
 """Trains, recalibrates and scores networks."""
 
+from autoprune.engine.training.answers import AUXILIARY_WEIGHT, Answer, answer_of, described
 from autoprune.engine.training.distillation import OnlineTeacher, StoredTeacher, Teacher
-from autoprune.engine.training.loop import Training, train
+from autoprune.engine.training.loop import Training, require_trained, train
 from autoprune.engine.training.pacer import Pacer
 from autoprune.engine.training.precision import wide
+from autoprune.engine.training.randomness import Randomness
 from autoprune.engine.training.runtime import Runtime, default_device
 from autoprune.engine.training.samples import Samples
 from autoprune.engine.training.schedule import learning_rate, n_steps_of
 from autoprune.engine.training.scoring import accuracy, recalibrate
 
 __all__ = [
+    "AUXILIARY_WEIGHT",
+    "Answer",
     "OnlineTeacher",
     "Pacer",
+    "Randomness",
     "Runtime",
     "Samples",
     "StoredTeacher",
     "Teacher",
     "Training",
     "accuracy",
+    "answer_of",
     "default_device",
+    "described",
     "learning_rate",
     "n_steps_of",
     "recalibrate",
+    "require_trained",
     "train",
     "wide",
 ]

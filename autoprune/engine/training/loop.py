@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import Hooks
 from autoprune.engine.images import ImageSet, augment
+from autoprune.engine.training.answers import AUXILIARY_WEIGHT, answer_of
 from autoprune.engine.training.distillation import Teacher, distillation_loss
 from autoprune.engine.training.randomness import Randomness
 from autoprune.engine.training.runtime import Runtime
 from autoprune.engine.training.samples import index_batches
 from autoprune.engine.training.schedule import learning_rate, n_steps_of
-from autoprune.errors import TrialError
+from autoprune.errors import NetworkError, TrialError
 
-__all__ = ["Training", "train"]
+__all__ = ["Training", "require_trained", "train"]
 
 _CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
 _SCALING = ("scale", "_growth_tracker")  # What a loss scaler learns.
@@ -31,6 +32,8 @@ def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.O
         if parameter.requires_grad:
             momentum = hooks.momentum.get(name, spec.momentum)
             alike.setdefault((hooks.weight_decay.get(name, spec.weight_decay), momentum), []).append(parameter)
+    if not alike:
+        return torch.optim.SGD([{"params": []}], spec.learning_rate)  # Of a phase without a step, or it was refused.
     groups: list[dict[str, Any]] = [{"params": p, "weight_decay": decay} for (decay, _), p in alike.items()]
     for group, (_, momentum) in zip(groups, alike, strict=True):
         if spec.optimizer == "sgd":
@@ -40,6 +43,20 @@ def _optimizer(model: nn.Module, spec: TrainSpec, hooks: Hooks) -> torch.optim.O
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]]
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return optimizers[spec.optimizer](groups, spec.learning_rate)
+
+
+def require_trained(model: nn.Module) -> None:
+    """Refuse to train a network in which nothing trains.
+
+    Raises:
+        NetworkError: All of its parameters are frozen.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        n_frozen = sum(1 for _ in model.parameters())
+        raise NetworkError(
+            f"a network must have a parameter that trains, but all of its {n_frozen} are frozen (`requires_grad` is "
+            "False). Let some of them train, those of the classifier at least."
+        )
 
 
 class Training:
@@ -56,6 +73,9 @@ class Training:
         seed: Of this phase.
         hooks: What a method does in each step.
         teacher: Whom the network learns from beside the labels; it may fix how images are augmented.
+
+    Raises:
+        NetworkError: All parameters are frozen, and there is a step to take.
     """
 
     def __init__(
@@ -73,11 +93,13 @@ class Training:
         self._steps_a_pass = len(images) // min(spec.batch, len(images))
         self._spec = self._hooks.recipe or spec
         self._images, self._runtime, self._model = images, runtime, model
-        model.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step, self.n_steps = 0, n_steps_of(spec, len(images))
+        if self.n_steps:
+            require_trained(model)
+        runtime.place(model)
         self._optimizer = _optimizer(model, self._spec, self._hooks)
         self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "float16")
         self._random = Randomness(runtime.device, seed)
-        self.step, self.n_steps = 0, n_steps_of(spec, len(images))
         self._planned, self._at, self._pace = self.n_steps, 0.0, 1.0  # Where the schedule stands, in planned steps.
         generator = self._random.generator
         self._index_batches = list(index_batches(len(images), self.n_steps, batch=spec.batch, generator=generator))
@@ -92,6 +114,7 @@ class Training:
 
         Raises:
             TrialError: The loss is no longer finite.
+            NetworkError: The loss depends on nothing that trains.
         """
         batches = self._index_batches[self.step : until]
         self._model.train()
@@ -123,21 +146,29 @@ class Training:
         seen = None if teacher is None else teacher.show(pixels, indices, turn=turn)
         if seen is None:
             seen = augment(pixels, spec.augmentation, self._random.generator)
-        inputs = runtime.preprocess(seen, runtime.device)
+        inputs = runtime.inputs(seen)
         targets = self._images.labels[indices].to(runtime.device, non_blocking=True)
         with runtime.autocast():
-            logits = self._model(inputs)
+            answer = answer_of(self._model(inputs))
+        logits, smoothing = answer.logits.float(), spec.label_smoothing
         if teacher is None:
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=spec.label_smoothing)
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         else:
             soft = teacher.logits(inputs, indices, turn=turn)
-            smoothing = spec.label_smoothing
-            loss = distillation_loss(logits.float(), soft, targets, spec=teacher.spec, label_smoothing=smoothing)
+            loss = distillation_loss(logits, soft, targets, spec=teacher.spec, label_smoothing=smoothing)
+        for auxiliary in answer.auxiliary:
+            heads_loss = F.cross_entropy(auxiliary.float(), targets, label_smoothing=smoothing)
+            loss = loss + AUXILIARY_WEIGHT * heads_loss
         if hooks.extra_loss is not None:
             loss = loss + hooks.extra_loss()
         if (self.step % _CHECKED_EVERY == 0 or self.step == self.n_steps - 1) and not torch.isfinite(loss):
             raise TrialError(
                 f"the loss must stay finite, but is {loss.item()} at step {self.step}. Lower the learning rate."
+            )
+        if not loss.requires_grad:
+            raise NetworkError(
+                "the network's answers must depend on a parameter that trains, but depend on none. Let a layer train "
+                "that they depend on, and let `forward` compute gradients."
             )
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from autoprune.engine.images import Preprocess
 from autoprune.errors import ConfigError
@@ -22,11 +23,27 @@ def default_device() -> torch.device:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how networks run: device, precision and normalisation, the same for a whole study."""
+    """Where and how networks run, the same for a whole study.
+
+    Args:
+        device: Of weights and images.
+        precision: Of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        preprocess: Normalisation.
+        memory_format: Layout of weights and images; contiguous where a network fails on the faster one.
+    """
 
     device: torch.device
     precision: str
     preprocess: Preprocess
+    memory_format: torch.memory_format = torch.channels_last
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What a network is shown of a uint8 batch, shape (N, C, H, W): normalised, on the device, in the layout."""
+        return self.preprocess(images, self.device).contiguous(memory_format=self.memory_format)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a network, in place, to the device and the layout; the same network."""
+        return model.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for the forward pass; off in float32."""

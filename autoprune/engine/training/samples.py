@@ -51,6 +51,6 @@ class Samples:
         batches = list(index_batches(len(self.images), n_steps, batch=_SAMPLED_BATCH, generator=generator))
         for indices, pixels in zip(batches, self.images.read(batches), strict=True):
             yield (
-                self.runtime.preprocess(pixels, self.runtime.device),
+                self.runtime.inputs(pixels),
                 self.images.labels[indices].to(self.runtime.device),
             )

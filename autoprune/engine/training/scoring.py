@@ -25,7 +25,7 @@ def recalibrate(model: nn.Module, images: ImageSet, *, runtime: Runtime, n_image
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    model.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    runtime.place(model).eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # A cumulative average instead of an exponential one.
@@ -41,12 +41,12 @@ def recalibrate(model: nn.Module, images: ImageSet, *, runtime: Runtime, n_image
 def accuracy(model: nn.Module, images: ImageSet, *, runtime: Runtime, batch: int = 500) -> float:
     """Top-1 accuracy in [0, 1]; ``model`` is left in evaluation mode."""
     # Outside of inference mode: a tensor that is moved within it can't be trained afterwards.
-    model.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    runtime.place(model).eval()
     index_batches = torch.arange(len(images)).split(batch)
     correct = torch.zeros((), dtype=torch.int64, device=runtime.device)
     with torch.inference_mode():
         for indices, pixels in zip(index_batches, images.read(index_batches), strict=True):
             with runtime.autocast():
-                predicted = model(runtime.preprocess(pixels, runtime.device)).argmax(1)
+                predicted = model(runtime.inputs(pixels)).argmax(1)
             correct += (predicted == images.labels[indices].to(runtime.device)).sum()
     return int(correct) / len(images)

@@ -61,6 +61,17 @@ def test_round_trip(tmp_path):
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["net.json", "net.safetensors"]
 
 
+def test_a_header_of_any_size(tmp_path):
+    """The file begins with it; pickles begin with 0x80."""
+    found = set()
+    for length in range(1, 300, 8):
+        path = tmp_path / f"{length}.safetensors"
+        publish(path, {"x" * length: torch.ones(2)}, {})
+        found.add(path.read_bytes()[0])
+        assert read_tensors(path)["x" * length].tolist() == [1.0, 1.0]
+    assert 0x80 in found
+
+
 def test_same_tensors_make_the_same_bytes(tmp_path):
     one, other = publish(tmp_path / "a.safetensors", network().state_dict(), {}), None
     other = publish(tmp_path / "b.safetensors", dict(reversed(network().state_dict().items())), {})
@@ -136,20 +147,12 @@ def test_a_pickle_of_an_object_does_not_run(tmp_path):
     torch.save({"weight": torch.ones(1), "bomb": Bomb(trace)}, tmp_path / "zip.pt")
     torch.save({"bomb": Bomb(trace)}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.safetensors").write_bytes(pickle.dumps(Bomb(trace)))
-    with pytest.raises(WeightsError, match=r"must hold plain tensors only, but it is a pickle .* can run code"):
-        read_tensors(tmp_path / "zip.pt")
-    for name in ("legacy.pt", "plain.safetensors"):
-        with pytest.raises(WeightsError, match=r"must be a safetensors file, or a \.pt file of plain tensors"):
+    for name in ("zip.pt", "legacy.pt", "plain.safetensors"):
+        with pytest.raises(WeightsError, match=r"must hold plain tensors only, but it is a pickle .*mkdir.* can run"):
             read_tensors(tmp_path / name)
     assert not trace.exists()
     pickle.loads((tmp_path / "plain.safetensors").read_bytes())
     assert trace.exists()  # The bomb is one.
-
-
-def test_a_whole_network_is_refused(tmp_path):
-    torch.save(network(), tmp_path / "net.pt")
-    with pytest.raises(WeightsError, match=r"it is a pickle of other objects.* Save its state_dict\(\) instead"):
-        read_tensors(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 100, -1])
@@ -168,15 +171,6 @@ def test_a_zip_that_is_no_checkpoint(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(WeightsError, match=r"must be a whole \.pt file, but can't be read \(RuntimeError\)"):
         read_tensors(tmp_path / "a.pt")
-
-
-def test_a_checkpoint_around_a_state_dict(tmp_path):
-    torch.save({"state_dict": network().state_dict(), "epoch": 3}, tmp_path / "a.pt")
-    with pytest.raises(WeightsError, match="flat state_dict, but its entry 'state_dict' is a OrderedDict"):
-        read_tensors(tmp_path / "a.pt")
-    torch.save([torch.ones(1)], tmp_path / "b.pt")
-    with pytest.raises(WeightsError, match="flat state_dict, but holds a list"):
-        read_tensors(tmp_path / "b.pt")
 
 
 def test_a_missing_file(tmp_path):
@@ -210,7 +204,7 @@ def test_batch_counters_may_be_missing():
     ("change", "told"),
     [
         ({"0.weight": None}, r"lacks 0\.weight\. Check architecture and n_classes\."),
-        ({"0.weight": None, "0.bias": None, "1.bias": None, "3.bias": None}, r"lacks 0\.weight, 0\.bias, 1\.bias\."),
+        ({"0.weight": None, "0.bias": None, "1.bias": None, "3.bias": None}, r"0\.bias, 1\.bias and 1 more"),
         ({"head.weight": torch.ones(1)}, r"has unknown head\.weight\."),
         ({"3.weight": torch.ones(10, 16)}, r"3\.weight is \(10, 16\) instead of \(2, 16\)\. Check architecture and"),
         ({"0.bias": None, "x": torch.ones(1), "3.bias": torch.ones(3)}, r"lacks 0\.bias; has unknown x; 3\.bias is \("),

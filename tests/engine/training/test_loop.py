@@ -24,7 +24,7 @@ from autoprune.engine.training import (
     train,
 )
 from autoprune.engine.training.loop import Training
-from autoprune.errors import ConfigError, TrialError
+from autoprune.errors import ConfigError, NetworkError, TrialError
 
 torch.set_num_threads(1)
 
@@ -339,6 +339,26 @@ def test_frozen_parameters_stay():
     after = trained(model, spec=TrainSpec(epochs=1, batch=8, weight_decay=0.5))
     assert torch.equal(after[0].weight, before)
     assert not torch.equal(after[3].weight, model[3].weight)
+
+
+def test_a_network_in_which_all_is_frozen_is_not_trained():
+    model = make().requires_grad_(False)
+    told = (
+        r"^a network must have a parameter that trains, but all of its 10 are frozen \(`requires_grad` is False\)\. "
+        r"Let some of them train, those of the classifier at least\.$"
+    )
+    with pytest.raises(NetworkError, match=told):
+        trained(model)
+    assert equal(trained(model, spec=TrainSpec(epochs=0)), model)  # A phase without a step asks for nothing.
+
+
+def test_answers_that_depend_on_nothing_that_trains_are_told():
+    model = make()
+    model.requires_grad_(False)
+    model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
+    told = "^the network's answers must depend on a parameter that trains, but depend on none. Let a layer train"
+    with pytest.raises(NetworkError, match=told):
+        trained(model)
 
 
 def test_on_step_may_score_the_network():

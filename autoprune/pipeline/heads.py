@@ -1,0 +1,69 @@
+"""Finds channels that are read in training mode only, by auxiliary heads and their like."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+
+from autoprune.engine.channels import Traced, Unprunable, kind_of, reads
+from autoprune.engine.surgery import cut
+from autoprune.engine.training import Randomness, Runtime
+from autoprune.pipeline.probing import run_in_training
+from autoprune.pipeline.witness import failing, first_line
+from autoprune.widths import Kept
+
+__all__ = ["read_in_training"]
+
+_ADVICE = "they stay dense; build the network without its auxiliary heads to have them pruned"
+
+
+def read_in_training(
+    network: nn.Module, traced: Traced, images: Tensor, *, runtime: Runtime
+) -> tuple[list[str], list[Unprunable]]:
+    """Groups whose channels something reads that runs in training mode only, such as an auxiliary head.
+
+    Tracing follows the network in evaluation mode and can't see it; cut without it, the network would answer, but no
+    longer train. So it is run in training mode with a channel less in every group and, where that fails, in one group
+    after the other.
+
+    Args:
+        network: The dense network, left as it is.
+        traced: Its channel groups.
+        images: Training images, uint8, shape (N, C, H, W), on which it runs in training mode.
+        runtime: Where and how it runs.
+
+    Returns:
+        The names of these groups, and what is told of the layers that write them: once for each reader.
+    """
+    sound: Kept = {}
+    names: list[str] = []
+    layers: dict[str, list[str]] = {}
+    with Randomness(runtime.device, 0).in_use():
+        fewer = {group.name: np.arange(group.width - 1) for group in traced.groups if group.width > 1}
+        if _fault(network, traced, fewer, images, runtime=runtime) is None:
+            return [], []
+        for name, kept in fewer.items():
+            fault = _fault(network, traced, {**sound, name: kept}, images, runtime=runtime)
+            if fault is None:
+                sound = {**sound, name: kept}
+            else:
+                names.append(name)
+                layers.setdefault(fault, []).extend(_writers(network, traced, name))
+    return names, [Unprunable(tuple(writers), fault, _ADVICE) for fault, writers in layers.items()]
+
+
+def _fault(network: nn.Module, traced: Traced, kept: Kept, images: Tensor, *, runtime: Runtime) -> str | None:
+    model = runtime.place(cut(network, traced.groups, kept)).train()
+    try:
+        run_in_training(model, runtime, images)
+    except Exception as error:  # Whatever `forward` raises on a smaller network.
+        where = failing(model, lambda: run_in_training(model, runtime, images))
+        return f"without some of its channels the network fails in training mode {where}: {first_line(error)}"
+    return None
+
+
+def _writers(network: nn.Module, traced: Traced, name: str) -> list[str]:
+    layers = [member.module for member in traced.group(name).members if member.writes]
+    kinds = {layer: kind_of(network.get_submodule(layer)) for layer in layers}
+    writers = [layer for layer, kind in kinds.items() if kind is not None and reads(kind)]
+    return writers or layers
