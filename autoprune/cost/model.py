@@ -180,7 +180,7 @@ class CostModel:
         """
         positions: dict[int, int] = {}
         for layer in self.layers:
-            if layer.macs:
+            if layer.macs and layer.weights:
                 for group, _ in layer.fan_out.terms:
                     positions.setdefault(group, layer.macs // layer.weights)
         least = min(positions.values(), default=0)

@@ -57,7 +57,7 @@ class Importance(ABC):
     least_steps: ClassVar[int | None] = None
     """See `Method.least_steps`."""
     needs_scales: ClassVar[bool] = False
-    """Whether there must be a BatchNorm behind every prunable channel."""
+    """Whether there must be a BatchNorm with scales behind every prunable channel."""
     is_comparable: ClassVar[bool] = False
     """Whether scores of different groups compare as they are, so that nothing need be divided out."""
 
@@ -179,7 +179,7 @@ class Method(ABC):
             plan: Recipe and length of the phase.
 
         Raises:
-            NetworkError: The method has nothing to work on in a channel group.
+            NetworkError: The method has nothing to work on: all of it is frozen, or it needs layers that are not there.
             ConfigError: Hyper-parameters and recipe do not go together.
         """
 
@@ -199,5 +199,8 @@ class Method(ABC):
 
     @property
     def silence(self) -> float:
-        """Removed channels whose scales are all at most this count as constants, which move to their readers."""
+        """Removed channels of at most this size count as constants, which move to their readers.
+
+        All of a channel's scales are at most that, or where it has none the norm of its filters is.
+        """
         return 0.0

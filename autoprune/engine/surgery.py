@@ -12,17 +12,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.engine.attention import narrow_attention
 from autoprune.engine.channels import (
     PER_CONV_GROUP,
     AxisName,
     ChannelGroup,
     Member,
     Traced,
+    axis_size,
     axis_sizes,
+    is_atomic,
     is_per_conv_group,
+    own_vectors,
+    set_number,
+    side_of,
 )
+from autoprune.engine.silencing import OverKept, Scattered, told_by
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.widths import Kept
 
@@ -63,8 +70,11 @@ def cut(
                     f"the weights to cut must be those of the dense network, where {name}.{key} has shape "
                     f"{tuple(value.shape)}, but got {tuple(source.shape)}. Give the dense weights."
                 )
-            if name in plans and key in _SLICED:
-                copied = plans[name].slice(source, is_weight=key == "weight")
+            plan = plans.get(name)
+            if plan is not None and key in plan.tensors:
+                copied = _elements(source, plan.tensors[key])
+            elif plan is not None and plan.cuts and key in _SLICED:
+                copied = plan.slice(source, is_weight=key == "weight")
             elif given is not None:
                 copied = given.detach().clone()
             else:
@@ -74,7 +84,8 @@ def cut(
     smaller = copy.deepcopy(model, memo)
     for name, plan in plans.items():
         for key, size in plan.attributes.items():
-            setattr(smaller.get_submodule(name), key, size)
+            set_number(smaller.get_submodule(name), key, size)
+        narrow_attention(smaller.get_submodule(name))
     return smaller
 
 
@@ -94,16 +105,30 @@ def masked(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> nn.M
     """
     silenced = copy.deepcopy(model)
     modules = dict(silenced.named_modules())
+    norms: dict[Tensor, tuple[nn.Module, Tensor]] = {}
+    small: nn.Module | None = None
     with torch.no_grad():
         for name, axes in _remaining(model, groups, kept).items():
             module = modules[name]
+            if isinstance(module, _ConvNd) and not is_atomic(module):
+                small = cut(model, groups, kept) if small is None else small
+                silenced.set_submodule(name, Scattered(small.get_submodule(name), axes["in"], axes["out"]))
+                continue
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and "out" in axes:
+                norms[told_by(module)] = module, torch.from_numpy(np.flatnonzero(axes["out"]))
+            for axis, stays in axes.items():
+                if (side := side_of(axis)) is not None and side[1] == 1:
+                    getattr(module, side[0])[:, torch.from_numpy(np.flatnonzero(~stays))] = 0
             if "in" not in axes or axes["in"].all() or (isinstance(module, _ConvNd) and is_per_conv_group(module)):
                 continue  # a depthwise layer hands silent channels on: their reader is further down
             weight = module.weight
             assert isinstance(weight, Tensor)
             gone = np.flatnonzero(~axes["in"])
-            weight[:, torch.from_numpy(np.unique(gone % weight.shape[1]))] = 0
-    return silenced
+            if isinstance(module, _ConvTransposeNd):
+                weight[torch.from_numpy(gone)] = 0
+            else:
+                weight[:, torch.from_numpy(np.unique(gone % weight.shape[1]))] = 0
+    return OverKept(silenced, norms) if norms else silenced
 
 
 def narrowed(model: nn.Module, traced: Traced, kept: Kept) -> Traced:
@@ -123,8 +148,8 @@ def narrowed(model: nn.Module, traced: Traced, kept: Kept) -> Traced:
     remaining = _remaining(model, traced.groups, kept)
 
     def moved(member: Member, staying: NDArray[np.int64]) -> Member:
-        index, axes = member.index[staying], remaining.get(member.module)
-        return dataclasses.replace(member, index=index if axes is None else (np.cumsum(axes[member.axis]) - 1)[index])
+        index, stays = member.index[staying], remaining.get(member.module, {}).get(member.axis)
+        return dataclasses.replace(member, index=index if stays is None else (np.cumsum(stays) - 1)[index])
 
     groups = []
     for group in traced.groups:
@@ -153,9 +178,12 @@ def _remaining(
             continue
         for member in group.members:
             if member.module not in remaining:
-                sizes = axis_sizes(model.get_submodule(member.module))
-                remaining[member.module] = {axis: np.ones(size, dtype=np.bool_) for axis, size in sizes.items()}
-            remaining[member.module][member.axis][member.index[gone].ravel()] = False
+                remaining[member.module] = {}
+            axes, module = remaining[member.module], model.get_submodule(member.module)
+            if member.axis not in axes:
+                names = axis_sizes(module) if member.axis in ("in", "out") else (member.axis,)
+                axes |= {axis: np.ones(axis_size(module, axis), dtype=np.bool_) for axis in names}
+            axes[member.axis][member.index[gone].ravel()] = False
     return remaining
 
 
@@ -171,16 +199,22 @@ def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """How one layer is cut: kept rows and columns of its tensors, and its new attributes."""
+    """How one module is cut: kept rows and columns of a layer's tensors, kept elements of others, new attributes."""
 
-    rows: Tensor
+    rows: Tensor | None
     columns: Tensor | None
-    attributes: dict[str, int]
+    attributes: dict[str, Any]
+    tensors: dict[str, NDArray[np.bool_]]
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it is a layer that loses channels."""
+        return self.rows is not None or self.columns is not None
 
     def slice(self, value: Tensor, *, is_weight: bool) -> Tensor:
         """A copy of the kept part of one of the layer's tensors, in the memory format that it has."""
         sliced = value.detach()
-        if len(self.rows) < value.shape[0]:
+        if self.rows is not None and len(self.rows) < value.shape[0]:
             sliced = sliced.index_select(0, self.rows.to(value.device))
         if is_weight and self.columns is not None and len(self.columns) < value.shape[1]:
             sliced = sliced.index_select(1, self.columns.to(value.device))
@@ -191,24 +225,78 @@ class _Plan:
         return sliced if is_copy and sliced.is_contiguous(memory_format=wanted) else sliced.clone(memory_format=wanted)
 
 
+class _TransposedPlan(_Plan):
+    """The same for a transposed convolution, whose weight has its inputs first, and whose vectors are its outputs'."""
+
+    def slice(self, value: Tensor, *, is_weight: bool) -> Tensor:
+        """A copy of the kept part of one of the layer's tensors."""
+        rows, columns = (self.columns, self.rows) if is_weight else (self.rows, None)
+        if is_weight and value.shape[1] == 1:
+            columns = None  # Depthwise: what it writes is what it reads.
+        return _Plan(rows, columns, {}, {}).slice(value, is_weight=is_weight)
+
+
+def _of_both_sides(module: nn.Module, name: str, remaining: Mapping[AxisName, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """The elements of a bare matrix that stay, flat."""
+    shape = getattr(module, name).shape
+    rows, columns = (remaining.get(f"{name}[{dim}]", np.ones(shape[dim], dtype=np.bool_)) for dim in (0, 1))
+    both = (rows[:, None] & columns).reshape(*shape[:2], *[1] * (len(shape) - 2))
+    return np.broadcast_to(both, tuple(shape)).ravel()
+
+
+def _elements(value: Tensor, stays: NDArray[np.bool_]) -> Tensor:
+    """A copy of the kept elements of a tensor, which are whole slices of it."""
+    mask = stays.reshape(value.shape)
+    found = value.detach()
+    for dim in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != dim)
+        here = torch.from_numpy(np.flatnonzero(mask.any(axis=others)))
+        if len(here) < value.shape[dim]:
+            found = found.index_select(dim, here.to(value.device))
+    return found.clone()
+
+
 def _plans(model: nn.Module, groups: Sequence[ChannelGroup], kept: Kept) -> dict[str, _Plan]:
     return {name: _plan(model.get_submodule(name), axes) for name, axes in _remaining(model, groups, kept).items()}
 
 
 def _plan(module: nn.Module, remaining: Mapping[AxisName, NDArray[np.bool_]]) -> _Plan:
-    keep = {axis: torch.from_numpy(np.flatnonzero(positions)) for axis, positions in remaining.items()}
+    keep = {axis: torch.from_numpy(np.flatnonzero(stays)) for axis, stays in remaining.items() if axis in ("in", "out")}
+    own = {axis: stays for axis, stays in remaining.items() if axis not in keep and not side_of(axis)}
+    tensors = {axis: stays for axis, stays in own.items() if isinstance(getattr(module, axis, None), Tensor)}
+    attributes: dict[str, Any] = {axis: int(stays.sum()) for axis, stays in own.items() if axis not in tensors}
+    for axis in remaining:
+        if (side := side_of(axis)) is not None:
+            tensors[side[0]] = _of_both_sides(module, side[0], remaining)
+    if "out" in remaining:
+        tensors |= dict.fromkeys(own_vectors(module), remaining["out"])
+    if not keep:
+        return _Plan(None, None, attributes, tensors)
     rows = keep["out"]
     match module:
         case _ConvNd():
-            attributes: dict[str, int] = {"in_channels": len(keep["in"]), "out_channels": len(rows)}
+            attributes |= {"in_channels": len(keep["in"]), "out_channels": len(rows)}
+            kind = _TransposedPlan if isinstance(module, _ConvTransposeNd) else _Plan
             per_group = module.in_channels // module.groups
             if module.groups > 1:
                 attributes[PER_CONV_GROUP] = is_per_conv_group(module)
             if is_per_conv_group(module):
-                return _Plan(rows, None, attributes | {"groups": len(keep["in"]) // per_group})
-            return _Plan(rows, keep["in"][keep["in"] < per_group], attributes)  # the same offsets in every conv group
+                groups = {"groups": len(keep["in"]) // per_group}
+                columns = keep["in"] if kind is _TransposedPlan else None
+                return kind(rows, columns, attributes | groups, tensors)
+            # The same offsets in every conv group.
+            return kind(rows, keep["in"][keep["in"] < per_group], attributes, tensors)
         case nn.Linear():
-            return _Plan(rows, keep["in"], {"in_features": len(keep["in"]), "out_features": len(rows)})
+            attributes |= {"in_features": len(keep["in"]), "out_features": len(rows)}
+            return _Plan(rows, keep["in"], attributes, tensors)
         case nn.PReLU():
-            return _Plan(rows, None, {"num_parameters": len(rows)})
-    return _Plan(rows, None, {"num_features": len(rows)})
+            attributes |= {"num_parameters": len(rows)}
+        case nn.LayerNorm() | nn.RMSNorm():
+            attributes |= {"normalized_shape": type(module.normalized_shape)([len(rows)])}
+        case nn.GroupNorm():
+            attributes |= {"num_channels": len(rows), PER_CONV_GROUP: is_per_conv_group(module)}
+            if is_per_conv_group(module):
+                attributes |= {"num_groups": len(rows)}
+        case _:
+            attributes |= {"num_features": len(rows)}
+    return _Plan(rows, None, attributes, tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.engine.channels import ChannelGroup, Member, Traced
 from autoprune.widths import Scores
@@ -14,9 +14,9 @@ __all__ = ["norms", "sum_by_channel", "weighing_members"]
 
 
 def weighing_members(group: ChannelGroup, model: nn.Module) -> list[tuple[Member, nn.Module]]:
-    """The convolutions and linear layers of a group, once for each of their axes that it lives on."""
-    pairs = [(member, model.get_submodule(member.module)) for member in group.members]
-    return [(member, module) for member, module in pairs if isinstance(module, _ConvNd | nn.Linear)]
+    """The matrices of a group, with their modules, once for each of their axes that it lives on."""
+    pairs = [(member, model.get_submodule(member.module)) for member in group.members if member.weight]
+    return [(m, module) for m, module in pairs if isinstance(module, _ConvNd | nn.Linear) or m.axis != "out"]
 
 
 def sum_by_channel(values: Tensor, module: nn.Module, member: Member) -> Tensor:
@@ -31,7 +31,9 @@ def sum_by_channel(values: Tensor, module: nn.Module, member: Member) -> Tensor:
         Shape (C,). The weights of a depthwise layer write a channel; that they also read it is not counted again.
     """
     by_pair = values.reshape(*values.shape[:2], -1).sum(2)  # (O, I / conv groups)
-    if member.axis == "out":
+    if isinstance(module, _ConvTransposeNd) and module.groups == 1:
+        by_pair = by_pair.T
+    if member.writes:
         sums = by_pair.sum(1)
     elif isinstance(module, _ConvNd) and module.groups > 1:
         if module.groups in (module.in_channels, module.out_channels):
@@ -55,8 +57,8 @@ def norms(model: nn.Module, traced: Traced, *, axes: tuple[str, ...]) -> Scores:
     for group in traced.groups:
         total: Tensor = torch.zeros(group.width, dtype=torch.float64)
         for member, module in weighing_members(group, model):
-            if member.axis in axes:
-                weight = model.get_parameter(f"{member.module}.weight")
+            if ("out" if member.writes else "in") in axes and member.weight:
+                weight = model.get_parameter(member.weight)
                 total += sum_by_channel(weight.detach().cpu().double().square(), module, member)
         scores[group.name] = np.asarray(total.sqrt().numpy(), dtype=np.float64)
     return scores

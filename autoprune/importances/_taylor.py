@@ -37,14 +37,11 @@ class Taylor(Importance):
             DataError: There is no batch.
         """
         readers = {
-            group.name: [pair for pair in weighing_members(group, model) if pair[0].axis == "in"]
-            for group in traced.groups
+            group.name: [pair for pair in weighing_members(group, model) if pair[0].reads] for group in traced.groups
         }
-        names = sorted({member.module for pairs in readers.values() for member, _ in pairs})
+        names = sorted({str(member.weight) for pairs in readers.values() for member, _ in pairs})
         # Copies that ask for gradients, so that the network's own parameters and gradients are left as they are.
-        weights = {
-            f"{name}.weight": model.get_parameter(f"{name}.weight").detach().clone().requires_grad_() for name in names
-        }
+        weights = {name: model.get_parameter(name).detach().clone().requires_grad_() for name in names}
         totals = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in traced.groups}
         n_batches = 0
         for inputs, labels in batches:
@@ -56,7 +53,7 @@ class Taylor(Importance):
                 for name, weight, gradient in zip(names, weights.values(), gradients, strict=True)
             }
             for group_name, pairs in readers.items():
-                parts = [sum_by_channel(changes[member.module], module, member) for member, module in pairs]
+                parts = [sum_by_channel(changes[str(member.weight)], module, member) for member, module in pairs]
                 totals[group_name] += torch.stack(parts).sum(0).abs()
         if n_batches == 0:
             raise DataError(

@@ -109,6 +109,8 @@ def test_torchvision_networks(name):
     traced = trace(model, x)
     assert len(traced.groups) >= 7
     assert traced.refused == ()
+    turned = trace(model, x.contiguous(memory_format=torch.channels_last))
+    assert [(g.name, g.width) for g in turned.groups] == [(g.name, g.width) for g in traced.groups]
     check(model, traced, x, 0, 1e-4)
     check(model.double(), traced, x.double(), 1, 1e-10)
 
@@ -381,7 +383,7 @@ def test_channels_that_are_not_constant_are_left_alone(caplog):
     )
     folded = fold_constants(model, traced, kept)
     assert all(value.equal(folded.state_dict()[name]) for name, value in model.state_dict().items())
-    assert "3 channels of group '0' have a scale of zero but do not arrive as constants at '3'" in caplog.text
+    assert "3 channels of group '0' have a size of zero but do not arrive as constants at '3'" in caplog.text
 
 
 def test_folding_without_dead_channels_or_shape():

@@ -52,3 +52,26 @@ def test_the_order_within_a_group_stays_and_zeros_are_zeros(kind, values):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match=r"there is no normalisation 'means'; did you mean 'mean'\?"):
         normalise(SCORES, "means", COST)
+
+
+def test_isomorphic_groups_compete_with_each_other_only():
+    # Two blocks of one structure, whose scores differ by a factor of ten, and a stream of another one.
+    one = LinearForm(1)
+
+    def form(place):
+        return LinearForm(0, ((place, 1),))
+
+    cost = CostModel(
+        ("a", "b", "stream"),
+        (2, 2, 3),
+        (
+            LayerCost("stem", 9, 9, 0, one, form(2)),
+            LayerCost("a.in", 9, 9, 0, form(2), form(0)), LayerCost("a.out", 9, 9, 0, form(0), form(2)),
+            LayerCost("b.in", 36, 9, 0, form(2), form(1)), LayerCost("b.out", 36, 9, 0, form(1), form(2)),
+        ),
+    )  # fmt: skip
+    scores = {"a": np.array([1.0, 3.0]), "b": np.array([20.0, 2.0]), "stream": np.array([7.0, 5.0, 5.0])}
+    found = normalise(scores, "isomorphic", cost)
+    assert found["a"].tolist() == [0.25, 0.75]
+    assert found["b"].tolist() == [1.0, 0.5]
+    assert found["stream"].tolist() == pytest.approx([1.0, 2 / 3, 2 / 3])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost import CostModel
-from autoprune.engine.channels.layers import AxisName
+from autoprune.engine.channels.layers import AxisName, side_of
 from autoprune.errors import ConfigError, unknown_name
 
 __all__ = ["ChannelGroup", "Member", "Traced", "Unprunable"]
@@ -29,6 +29,24 @@ class Member:
     module: str
     axis: AxisName
     index: NDArray[np.int64]
+
+    @property
+    def weight(self) -> str | None:
+        """The matrix that the axis is a side of, as a qualified name; None for other axes."""
+        if self.axis in ("in", "out"):
+            return f"{self.module}.weight".lstrip(".")
+        side = side_of(self.axis)
+        return None if side is None else f"{self.module}.{side[0]}".lstrip(".")
+
+    @property
+    def writes(self) -> bool:
+        """Whether the axis is that of what a matrix writes, or of the vectors of a normalisation."""
+        return self.axis == "out" or self.axis.endswith("[0]")
+
+    @property
+    def reads(self) -> bool:
+        """Whether the axis is that of what a matrix reads."""
+        return self.axis == "in" or self.axis.endswith("[1]")
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from autoprune.engine.channels import ChannelGroup, Traced, is_per_conv_group
+from autoprune.engine.channels import ChannelGroup, Traced, is_atomic, is_per_conv_group
 from autoprune.engine.contracts import Batches, Compactor
 from autoprune.engine.folding.merging import attach_norm, measure_moments, merge
 from autoprune.errors import NetworkError
@@ -56,11 +56,13 @@ def sites(model: nn.Module, traced: Traced) -> dict[str, tuple[Site, ...]]:
         for member in group.members:
             module = model.get_submodule(member.module)
             passes_on = isinstance(module, _BatchNorm | nn.PReLU)
-            if member.axis == "in" or passes_on or (isinstance(module, nn.Conv2d) and is_per_conv_group(module)):
+            if not member.writes or passes_on or (isinstance(module, nn.Conv2d) and is_per_conv_group(module)):
                 continue
             norm = model.get_submodule(norms[member.module]) if member.module in norms else None
             whole = np.array_equal(member.index, np.arange(group.width)[:, None])
             is_plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.out_channels == group.width
+            # What else a `forward` of its own does, an activation say, could not be folded through.
+            is_plain = is_plain and is_atomic(module) and norm is not None and is_atomic(norm)
             if not (whole and is_plain and isinstance(norm, nn.BatchNorm2d) and _is_complete(norm)):
                 raise NetworkError(_refusal(group, member.module))
             places.append(Site(member.module, norms[member.module]))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.engine.channels import Traced, readers_of
+from autoprune.engine.channels import Traced, padded, readers_of
 from autoprune.widths import Kept
 
 __all__ = ["compensate", "refitted"]
@@ -68,6 +68,7 @@ def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept
         if _is_plain(whole.get_submodule(member.module))
     }
     said = _answers(whole, sorted(names), inputs)
+    names &= said.keys()  # A layer is not called where others multiply with its weight.
     gone = {name: _gone(traced, kept, name) for name in names}
 
     def refit(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -130,17 +131,8 @@ def _patches(module: nn.Module, x: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return x.reshape(-1, x.shape[-1])[_places(x.numel() // x.shape[-1], x.device)]
     assert isinstance(module, nn.Conv2d)
-    padding = module.padding if isinstance(module.padding, tuple) else 0
-    if isinstance(module.padding, str):
-        total = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        x = x if module.padding == "valid" else F.pad(x, _same(total))
-    columns = F.unfold(x, module.kernel_size, module.dilation, padding, module.stride).transpose(1, 2)
+    columns = F.unfold(padded(module, x), module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2)
     return columns.reshape(-1, columns.shape[-1])[_places(columns.shape[0] * columns.shape[1], x.device)]
-
-
-def _same(total: list[int]) -> list[int]:
-    height, width = total
-    return [width // 2, width - width // 2, height // 2, height - height // 2]
 
 
 def _places(n: int, device: torch.device) -> Tensor:

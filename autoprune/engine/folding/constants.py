@@ -1,17 +1,18 @@
-"""Keeps what silent channels say: one that is scaled by zero still says a constant, which moves to its readers."""
+"""Keeps what silent channels say: one of size zero still says a constant, which moves to its readers."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.engine.channels import ChannelGroup, Traced, readers_of
+from autoprune.engine.channels import ChannelGroup, Member, Traced, readers_of
 from autoprune.errors import NetworkError
 from autoprune.widths import Kept
 
@@ -23,10 +24,11 @@ _log = logging.getLogger(__name__)
 def fold_constants(model: nn.Module, traced: Traced, kept: Kept, *, silence: float = 0.0) -> nn.Module:
     """Move the constants of removed channels that no longer say anything else into the layers that read them.
 
-    A channel with ``gamma = 0`` gives ``act(beta)`` everywhere, whatever the activation is: the constant is read off
-    where it arrives, on two random inputs. A reader's output then differs by ``sum(K[o, c]) * constant``, which goes
-    to its bias, else to the mean of the normalisation right behind it. One that has neither goes without, since no
-    layer may get a parameter that it had not: the file of weights must fit the network that it was cut from.
+    A channel with ``gamma = 0`` gives ``act(beta)`` everywhere, whatever the activation is, and one that nothing
+    scales and whose filters are zero ``act(bias)``: the constant is read off where it arrives, on two random inputs. A
+    reader's output then differs by ``sum(K[o, c]) * constant``, which goes to its bias, else to the mean of the
+    normalisation right behind it. One that has neither goes without, since no layer may get a parameter that it had
+    not: the file of weights must fit the network that it was cut from.
 
     Exact where the reader adds no zero padding; with padding, exact away from the border. Cut the result with the same
     ``kept``; its answers are as close to the network's with all channels as folding can make them.
@@ -35,7 +37,7 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Kept, *, silence: flo
         model: The dense network, left as it is.
         traced: What tracing it gave.
         kept: Channels that will stay; of the removed ones, those with a larger scale are not touched.
-        silence: Scales up to this size, >= 0, are taken for zero.
+        silence: Scales up to this size, >= 0, are taken for zero, and filters up to this norm that nothing scales.
 
     Returns:
         A network of the dense size.
@@ -57,46 +59,80 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Kept, *, silence: flo
             "constants can only be folded on a trace that knows its input shape; trace the network again."
         )
     for group in groups:
-        for name in group.scales:
-            positions = group.member(name).index[silent[group.name]].ravel()
-            folded.get_parameter(f"{name}.weight").data[torch.from_numpy(positions)] = 0
+        for weight, member in _sizing(folded, group):
+            positions = member.index[silent[group.name]].ravel()
+            weight.data[torch.from_numpy(positions)] = 0
     constants = _constants_read(folded, traced.input_shape)
     for group in groups:
-        for member in readers_of(folded, group):
-            values = constants[member.module]
-            positions = member.index[silent[group.name]].ravel()
-            varying = np.isnan(values.numpy()[positions])
-            if varying.any():
-                _log.warning(
-                    "%d channels of group %r have a scale of zero but do not arrive as constants at %r; they are "
-                    "removed without folding",
-                    int(varying.sum()),
-                    group.name,
-                    member.module,
-                )
-            norm = folded.get_submodule(traced.norms[member.module]) if member.module in traced.norms else None
-            _fold(folded.get_submodule(member.module), norm, positions[~varying], values)
+        _fold_group(folded, traced, group, silent=silent[group.name], constants=constants)
     return folded
 
 
+def _fold_group(
+    folded: nn.Module,
+    traced: Traced,
+    group: ChannelGroup,
+    *,
+    silent: NDArray[np.int64],
+    constants: Mapping[str, Tensor],
+) -> None:
+    """Move what the silent channels of one group say into all of its readers."""
+    for member in readers_of(folded, group):
+        # The kernel of a transposed one lies unlike at neighbouring places, so what a constant adds is none.
+        is_transposed = isinstance(folded.get_submodule(member.module), _ConvTransposeNd)
+        if is_transposed or member.module not in constants:
+            continue
+        values = constants[member.module]
+        positions = member.index[silent].ravel()
+        varying = np.isnan(values.numpy()[positions])
+        if varying.any():
+            _log.warning(
+                "%d channels of group %r have a size of zero but do not arrive as constants at %r; they are "
+                "removed without folding",
+                int(varying.sum()),
+                group.name,
+                member.module,
+            )
+        norm = folded.get_submodule(traced.norms[member.module]) if member.module in traced.norms else None
+        _fold(folded.get_submodule(member.module), norm, positions[~varying], values)
+
+
 def silent_channels(model: nn.Module, traced: Traced, *, silence: float = 0.0) -> dict[str, NDArray[np.bool_]]:
-    """By group which channels say a constant at most, shape (C,): all of their scales are taken for zero.
+    """By group which channels say a constant at most, shape (C,): all that gives them a size is taken for zero.
 
     Args:
         model: The network.
-        traced: Its channel groups; none of the channels is silent where nothing scales them.
-        silence: Scales up to this size, >= 0, are taken for zero.
+        traced: Its channel groups; where nothing scales the channels, their filters give them their size.
+        silence: Scales up to this size, >= 0, are taken for zero, and filters up to this norm that nothing scales.
     """
     return {group.name: _silent(model, group, silence) for group in traced.groups}
 
 
 def _silent(model: nn.Module, group: ChannelGroup, silence: float) -> NDArray[np.bool_]:
-    silent = np.full(group.width, bool(group.scales))
-    for name in group.scales:
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        silent &= (weight.detach().abs().cpu().numpy()[group.member(name).index] <= silence).all(axis=1)
-    return silent
+    if group.scales:
+        silent = np.full(group.width, True)
+        for weight, member in _sizing(model, group):
+            silent &= (weight.detach().abs().cpu().numpy()[member.index] <= silence).all(axis=1)
+        return silent
+    squares, sizing = np.zeros(group.width), _sizing(model, group)
+    for weight, member in sizing:
+        rows = weight.detach().flatten(1)
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+        squares += np.square(norms.cpu().numpy().astype(np.float64))[member.index].sum(axis=1)
+    return (np.sqrt(squares) <= silence) & bool(sizing)
+
+
+def _sizing(model: nn.Module, group: ChannelGroup) -> list[tuple[Tensor, Member]]:
+    """What gives the channels of a group their size: their scales or else their filters; and where these lie."""
+    if group.scales:
+        members = [group.member(name) for name in group.scales]
+    else:
+        written = [(m, model.get_submodule(m.module)) for m in group.members if m.writes]
+        if any(m.axis != "out" or isinstance(module, _ConvTransposeNd) for m, module in written):
+            return []  # Bare matrices and transposed convolutions have no filters to be looked at.
+        members = [m for m, module in written if isinstance(module, _ConvNd | nn.Linear)]
+    weights = [model.get_submodule(member.module).weight for member in members]
+    return [(weight, member) for weight, member in zip(weights, members, strict=True) if isinstance(weight, Tensor)]
 
 
 def _fold(reader: nn.Module, norm: nn.Module | None, positions: NDArray[np.int64], values: Tensor) -> None:

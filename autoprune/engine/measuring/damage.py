@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.engine.channels import Traced, axis_sizes, readers_of
+from autoprune.engine.channels import Traced, axis_sizes, padded, readers_of
 from autoprune.engine.contracts import Batches
 from autoprune.errors import DataError
 
@@ -75,7 +75,8 @@ def measure_damages(
     for group in traced.groups:
         found[group.name] = np.zeros((group.width, group.width))
         for member in readers_of(model, group):
-            found[group.name] += listeners[member.module].damages(member.index)
+            if listeners[member.module].has_heard:  # It is not called where others multiply with its weight.
+                found[group.name] += listeners[member.module].damages(member.index)
     return found
 
 
@@ -93,10 +94,18 @@ class _Listener(ABC):
         self._layer, self._is_centred = layer, norm is not None
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        self._weight = weight.detach().float().flatten(1)  # (O, I / conv groups · K)
+        is_transposed = isinstance(layer, _ConvTransposeNd)
+        self._weight = weight.detach().float().flatten(1)  # (O, I / conv groups · K), (O · K, I) of a transposed one
+        self._weight = self._weight.T if is_transposed else self._weight
         if isinstance(norm, _BatchNorm) and norm.running_var is not None:
             gain = torch.rsqrt(norm.running_var.float() + norm.eps)
-            self._weight = self._weight * (gain if norm.weight is None else gain * norm.weight)[:, None]
+            gain = gain if norm.weight is None else gain * norm.weight
+            self._weight = self._weight * gain.repeat_interleave(len(self._weight) // len(gain))[:, None]
+
+    @property
+    @abstractmethod
+    def has_heard(self) -> bool:
+        """Whether the layer was called."""
 
     @abstractmethod
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -115,7 +124,9 @@ class _Listener(ABC):
 
 
 def _listener(layer: nn.Module, norm: nn.Module | None) -> _Listener:
-    return _ConvListener(layer, norm) if isinstance(layer, _ConvNd) else _LinearListener(layer, norm)
+    if isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd):
+        return _ConvListener(layer, norm)
+    return _LinearListener(layer, norm)
 
 
 class _ConvListener(_Listener):
@@ -127,6 +138,11 @@ class _ConvListener(_Listener):
         self._sums = torch.zeros(self._n_conv_groups, size, device=self._weight.device)
         self._squares = torch.zeros(self._n_conv_groups, size, size, device=self._weight.device)
         self._n_samples = 0
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether there are samples."""
+        return self._n_samples > 0
 
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook."""
@@ -171,9 +187,15 @@ class _LinearListener(_Listener):
         super().__init__(layer, norm)
         self._heard: list[Tensor] = []
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether there are samples."""
+        return bool(self._heard)
+
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook."""
-        samples = args[0].detach().float().flatten(0, -2)
+        x = args[0].movedim(1, -1) if isinstance(layer, _ConvTransposeNd) else args[0]
+        samples = x.detach().float().flatten(0, -2)
         self._heard.append(_drawn(samples.T, most=_MOST_SAMPLES, seed=len(self._heard)).T)
 
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -216,8 +238,7 @@ def _drawn(seen: Tensor, *, most: int, seed: int) -> Tensor:
 
 def _patches(conv: _ConvNd, x: Tensor) -> Tensor:
     """What the kernel sees at each of its places, shape (I · K, N · places)."""
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    x = padded(conv, x)
     if isinstance(conv, nn.Conv2d):
         seen = F.unfold(x, conv.kernel_size, conv.dilation, 0, conv.stride)
     else:  # One filter for each place of the kernel, which says what is there.

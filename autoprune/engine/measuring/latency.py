@@ -70,18 +70,20 @@ def measure(
     device: torch.device,
     n_runs: int = 50,
     time_limit_s: float = 60.0,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> dict[str, Latency]:
     """Time networks on random images, in turn, so that a drift of the machine meets all of them.
 
     Every other turn goes backwards, so that none always finds the caches as the same other one left them.
 
     Args:
-        networks: By name; copied to ``device`` in float32, channels-last, evaluation mode.
+        networks: By name; copied to ``device`` in float32 and evaluation mode.
         image_shape: (C, H, W).
         batch: Images at once, >= 1.
         device: Where to measure; nothing else should run there.
         n_runs: Runs of each after three warm-ups, >= 4.
         time_limit_s: Make do with fewer runs, but no fewer than 4, once they have taken as long as this.
+        memory_format: Layout of weights and images.
 
     Returns:
         Latency by name.
@@ -94,9 +96,9 @@ def measure(
             f"`batch` must be at least 1 and `n_runs` at least {_LEAST_RUNS}, but got batch={batch}, n_runs={n_runs}."
         )
     images: Tensor = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    images = images.to(device).contiguous(memory_format=memory_format)
     ready = {
-        name: copy.deepcopy(model).to(device, torch.float32, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        name: copy.deepcopy(model).to(device, torch.float32, memory_format=memory_format).eval()  # type: ignore[call-overload]
         for name, model in networks.items()
     }
     times: dict[str, list[float]] = {name: [] for name in ready}

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.engine.channels import ChannelGroup, Member, Traced, Unprunable, kind_of
-from autoprune.engine.tracing.labels import Axis, LabelRecord, follow_labels
+from autoprune.engine.tracing.labels import follow_labels
 from autoprune.engine.tracing.norms import norms_behind
 from autoprune.engine.tracing.pricing import price
-from autoprune.engine.tracing.proof import find_broken
+from autoprune.engine.tracing.proof import find_broken, is_repeatable
+from autoprune.engine.tracing.record import Axis, LabelRecord, components
 from autoprune.errors import ConfigError, NetworkError, unknown_name
 
 __all__ = ["ChannelGroup", "Member", "Traced", "Unprunable", "trace"]
@@ -47,10 +48,15 @@ def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> 
     record = follow_labels(model, example)
     if not record.axes:
         raise NetworkError("the network must have a convolution or linear layer that runs, but this one has none.")
+    if record.random and not is_repeatable(model, example):
+        raise NetworkError(
+            "the network must answer the same each time in evaluation mode, but it draws at random in "
+            f"{record.random}. Draw while `self.training` only, as nn.Dropout does."
+        )
     groups, refused = _form_groups(model, record, _Channels.of(record))
     groups = _without(model, groups, exclude)
     broken = find_broken(model, example, groups)
-    order = [axis.module for axis in _writers(record)]
+    order = [axis.layer for axis in _writers(record)]
     refused += _broken_refusals([group for group in groups if group.name in broken], broken, order)
     groups = [group for group in groups if group.name not in broken]
     place = {name: index for index, name in enumerate(order)}
@@ -69,63 +75,52 @@ class _Channels:
 
     @classmethod
     def of(cls, record: LabelRecord) -> _Channels:
-        channel = _components(record.n_atoms, record.edges)
+        channel = components(record.n_atoms, record.edges)
         together = [np.zeros((0, 2), dtype=np.int64)]
         for axis in _writers(record):
             ids = channel[axis.atoms]
             together.append(np.stack([np.broadcast_to(ids[:1], ids.shape), ids], axis=1))
-        return cls(channel, _components(record.n_atoms, np.concatenate(together)))
+        return cls(channel, components(record.n_atoms, np.concatenate(together)))
 
 
 def _writers(record: LabelRecord) -> list[Axis]:
-    return [axis for axis in record.axes if axis.axis == "out" and axis.module in record.positions]
-
-
-def _components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The smallest node of each node's connected component, shape (size,)."""
-    parent = np.arange(size)
-    while True:
-        left, right = parent[edges[:, 0]], parent[edges[:, 1]]
-        if (left == right).all():
-            return parent
-        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
-        while not (parent[parent] == parent).all():
-            parent = parent[parent]
+    return [axis for axis in record.axes if axis.writes and axis.layer in record.positions]
 
 
 def _form_groups(
     model: nn.Module, record: LabelRecord, channels: _Channels
 ) -> tuple[list[ChannelGroup], list[Unprunable]]:
     writers = _writers(record)
-    writing = {axis.module for axis in writers}
+    writing = {axis.start for axis in writers}
     refused = _refusals(record, channels, writers)
     refused += [Unprunable((name,), "it is not called in eval mode", "it stays as it is") for name in record.idle]
     found: list[tuple[int, int, tuple[Member, ...]]] = []
     for signature, table in _alike(record, channels).items():
         axes = sorted(set(signature))
         columns = np.array(signature)
-        first = next((a for a in axes if record.axes[a].axis == "out" and record.axes[a].module in writing), None)
-        if first is None:
+        written = [a for a in axes if record.axes[a].start in writing]
+        if not written:
             continue
-        if not any(record.axes[a].axis == "in" for a in axes):
-            lost = tuple(dict.fromkeys(record.axes[a].module for a in axes if record.axes[a].module in writing))
-            refused.append(Unprunable(lost, "no layer was seen to read its channels", _LOST))
-            continue
+        first = written[0]
         table = table[np.argsort(table[:, columns == first][:, 0], kind="stable")]
         members = tuple(
             Member(record.axes[a].module, record.axes[a].axis, np.ascontiguousarray(table[:, columns == a]))
             for a in axes
         )
+        if not any(member.reads for member in members):
+            lost = tuple(dict.fromkeys(record.axes[a].layer for a in written))
+            refused.append(Unprunable(lost, "no layer was seen to read its channels", _LOST))
+            continue
         if len(table) > 1:
             found.append((first, int(table[0, columns == first][0]), members))
-        elif layers := tuple(m.module for m in members if m.module in writing and m.axis == "out" and m.index.size > 1):
+        elif layers := tuple(record.axes[a].layer for a in written if (columns == a).sum() > 1):
             refused.append(Unprunable(layers, "all of its channels can only go together", "they stay dense"))
     found.sort(key=lambda entry: entry[:2])
     sharing = Counter(first for first, _, _ in found)
     groups = []
     for first, start, members in found:
-        module = record.axes[first].module
-        name = module if sharing[first] == 1 else f"{module}@{start}"
+        layer = record.axes[first].layer
+        name = layer if sharing[first] == 1 else f"{layer}@{start}"
         groups.append(ChannelGroup(name, len(members[0].index), members, _scales(model, members)))
     return groups, refused
 
@@ -156,7 +151,7 @@ def _refusals(record: LabelRecord, channels: _Channels, writers: list[Axis]) -> 
     layers: dict[int, list[str]] = {}
     for axis in writers:
         if axis.size > 1:
-            layers.setdefault(int(channels.family[channels.channel[axis.atoms[0]]]), []).append(axis.module)
+            layers.setdefault(int(channels.family[channels.channel[axis.atoms[0]]]), []).append(axis.layer)
     reasons: dict[int, tuple[str, str]] = {}
     for pin in record.pins:
         if pin.reason:
@@ -175,7 +170,7 @@ def _broken_refusals(
     """One refusal for all broken groups that share layers."""
     together: list[tuple[set[str], str]] = []
     for group in groups:
-        layers = {member.module for member in group.members if member.axis == "out"} & set(writers)
+        layers = {_layer_of(member) for member in group.members if member.writes} & set(writers)
         reason = reasons[group.name]
         for other in [entry for entry in together if entry[0] & layers]:
             together.remove(other)
@@ -187,11 +182,16 @@ def _broken_refusals(
     ]
 
 
+def _layer_of(member: Member) -> str:
+    """Name of the layer, or of the bare matrix, that an axis belongs to."""
+    return member.module if member.axis in ("in", "out") else str(member.weight)
+
+
 def _scales(model: nn.Module, members: tuple[Member, ...]) -> tuple[str, ...]:
     names = []
     for member in members:
         module = model.get_submodule(member.module)
-        if kind_of(module) == "norm" and module.weight is not None:
+        if member.axis == "out" and kind_of(module) == "norm" and module.weight is not None:
             names.append(member.module)
     return tuple(names)
 
@@ -206,7 +206,7 @@ def _without(model: nn.Module, groups: list[ChannelGroup], exclude: Sequence[str
             raise ConfigError(unknown_name("layer or channel group to exclude", name, modules | names))
 
     def excluded(group: ChannelGroup) -> bool:
-        layers = {member.module for member in group.members if member.axis == "out"}
+        layers = {_layer_of(member) for member in group.members if member.writes}
         return any(
             name == group.name or name in layers or any(layer.startswith(f"{name}.") for layer in layers)
             for name in exclude

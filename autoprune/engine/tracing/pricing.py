@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.cost import CostModel, LayerCost, LinearForm
-from autoprune.engine.channels import ChannelGroup, axis_sizes, is_per_conv_group, kind_of
-from autoprune.engine.tracing.labels import LabelRecord
+from autoprune.engine.channels import ChannelGroup, axis_sizes, is_per_conv_group, kind_of, own_vectors, reads
+from autoprune.engine.tracing.record import LabelRecord
 
 __all__ = ["price"]
 
@@ -39,7 +40,7 @@ def price(model: nn.Module, record: LabelRecord, groups: Sequence[ChannelGroup])
         own = {key: p for key, p in module.named_parameters(recurse=False) if p not in counted}
         counted.update(own.values())
         kind = kind_of(module)
-        if kind in ("conv", "linear"):
+        if kind is not None and reads(kind):
             sizes = axis_sizes(module)
             fan_in, fan_out = form(name, "in", sizes["in"]), form(name, "out", sizes["out"])
             kernel = 1
@@ -50,14 +51,53 @@ def price(model: nn.Module, record: LabelRecord, groups: Sequence[ChannelGroup])
             macs, weights = kernel * record.positions[name], kernel * ("weight" in own)
             layers.append(LayerCost(name, macs, weights, int("bias" in own), fan_in, fan_out))
         elif kind is not None:
-            layers.append(LayerCost(name, 0, 0, len(own), one, form(name, "out", axis_sizes(module)["out"])))
-        elif own or record.other_macs[name]:
-            layers.append(LayerCost(name, record.other_macs[name], sum(p.numel() for p in own.values()), 0, one, one))
+            n_vectors = sum(key in ("weight", "bias") for key in own)
+            layers.append(LayerCost(name, 0, 0, n_vectors, one, form(name, "out", axis_sizes(module)["out"])))
+        matrices = [key for key in own if f"{name}.{key}".lstrip(".") in record.positions and kind is None]
+        vectors = [key for key in own_vectors(module) if key in own] if kind is not None else []
+        known = {"weight", "bias", *vectors} if kind is not None else set(matrices)
+        rest = {key: p.numel() for key, p in own.items() if key not in known}
+        following = [key for key in rest if (name, key) in forms]
+        fixed = sum(size for key, size in rest.items() if key not in following)
+        if fixed or record.other_macs[name] or (kind is None and own and not following):
+            layers.append(LayerCost(name, record.other_macs[name], fixed, 0, one, one))
+        layers += [LayerCost(f"{name}.{key}", 0, 0, 1, one, form(name, key, rest[key])) for key in following]
+        for key in matrices:
+            layer, (n_out, n_in, *kernel) = f"{name}.{key}".lstrip("."), own[key].shape
+            size = int(np.prod(kernel))
+            fan_in, fan_out = form(name, f"{key}[1]", n_in), form(name, f"{key}[0]", n_out)
+            layers.append(LayerCost(layer, size * record.positions[layer], size, 0, fan_in, fan_out))
+        for key in vectors:
+            layers.append(LayerCost(f"{name}.{key}", 0, 0, 1, one, form(name, "out", own[key].numel())))
+    layers += _products(record, groups)
     return CostModel(
         groups=tuple(group.name for group in groups),
         dense=tuple(group.width for group in groups),
         layers=tuple(layers),
     )
+
+
+def _products(record: LabelRecord, groups: Sequence[ChannelGroup]) -> list[LayerCost]:
+    """The products of which channels are a side, those of one module and form together."""
+    place_of = np.full(record.n_atoms + 1, -1, dtype=np.int64)  # The last one is that of what is fixed.
+    axes = {(axis.module, axis.axis): axis for axis in record.axes}
+    for place, group in enumerate(groups):
+        for member in group.members:
+            place_of[axes[member.module, member.axis].start + member.index] = place
+    macs: Counter[tuple[str, LinearForm]] = Counter()
+    for product in record.products:
+        places, counts = np.unique(place_of[product.channels.ravel()], return_counts=True)
+        found = dict(zip(places.tolist(), counts.tolist(), strict=True))
+        fixed = found.pop(-1, 0)
+        form = LinearForm(fixed, tuple((place, count // groups[place].width) for place, count in sorted(found.items())))
+        macs[product.module, form] += product.macs
+    names: Counter[str] = Counter()
+    layers = []
+    for (module, form), count in macs.items():
+        names[module] += 1
+        number = f" {names[module]}" if names[module] > 1 else ""
+        layers.append(LayerCost(f"{module} (product{number})", count, 0, 0, LinearForm(1), form))
+    return layers
 
 
 def _divide(form: LinearForm, by: int) -> LinearForm:

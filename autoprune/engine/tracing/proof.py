@@ -8,6 +8,7 @@ this proof, and groups that fail it are refused.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from autoprune.engine.channels import ChannelGroup
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.tracing.labels import first_line
 
-__all__ = ["find_broken"]
+__all__ = ["find_broken", "is_repeatable"]
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest output; a wrong map is off by far more
 
@@ -38,7 +39,7 @@ def find_broken(model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup
     probe, x = _probe(model, example)
     if _fault(probe, x, groups, groups) is None:
         return {}
-    broken = {group.name: fault for group in groups if (fault := _fault(probe, x, groups, [group]))}
+    broken = {group.name: fault for group in groups if (fault := _fault(probe, x, groups, [group], n_draws=1))}
     sound = [group for group in groups if group.name not in broken]
     if _fault(probe, x, groups, sound) is None:
         return broken
@@ -52,8 +53,21 @@ def find_broken(model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup
     return broken
 
 
-def _fault(probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: Sequence[ChannelGroup]) -> str | None:
-    for kept in _draws(tried):
+def is_repeatable(model: nn.Module, example: Tensor) -> bool:
+    """Whether a network answers the same twice in evaluation mode.
+
+    Args:
+        model: Left as it is.
+        example: Its input, shape (N, ...); only its shape matters.
+    """
+    probe, x = _probe(model, example)
+    return all(torch.equal(one, other) for one, other in zip(_run(probe, x), _run(probe, x), strict=True))
+
+
+def _fault(
+    probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: Sequence[ChannelGroup], *, n_draws: int = 4
+) -> str | None:
+    for kept in itertools.islice(_draws(tried), n_draws):
         expected = _run(masked(probe, groups, kept), x)
         try:
             got = _run(cut(probe, groups, kept), x)
@@ -67,16 +81,18 @@ def _fault(probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: S
 
 
 def _draws(tried: Sequence[ChannelGroup]) -> Iterator[dict[str, NDArray[np.int64]]]:
-    """One channel less in every other group, so that neighbours become unequal; then any number less in each."""
+    """One channel in every other group, then in the others, then in every other pair; then any number in each.
+
+    Neighbours so become as unequal as can be: widths that must be equal, though nothing ties them, show.
+    """
     generator = np.random.default_rng(0)
-    yield {group.name: np.delete(np.arange(group.width), generator.integers(group.width)) for group in tried[::2]}
-    for _ in range(2):
-        yield {
-            group.name: np.sort(
-                generator.choice(group.width, size=generator.integers(1, group.width), replace=False)
-            ).astype(np.int64)
-            for group in tried
-        }
+
+    def kept(group: ChannelGroup, n: int) -> NDArray[np.int64]:
+        return np.sort(generator.choice(group.width, size=n, replace=False)).astype(np.int64)
+
+    for period, thin in ((2, {0}), (2, {1}), (4, {0, 1})):
+        yield {group.name: kept(group, 1) for place, group in enumerate(tried) if place % period in thin}
+    yield {group.name: kept(group, int(generator.integers(1, group.width))) for group in tried}
 
 
 def _run(model: nn.Module, x: Tensor) -> list[Tensor]:

@@ -89,6 +89,13 @@ def test_networks_take_turns_forwards_and_backwards():
     assert set(seen) == {(name, (2, 3, 4, 4), torch.float32, True) for name in "ab"}
 
 
+def test_networks_are_timed_in_the_layout_that_they_can_do():
+    seen = []
+    networks = {"a": Witness("a", seen)}
+    measure(networks, (3, 4, 4), batch=2, device=CPU, n_runs=4, memory_format=torch.contiguous_format)
+    assert {is_last for *_, is_last in seen} == {False}
+
+
 def test_the_time_limit_leaves_four_runs():
     found = measure({"a": nn.Identity()}, (1, 2, 2), batch=1, device=CPU, time_limit_s=0)
     assert found["a"].n_runs == 4

@@ -290,36 +290,15 @@ def test_padded_shortcuts_are_refused_but_block_internal_groups_are_not():
     assert str(refusal).startswith("0, 3.conv2,")
 
 
-@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)])
-def test_groups_through_other_normalisations_are_refused_by_name(norm):
+def test_groups_through_normalisations_that_nothing_tells_from_others_are_refused_by_name():
+    norm = nn.GroupNorm(2, 6, affine=False)
     model = nn.Sequential(conv(3, 6), norm, nn.ReLU(), conv(6, 5), nn.Flatten(), nn.Linear(80, 2))
     traced = trace(model, torch.zeros(1, 3, 4, 4))
     assert table(traced) == {"3": 5}
     (refusal,) = traced.refused
     assert refusal.layers == ("0",)
-    assert f"pass through {type(norm).__name__} '1'" in refusal.reason
-    assert f"in place of {type(norm).__name__} '1' would make them prunable" in refusal.advice
-
-
-def test_layer_norm_over_channels_last_is_refused_by_name():
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.norm, self.wide, self.narrow = (
-                conv(3, 6),
-                nn.LayerNorm(6),
-                nn.Linear(6, 24),
-                nn.Linear(24, 6),
-            )
-
-        def forward(self, x):
-            x = self.stem(x).permute(0, 2, 3, 1)
-            return (x + self.narrow(F.gelu(self.wide(self.norm(x))))).mean((1, 2))[:, :3]
-
-    traced = trace(Block(), torch.zeros(1, 3, 4, 4))
-    assert table(traced) == {"wide": 24}
-    assert traced.refused[0].layers == ("stem", "narrow")
-    assert "LayerNorm 'norm'" in traced.refused[0].reason
+    assert "pass through GroupNorm '1'" in refusal.reason
+    assert "in place of GroupNorm '1' would make them prunable" in refusal.advice
 
 
 class Decides(nn.Module):
@@ -374,18 +353,18 @@ def test_sizes_written_as_numbers_are_found_by_the_proof():
 
 
 class UnevenSplit(nn.Module):
-    """The halves of one convolution are used apart: cutting one moves the border between them."""
+    """Parts whose sizes are numbers in `forward`: they can't follow."""
 
     def __init__(self):
         super().__init__()
         self.a, self.left, self.right, self.fc = conv(3, 8), conv(4, 4), conv(4, 4), nn.Linear(4, 2)
 
     def forward(self, x):
-        left, right = self.a(x).chunk(2, 1)
+        left, right = self.a(x).split(4, 1)
         return self.fc((self.left(left) + self.right(right)).mean((2, 3)))
 
 
-def test_halves_that_are_used_apart_are_refused():
+def test_parts_whose_sizes_are_numbers_are_refused():
     traced = trace(UnevenSplit(), torch.zeros(1, 3, 4, 4))
     assert table(traced) == {"left": 4}
     assert traced.refused[0].layers == ("a",)
@@ -427,6 +406,30 @@ def test_networks_that_can_not_be_copied_are_refused():
     model.cache = 2 * torch.ones(2, requires_grad=True)
     with pytest.raises(NetworkError, match=r"must be copyable, but copying it failed: .* Keep no computed tensors"):
         trace(model, torch.zeros(1, 3, 4, 4))
+
+
+def test_compiled_parts_are_refused_by_name():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(conv(4, 4), nn.ReLU()))
+    model = nn.Sequential(conv(3, 4), scripted, nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(NetworkError, match=r"must be made of plain modules, but '1' is compiled \(TorchScript\)"):
+        trace(model, torch.zeros(1, 3, 4, 4))
+
+
+class Drops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = conv(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(F.dropout(self.a(x), 0.5).mean((2, 3)))
+
+
+def test_what_is_drawn_at_random_in_evaluation_mode_is_named():
+    told = r"must answer the same each time in evaluation mode, but it draws at random in the network's own `forward`"
+    with pytest.raises(NetworkError, match=told):
+        trace(Drops(), torch.zeros(1, 3, 4, 4))
 
 
 def test_shared_and_computed_weights_are_refused():
