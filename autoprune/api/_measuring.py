@@ -9,7 +9,7 @@ from autoprune.api._exporting import factory_of, weights_of
 from autoprune.api._reading import open_study
 from autoprune.engine.measuring import Latency, find_device, measure, warning
 from autoprune.errors import ConfigError
-from autoprune.pipeline import load_beside_dense, read_record
+from autoprune.pipeline import layout_of, load_beside_dense, read_record
 
 __all__ = ["MeasuredBatch", "measure_latency"]
 
@@ -65,7 +65,8 @@ def measure_latency(
     dense, pruned = load_beside_dense(path, factory_of(study))
     measured = []
     for batch in batches:
-        times = measure({"dense": dense, "pruned": pruned}, record["image_shape"], batch=batch, device=found)
+        networks = {"dense": dense, "pruned": pruned}
+        times = measure(networks, record["image_shape"], batch=batch, device=found, memory_format=layout_of(record))
         doubt = warning(times["dense"], times["pruned"], macs_ratio=record["macs_ratio"])
         measured.append(MeasuredBatch(times["dense"], times["pruned"], record["macs_ratio"], doubt))
     return measured

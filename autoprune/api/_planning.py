@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from autoprune.config import (
     resolved,
 )
 from autoprune.config import load_study as read_study
+from autoprune.engine.contracts import Method
+from autoprune.engine.training import require_trained
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.pipeline import Workbench, open_workbench
 from autoprune.search.proposals import Budget, Planner, RecipeSearch, Space, opening, sampler_named
@@ -46,6 +49,8 @@ __all__ = [
     "recipe_search_of",
     "space_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 _PLAIN = "magnitude"  # Opens a study where it can: known to be good, and it costs nothing.
 _N_RUNGS = 9  # Of the opening where trials inherit; more and shorter ones were behind.
@@ -236,8 +241,10 @@ def space_of(config: StudyConfig, workbench: Workbench) -> Space:
     Raises:
         ConfigError: No MACs target of the space can be reached.
         InfeasibleError: Not even the minimum widths keep the constraints.
-        NetworkError: Nothing of the network can be pruned, or not by a method of the space.
+        NetworkError: Nothing of the network can be pruned, or not by a method of the space; or nothing of it trains.
     """
+    if config.setting.finetune.epochs > 0:
+        require_trained(workbench.network)
     fitting = _fitting(config.space, workbench)
     space = Space(
         fitting,
@@ -322,12 +329,30 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
         choices = {key: r.values for key, r in ranges.items() if r.values and isinstance(r.values[0], str)}
         try:
             for chosen in itertools.product(*choices.values()):
-                method = methods.build(name, dict(zip(choices, chosen, strict=True)))
-                copied = copy.deepcopy(workbench.network)
-                method.attach(copied, workbench.traced, plan=workbench.sparsify_plan())
+                _try(methods.build(name, dict(zip(choices, chosen, strict=True))), workbench)
         except (NetworkError, ConfigError) as error:
             reasons[name] = str(error)
+        except Exception as error:  # A method may be somebody's own and raise anything; the others still prune.
+            _log.warning("the method %r failed on the network", name, exc_info=True)
+            told = str(error).splitlines()[0].rstrip(".") if str(error) else "no message"
+            reasons[name] = (
+                f"its `attach` must prepare the network or raise NetworkError, but failed with {type(error).__name__}: "
+                f"{told}. Use another method, or mend this one."
+            )
     return reasons
+
+
+def _try(method: Method, workbench: Workbench) -> None:
+    """Prepare a copy of the network for the sparsify phase of the method.
+
+    Raises:
+        NetworkError: The method has nothing to work on, or nothing trains in its phase.
+        ConfigError: Hyper-parameters and recipe do not go together.
+    """
+    copied, plan = copy.deepcopy(workbench.network), workbench.sparsify_plan()
+    method.attach(copied, workbench.traced, plan=plan)
+    if method.trains and plan.n_steps:
+        require_trained(copied)
 
 
 def plan(

@@ -70,11 +70,13 @@ def test_a_drafted_space_loads_and_plans(write: Write, tmp_path: Path) -> None:
     assert space.methods.keys() == {"magnitude", "damage"}
     others = text.split("# For larger studies, or longer sparsify phases:\n")[1].split("# Not ")[0]
     assert '# "filter_norm",  # ' in others
-    unfit = {"slimming", "halo", "scale"}  # They need a BatchNorm.
+    unfit = {"resrep", "bwcp", "scale"}  # They need a BatchNorm.
     left_out = [block.split(":\n")[0] for block in text.split("# Not ")[1:]]  # one block for each reason
     assert all(any(f'"{method}"' in block for block in left_out) for method in unfit)
     assert all(f'"{method}"' in text for method in METHODS)
-    assert "# there must be a BatchNorm behind every prunable channel, but 0, 2 has none." in text
+    assert (
+        "# there must be a BatchNorm with scales behind every prunable channel, but there is none behind 0, 2." in text
+    )
     assert space.width_rules == ("uniform", "global", "aofp", "learned", "per_group")
     assert {point["method"] for point in plan.opening} <= space.methods.keys()
 

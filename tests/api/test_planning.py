@@ -95,16 +95,94 @@ def test_of_any_method_those_that_fit_the_network(
         return set(api.plan(path).config.space.methods)
 
     assert planned('methods = ["*"]') == {"magnitude", "damage"}
-    told = r"^\[space\] `methods`: 'slimming' can't prune this network: there must be a BatchNorm behind every prunable"
+    told = r"^\[space\] `methods`: 'scale' can't prune this network: there must be a BatchNorm with scales behind every"
     with pytest.raises(NetworkError, match=told):
-        planned('methods = ["magnitude", "slimming"]')
+        planned('methods = ["magnitude", "scale"]')
+    # These act on filters where there are no scales.
+    acting = ["slimming", "slimming_mcp", "halo", "implicit"]
+    assert planned(f"methods = {json.dumps(acting)}") == {*acting}
+    told = (
+        r"^\[space\] `methods`: 'bwcp' can't prune this network: channels of group '0' must be written by convolutions"
+    )
+    with pytest.raises(NetworkError, match=told):
+        planned('methods = ["slimming", "bwcp"]')
+
+
+FROZEN = """
+import torch
+from autoprune.architectures import build
+
+def net(*frozen):
+    model = build("resnet_digits", n_classes=10, in_channels=1)
+    for module in model.modules():
+        if isinstance(module, frozen):
+            module.requires_grad_(False)
+    return model
+
+def norms():
+    return net(torch.nn.BatchNorm2d)
+
+def filters():
+    return net(torch.nn.Conv2d)
+
+def everything():
+    return net(torch.nn.Module)
+"""
+
+
+def test_what_is_frozen_decides_which_methods_there_are(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frozen_by_test.py").write_text(FROZEN)
+
+    def planned(network: str, space: str, **tables: str) -> set[str]:
+        tables = {"train.sparsify": "epochs = 200", **tables}
+        path = write_study(tmp_path, network=f'factory = "frozen_by_test:{network}"', space=space, **tables)
+        return set(api.plan(path).config.space.methods)
+
+    every = 'methods = ["*"]'
+    assert planned("filters", every) == {"magnitude", "damage", "slimming", "resrep"}
+    assert planned("norms", every) == {"magnitude", "damage", "resrep"}
+    told = (
+        r"^\[space\] `methods`: 'slimming' can't prune this network: some prunable channel must have a BatchNorm scale "
+        r"that trains or, .* but the weights of 'bn1', .* are frozen \(`requires_grad` is False\)\. Let some of them"
+    )
+    with pytest.raises(NetworkError, match=told):
+        planned("norms", 'methods = ["magnitude", "slimming"]')
     # What is not searched unasked may be set, and decides whether the method fits.
-    assert planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = "norms"') == {
-        "magnitude",
-        "slimming",
-    }
+    own = 'methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = '
+    assert planned("norms", f'{own}"norms"') == {"magnitude", "slimming"}
     with pytest.raises(NetworkError, match=told):
-        planned('methods = ["magnitude", "slimming"]\n[method.slimming]\nacts_on = ["norms", "scales"]')
+        planned("norms", f'{own}["norms", "scales"]')
+    with pytest.raises(NetworkError, match=r"'slimming' .* must have filters that train, but the weights of 'conv1',"):
+        planned("filters", f'{own}"norms"')
+    told = r"^a network must have a parameter that trains, but all of its \d+ are frozen \(`requires_grad` is False\)"
+    with pytest.raises(NetworkError, match=told):
+        planned("everything", every)
+    assert planned("everything", every, **{"train.finetune": "epochs = 0"}) == {"magnitude", "damage", "resrep"}
+    told = f"'aofp' can't prune this network: {told[1:]}"
+    with pytest.raises(NetworkError, match=told):
+        planned("everything", 'methods = ["aofp"]', **{"train.finetune": "epochs = 0"})
+
+
+@dataclass(frozen=True)
+class Broken(methods.Ranking):
+    """A method that fails with an error of torch."""
+
+    def attach(self, *args: Any, **how: Any) -> Any:
+        raise RuntimeError("shapes do not fit.\nA second line")
+
+
+def test_no_error_of_a_method_ends_a_launch_that_can_do_without(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(methods.METHODS, "broken", methods.NamedMethod("broken", Broken, GroupNorm))
+    assert set(api.plan(write_study(tmp_path, space='methods = ["*"]')).config.space.methods) == {"magnitude", "damage"}
+    assert "the method 'broken' failed on the network" in caplog.text
+    told = "'broken' can't prune this network: its `attach` must prepare the network or raise NetworkError, but failed "
+    with pytest.raises(NetworkError, match=f"{told}with RuntimeError: shapes do not fit. Use another method, or mend"):
+        api.plan(write_study(tmp_path, space='methods = ["broken"]'))
 
 
 def test_of_any_method_those_that_act_in_the_phase_and_go_with_the_recipe(write_study: Write, tmp_path: Path) -> None:

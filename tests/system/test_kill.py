@@ -103,6 +103,7 @@ def test_a_broken_trainable_ends_the_study_with_its_first_error(sandbox):
     (sandbox.folder / "mine.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Module):\n"
+        "    calls = 0\n"  # What is tried when a study is opened goes well.
         "    def __init__(self):\n"
         "        super().__init__()\n"
         "        self.conv = torch.nn.Conv2d(1, 8, 3, padding=1)\n"
@@ -110,7 +111,9 @@ def test_a_broken_trainable_ends_the_study_with_its_first_error(sandbox):
         "        self.fc = torch.nn.Linear(8, 10)\n"
         "    def forward(self, x):\n"
         "        if self.training and self.conv.out_channels < 8:\n"
-        "            raise RuntimeError('broken in training')\n"
+        "            Net.calls += 1\n"
+        "            if Net.calls > 5:\n"
+        "                raise RuntimeError('broken in training')\n"
         "        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))\n"
     )
     sandbox.write(n_trials=9)

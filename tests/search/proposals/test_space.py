@@ -195,7 +195,7 @@ def test_a_trial_is_told_the_multiplier_of_every_group():
     assert space.trial_fields(point) == {
         "method": "plain", "hyper": {}, "width_rule": "per_stage", "macs_target": 0.5,
         "multipliers": {"conv0": 1.0, "conv1": 1.0, "conv2": 0.5, "conv3": 0.5, "conv4": 1.5, "conv5": 1.5},
-        "params_limit": 2_000, "latency_limit_ms": 3.5,
+        "params_limit": 2_000, "latency_limit_ms": 3.5, "recipe": {}, "epochs": None,
     }  # fmt: skip
     by_group = Point("plain", "per_group", 0.5, multipliers={f"conv{i}": 1.0 + i / 8 for i in range(6)})
     assert space.trial_fields(by_group)["multipliers"] == by_group.multipliers
