@@ -93,6 +93,14 @@ def plain() -> nn.Module:
     return Plain()
 
 
+def normed() -> nn.Module:
+    """Layers that compute their weights."""
+    model = Plain()
+    torch.nn.utils.parametrizations.weight_norm(model.conv2)
+    torch.nn.utils.parametrizations.weight_norm(model.fc)
+    return model
+
+
 def viewing() -> nn.Module:
     return Viewing()
 

@@ -31,6 +31,7 @@ ROOMS = {
     "engine.contracts": (TORCH, 1.1),
     "engine.folding": (TORCH, 1.2),
     "engine.training": (TORCH, 1.2),
+    "engine.plain": (TORCH, 1.0),
     "engine.silencing": (TORCH, 1.1),
     "engine.surgery": (TORCH, 1.2),
     "engine.measuring": (TORCH, 1.2),

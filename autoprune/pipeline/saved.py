@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune import architectures
 from autoprune.engine.files import load_into, read_tensors, sha256_of
+from autoprune.engine.plain import plain_weights
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, WeightsError
@@ -90,7 +91,7 @@ def load_beside_dense(path: Path, factory: Callable[[], nn.Module] | None = None
     """The dense network that a pruned one was cut from, with fresh weights, and the pruned one; see `load_model`."""
     record = read_record(path)
     if factory is not None:
-        dense = factory()
+        dense = plain_weights(factory())
     elif record.get("architecture") is None:
         raise ConfigError(
             f"the network of {path.name} was built by the factory {record.get('factory')!r}, and a file is not allowed "

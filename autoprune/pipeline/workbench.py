@@ -22,6 +22,7 @@ from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha256_of
 from autoprune.engine.images import Splits, load_splits
+from autoprune.engine.plain import plain_weights
 from autoprune.engine.tracing import trace
 from autoprune.engine.training import Runtime, accuracy, default_device, n_steps_of, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
@@ -248,6 +249,7 @@ def _open(setting: SettingSpec, stamps: tuple[tuple[str, int, int], ...]) -> Wor
         path = Path(setting.network.weights)
         load_given(network, path)
         weights_sha256 = sha256_of(path)
+    plain_weights(network)  # After the given ones are there, which have the names that they were trained by.
     probe = Probe(network.eval(), images, runtime=runtime, n_classes=splits.n_classes, batch=batch)
     runtime = probe.runtime()
     traced = _traced(network, probe, runtime=runtime, exclude=setting.network.exclude)

@@ -15,7 +15,7 @@ from autoprune.engine.files import PhaseStore, read_tensors
 from autoprune.pipeline import Link, layout_of, open_test, open_workbench, score
 from autoprune.pipeline import workbench as workbench_module
 from tests import brought
-from tests.brought import Helped, Lazy, Plain, Viewing, helped, lazy, plain, viewing
+from tests.brought import Helped, Lazy, Plain, Viewing, helped, lazy, normed, plain, viewing
 from tests.elsewhere import answers
 from tests.real_trials import run_study
 
@@ -57,7 +57,7 @@ artifacts = "{folder}/artifacts"
 recalibration_images = 64
 latency_batch = 2
 """
-BUILT = {"plain": plain, "viewing": viewing, "helped": helped, "lazy": lazy}
+BUILT = {"plain": plain, "viewing": viewing, "helped": helped, "lazy": lazy, "normed": normed}
 SETTING = SettingSpec(
     network=NetworkSpec(factory="tests.brought:plain"),
     data=DataSpec(source="factory", factory="tests.brought:colours", validation="random:0.25"),
