@@ -1,16 +1,15 @@
 """Study files and search-space files: typed tables, checked once at the edge, and the specs that both halves share."""
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, stock_spaces
 from autoprune.config.spec import (
     Ancestor,
     DataSpec,
-    DistillSpec,
     NetworkSpec,
     Range,
     SettingSpec,
-    TrainSpec,
     TrialResult,
     TrialSpec,
     digest,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
-from autoprune.config.spec import RECIPE, Range
+from autoprune.config.recipes import RECIPE
+from autoprune.config.spec import Range
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.importing import is_own
 from autoprune.widths import WIDTH_RULES

@@ -11,22 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.errors import ConfigError
 
 __all__ = [
     "DATA_SOURCES",
-    "RECIPE",
     "Ancestor",
     "DataSpec",
-    "DistillSpec",
     "EngineSpec",
     "NetworkSpec",
     "Range",
     "SettingSpec",
-    "TrainSpec",
     "TrialResult",
     "TrialSpec",
-    "check_dense",
     "digest",
     "seed_of",
 ]
@@ -231,101 +228,6 @@ class DataSpec:
                 f'`validation` must be "last:N", N images, or "random:S", a share in (0, 1), but got '
                 f'{self.validation!r}. Write for example "last:5000" or "random:0.1".'
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillSpec:
-    """Learning from the dense network, the teacher, beside the labels.
-
-    Args:
-        weight: Of the teacher's share of the loss, in (0, 1]; the labels have the rest.
-        temperature: That both logits are divided by, > 0.
-        views: Fixed augmented views of every image, for which the teacher's logits are stored; 0 asks the teacher
-            about every batch.
-    """
-
-    weight: float = option(0.9, above=0, high=1)
-    temperature: float = option(4.0, above=0, high=100)
-    views: int = option(4, low=0, high=64)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSpec:
-    """One training phase: optimizer, schedule, length, teacher."""
-
-    epochs: float = option(10.0, low=0, high=100_000)
-    batch: int = option(128, low=1, high=1_000_000)
-    optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
-    learning_rate: float = option(0.05, above=0, high=100)
-    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
-    warmup: float = option(0.15, low=0, below=1)
-    momentum: float = option(0.9, low=0, below=1)
-    weight_decay: float = option(5e-4, low=0)
-    label_smoothing: float = option(0.0, low=0, below=1)
-    augmentation: str = option("none", choices=("none", "shift", "crop_flip"))
-    distill: DistillSpec | None = None
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-serialisable data: what keys of phases and trials are made of."""
-        recipe = dataclasses.asdict(self)
-        if self.distill is None:
-            del recipe["distill"]  # As before there were teachers, so that the keys of those studies stay.
-        return recipe
-
-    def searched(self, names: Iterable[str]) -> dict[str, float]:
-        """The recipe's own values of what is searched of it.
-
-        Args:
-            names: Some of `RECIPE`; those of a teacher only where there is one.
-        """
-        teacher = {} if self.distill is None else vars(self.distill)
-        flat = {**vars(self), **{_TEACHER + key: value for key, value in teacher.items()}}
-        return {name: float(flat[name]) for name in names}
-
-    def with_searched(self, values: Mapping[str, float]) -> TrainSpec:
-        """The recipe with some of what is searched of it replaced.
-
-        Args:
-            values: By the names of `RECIPE`.
-
-        Raises:
-            ConfigError: A value is out of its range, or of a teacher that there is none of.
-        """
-        own: dict[str, Any] = {name: value for name, value in values.items() if name in RECIPE and "." not in name}
-        teacher: dict[str, Any] = {
-            name.removeprefix(_TEACHER): v for name, v in values.items() if name.startswith(_TEACHER)
-        }
-        if teacher and self.distill is None:
-            raise ConfigError(
-                f"`{_TEACHER}{next(iter(teacher))}` can be searched where there is a teacher, but [train.finetune] has "
-                "none. Add `distill = {}` there."
-            )
-        distill = self.distill if self.distill is None else dataclasses.replace(self.distill, **teacher)
-        return dataclasses.replace(self, **own, distill=distill)
-
-
-_TEACHER = "distill."
-RECIPE = ("learning_rate", "epochs", f"{_TEACHER}weight", f"{_TEACHER}temperature")
-"""What of a fine-tune phase can be searched."""
-
-
-def check_dense(recipe: TrainSpec) -> None:
-    """Refuse what the dense network can't be trained by.
-
-    Raises:
-        ConfigError: It has a teacher.
-    """
-    if recipe.distill is not None:
-        raise ConfigError(
-            "`distill` lets pruned networks learn from the dense one, so [train.dense] can't have it. Put it into "
-            "[train.finetune] or [train.sparsify]."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
-from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec, TrainSpec, check_dense
+from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec
 from autoprune.errors import ConfigError, unknown_name
 
 __all__ = [
