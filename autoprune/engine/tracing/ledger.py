@@ -143,8 +143,10 @@ class Ledger:
                     self._tie_number(module, f"{name}.{place}", piece)
                 return True
         self.count_channels(np.concatenate(pieces))
-        if len(set(sizes)) < len(sizes):
-            return False  # They may be halves of whatever is there.
+        if len(set(sizes)) < len(sizes):  # They may be halves of whatever is there, or as many as a number says.
+            for piece in pieces:
+                self.count_channels(piece)
+            return False
         names = {value: name for name, value in vars(module).items() if type(value) is int}
         if not all(size in names for size in sizes):
             return False

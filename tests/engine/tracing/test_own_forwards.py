@@ -277,6 +277,28 @@ def test_parts_whose_sizes_are_a_list_of_the_module() -> None:
     assert cut(Mixed(), traced.groups, {"first@8": np.array([1])}).sizes == [8, 1]
 
 
+class Scaled(nn.Module):
+    """Parts of one size, which is a number of the module, as in Res2Net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.width = conv(3, 12), conv(12, 6, 1), 4
+        self.branches = nn.ModuleList([conv(4, 4), conv(4, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(torch.split(self.first(x), self.width, dim=1))
+        parts[0] = self.branches[0](parts[0])
+        parts[1] = self.branches[1](parts[0] + parts[1])
+        return self.last(torch.cat(parts, 1)).mean((2, 3))
+
+
+def test_parts_of_one_size_that_is_a_number_of_the_module() -> None:
+    traced = assert_exact(Scaled(), (3, 8, 8))
+    assert table(traced)["first"] == 4
+    assert traced.refused == ()
+    assert cut(Scaled(), traced.groups, {"first": np.array([0, 3])}).width == 2
+
+
 class Reshaped(nn.Module):
     """The number of channels is written into a view, as in torchvision's vision transformers."""
 
