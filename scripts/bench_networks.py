@@ -58,7 +58,7 @@ def build(name: str) -> tuple[Any, int]:
     from torchvision import models
 
     kwargs = {"init_weights": False} if short in ("inception_v3", "googlenet") else {}
-    # Which channels go together does not hang on the size of the maps; where a network takes any, small ones are quicker.
+    # Which channels go together does not hang on the size of the maps; where any will do, small ones are quicker.
     size = 224 if short.startswith(("vit", "swin", "maxvit")) else 128
     return models.get_model(short, weights=None, **kwargs), size
 
