@@ -138,7 +138,7 @@ class Ledger:
             return False
         module, sizes = self.stack[-1], [len(piece) for piece in pieces]
         for name, value in vars(module).items():
-            if isinstance(value, list | tuple) and list(value) == sizes:
+            if _whole_numbers(value) == sizes:
                 for place, piece in enumerate(pieces):
                     self._tie_number(module, f"{name}.{place}", piece)
                 return True
@@ -162,6 +162,8 @@ class Ledger:
         for name, value in vars(module).items():
             if type(value) is int and value == len(atoms):
                 self._tie_number(module, name, atoms)
+            elif len(atoms) in _whole_numbers(value):
+                self._tie_number(module, f"{name}.{value.index(len(atoms))}", atoms)
 
     def count_heads(self, units: NDArray[np.int64]) -> None:
         """Numbers of the module that runs that say how many heads there are, or how many channels they have."""
@@ -202,3 +204,9 @@ class Ledger:
                     self.labels[tensor] = torch.from_numpy(axis.atoms).view(tensor.shape)
                     self.from_own[tensor] = True
                     self.ran.add(module)
+
+
+def _whole_numbers(value: object) -> list[int]:
+    """The entries of a list or tuple of whole numbers; none for anything else."""
+    is_list = isinstance(value, list | tuple) and all(type(entry) is int for entry in value)
+    return list(value) if is_list and isinstance(value, list | tuple) else []

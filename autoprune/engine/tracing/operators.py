@@ -57,14 +57,16 @@ Rule = Callable[[Call], Any]
 def find_rule(call: Call) -> Rule | None:
     """The rule of an operator; None for one that is not known to keep channels apart."""
     base = call.base
-    if call.tensors[0] not in call.ledger.labels and base in _SAME | _ALONG | _REDUCTIONS:
-        return None
-    if base in _SAME:
-        return lambda call: call.for_outputs(call.first)
     if base in _NEW:
         return lambda call: all_fixed(call.output.shape)
     if base in _MOVES:
         return move
+    if torch.Tag.pointwise in call.func.tags or base in _POINTWISE:
+        return pointwise
+    if call.tensors[0] not in call.ledger.labels:
+        return None  # All others go by what they are first of all given.
+    if base in _SAME:
+        return lambda call: call.for_outputs(call.first)
     if base in _SPLITS:
         return split
     if base == "as_strided":
@@ -81,11 +83,7 @@ def find_rule(call: Call) -> Rule | None:
         return pool
     if base in _REDUCTIONS and not (base in ("max", "min") and len(call.tensors) > 1):
         return reduce
-    if base in _ALONG:
-        return mix_along
-    if torch.Tag.pointwise in call.func.tags or base in _POINTWISE:
-        return pointwise
-    return None
+    return mix_along if base in _ALONG else None
 
 
 _CONVOLUTIONS = {"convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution"}

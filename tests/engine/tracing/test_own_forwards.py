@@ -310,6 +310,24 @@ class Reshaped(nn.Module):
         return self.last(self.first(x).reshape(len(x), self.width, -1).mean(2))
 
 
+class Shaped(nn.Module):
+    """A scale whose shape is a tuple of the module, as in PoolFormer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.shape = conv(3, 16), conv(16, 4, 1), (16, 1, 1)
+        self.scale = nn.Parameter(torch.rand(16) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.scale.view(self.shape)).mean((2, 3))
+
+
+def test_a_width_that_is_an_entry_of_a_tuple_of_the_module() -> None:
+    traced = assert_exact(Shaped(), (3, 8, 8))
+    assert table(traced) == {"first": 16}
+    assert cut(Shaped(), traced.groups, {"first": np.array([1, 2, 3])}).shape == (3, 1, 1)
+
+
 def test_a_width_that_is_a_number_of_the_module() -> None:
     assert table(assert_exact(Reshaped(), (3, 8, 8))) == {"first": 16}
 
