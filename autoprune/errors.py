@@ -38,6 +38,7 @@ __all__ = [
     "TrialError",
     "TrialStoppedError",
     "WeightsError",
+    "first_line",
     "unknown_name",
 ]
 
@@ -122,6 +123,11 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     near = _nearest(name, names)
     hint = f"; did you mean {near!r}?" if near else "."
     return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, as a clause of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _nearest(name: str, names: list[str]) -> str | None:

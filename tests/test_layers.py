@@ -24,6 +24,7 @@ ROOMS = {
     "widths": (SHARED, 0.2),
     "config": (SHARED, 0.3),
     "engine": (TORCH, 0.0),
+    "engine.watching": (TORCH, 0.9),
     "engine.attention": (TORCH, 1.0),
     "engine.channels": (TORCH, 1.0),
     "engine.images": (TORCH, 1.0),

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.engine.attention import unfused
+from autoprune.engine.watching import OperatorMode
 
 __all__ = ["OverKept", "Scattered", "told_by"]
 
@@ -70,14 +70,10 @@ class Scattered(nn.Module):
         return whole.index_copy(1, self._written.to(x.device), small)
 
 
-class _OnKept(TorchDispatchMode):
+class _OnKept(OperatorMode):
     def __init__(self, norms: Mapping[int, tuple[nn.Module, Tensor]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._norms = norms
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from autoprune.engine.channels import Traced, Unprunable, kind_of, reads
 from autoprune.engine.surgery import cut
 from autoprune.engine.training import Randomness, Runtime
+from autoprune.errors import first_line
 from autoprune.pipeline.probing import run_in_training
-from autoprune.pipeline.witness import failing, first_line
+from autoprune.pipeline.witness import failing
 from autoprune.widths import Kept
 
 __all__ = ["read_in_training"]

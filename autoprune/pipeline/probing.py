@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.engine.training import AUXILIARY_WEIGHT, Answer, Randomness, Runtime, answer_of, described
-from autoprune.errors import DataError, NetworkError
-from autoprune.pipeline.witness import culprit, failing, first_line
+from autoprune.errors import DataError, NetworkError, first_line
+from autoprune.pipeline.witness import culprit, failing
 
 __all__ = ["Probe", "run_in_training", "settle"]
 

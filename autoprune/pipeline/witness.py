@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["culprit", "failing", "first_line"]
+__all__ = ["culprit", "failing"]
 
 Run = Callable[[], object]
 
@@ -89,11 +89,6 @@ def culprit(model: nn.Module, runs: tuple[Run, Run], same: Callable[[Tensor, Ten
         if one.module == other.module and is_given_same and not says_same:
             return _in(model, one.module)
     return "somewhere in it"
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, as a clause of a sentence."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
 def _copied(value: object) -> list[Tensor]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.engine.channels.layers import is_atomic, is_per_conv_group
 from autoprune.engine.channels.records import ChannelGroup, Member
+from autoprune.engine.watching import OperatorMode
 
 __all__ = ["padded", "readers_of"]
 
@@ -43,16 +43,12 @@ def padded(conv: _ConvNd, x: Tensor) -> Tensor:
     return F.pad(given, [size for size in reversed(around) for _ in range(2)])
 
 
-class _Listening(TorchDispatchMode):
+class _Listening(OperatorMode):
     """Hears what a convolution is given, and the zeros that go around it."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.given: tuple[Tensor, list[int]] | None = None
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if str(func._schema.name) == "aten::convolution":

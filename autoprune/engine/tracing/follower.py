@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -28,12 +27,13 @@ from autoprune.engine.tracing.operators import (
 )
 from autoprune.engine.tracing.products import Found, attend, is_attention, is_product, multiply, operands
 from autoprune.engine.tracing.record import LabelRecord, Product
+from autoprune.engine.watching import OperatorMode
 from autoprune.errors import NetworkError
 
 __all__ = ["Follower"]
 
 
-class Follower(TorchDispatchMode):
+class Follower(OperatorMode):
     """Sees every operator of the pass and moves the labels along.
 
     An atomic layer is seen as one, by hooks. Of every other one it is seen which operators use its parameters: a
@@ -44,7 +44,7 @@ class Follower(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model, self.ledger = model, Ledger(model)
         self.inside = 0  # depth within atomic layers, whose operators say nothing that the layer does not
         self.paused = False
@@ -55,10 +55,6 @@ class Follower(TorchDispatchMode):
                 tensor = getattr(module, name, None)
                 if tensor is not None and tensor not in self._weights:
                     self._weights[tensor] = self.ledger.layer(module)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, two seconds, to keep it away from a pass that never meets it
 
     @contextmanager
     def hooked(self) -> Iterator[None]:

@@ -18,9 +18,9 @@ from autoprune.engine.attention import narrow_attention, unfused
 from autoprune.engine.tracing.calls import all_fixed
 from autoprune.engine.tracing.follower import Follower
 from autoprune.engine.tracing.record import LabelRecord
-from autoprune.errors import AutopruneError, NetworkError
+from autoprune.errors import AutopruneError, NetworkError, first_line
 
-__all__ = ["first_line", "follow_labels"]
+__all__ = ["follow_labels"]
 
 
 def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
@@ -62,8 +62,3 @@ def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
         ) from error
     follower.pin_output(output)
     return follower.record()
-
-
-def first_line(error: BaseException) -> str:
-    """An error's message, short enough to stand in a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from autoprune.engine.watching import OperatorMode
 
 __all__ = ["norms_behind"]
 
@@ -34,20 +35,16 @@ def norms_behind(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     return {layer: norm for layer, (norm, between) in watcher.behind.items() if watcher.uses[between] == 1}
 
 
-class _Watcher(TorchDispatchMode):
+class _Watcher(OperatorMode):
     """Sees in one pass which normalisations read what a layer wrote, and who else does."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.behind: dict[str, tuple[str, int]] = {}  # layer: its normalisation, and the id of what is between
         self.uses: Counter[int] = Counter()
         self._names = {module: name for name, module in model.named_modules()}
         self._written: dict[int, tuple[str, Tensor]] = {}  # holding the tensors keeps their ids from being given away
         self._paused = False
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._paused:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.engine.channels import ChannelGroup
 from autoprune.engine.surgery import cut, masked
-from autoprune.engine.tracing.labels import first_line
+from autoprune.errors import first_line
 
 __all__ = ["find_broken", "is_repeatable"]
 

@@ -164,7 +164,9 @@ class Proposer:
             SpaceExhaustedError: Hundreds of draws gave nothing new.
         """
         tried = {StoredTrial(trial).key for trial in history}
-        first = _untried(self._dense, tried) or self._probe(history, time) or self._opened(history, tried)
+        first = _untried(self._dense, tried) or self._probe(history, time)
+        recipe = {} if self._recipe is None else self._recipe.chosen(history)
+        first = first or self._opened(history, tried, recipe)
         if first is not None:
             return self._proposal(*first, history)
         steps: Sequence[Step] = ()
@@ -179,7 +181,7 @@ class Proposer:
         for sampler in self._samplers:
             for drawn in self._drawn(sampler, observations, draw, plain=bool(steps) and steps[0].is_plain):
                 for point, step in self._planned(drawn, steps, history, time):
-                    point = self._with_recipe(point, history)
+                    point = dataclasses.replace(point, recipe=recipe)
                     key = self._key(point, step)
                     if key not in tried:
                         return self._proposal(key, point, step, history)
@@ -203,9 +205,10 @@ class Proposer:
         point = self._recipe.probe(plain, recipe, epochs=None if step is None else step.epochs)
         return self._key(point, step), point, step
 
-    def _opened(self, history: Sequence[FrozenTrial], tried: set[str | None]) -> _First | None:
+    def _opened(
+        self, history: Sequence[FrozenTrial], tried: set[str | None], recipe: Mapping[str, float]
+    ) -> _First | None:
         """The next point of the opening, with the recipe of the moment."""
-        recipe = {} if self._recipe is None else self._recipe.chosen(history)
         if not recipe:
             return _untried(self._opening, tried)
         # One that was tried by another recipe is not tried again.
@@ -216,10 +219,6 @@ class Proposer:
             return None
         point = dataclasses.replace(point, recipe=recipe)
         return self._key(point), point, None
-
-    def _with_recipe(self, point: Point, history: Sequence[FrozenTrial]) -> Point:
-        recipe = {} if self._recipe is None else self._recipe.chosen(history)
-        return dataclasses.replace(point, recipe=recipe) if recipe else point
 
     def _drawn(self, sampler: Sampler, observations: Observations, draw: Draw, *, plain: bool) -> Iterator[Point]:
         """The sampler's points, after a plain one where that is wanted."""
