@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from autoprune import errors
-from autoprune.errors import AutopruneError, unknown_name
+from autoprune.errors import AutopruneError, first_line, unknown_name
 
 LEAVES = {
     "ConfigError": ValueError,
@@ -28,7 +28,7 @@ LEAVES = {
 def test_the_tree_is_complete() -> None:
     classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
     assert classes == {*LEAVES, "AutopruneError"}
-    assert set(errors.__all__) == classes | {"unknown_name"}
+    assert set(errors.__all__) == classes | {"first_line", "unknown_name"}
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
@@ -65,3 +65,15 @@ def test_each_leaf_is_ours_and_a_builtin(name: str) -> None:
 )
 def test_unknown_name(name: str, valid: list[str], told: str) -> None:
     assert unknown_name("method", name, valid) == told
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("sizes differ.\nsee the manual"), "sizes differ"),
+        (RuntimeError("\n  it broke\n"), "it broke"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_an_exception_is_told_by_its_first_line(error: BaseException, told: str) -> None:
+    assert first_line(error) == told

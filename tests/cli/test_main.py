@@ -15,8 +15,10 @@ from autoprune.errors import AutopruneError
 
 Run = Callable[..., Any]
 
+LEAVES = sorted(kind.__name__ for kind in errors.AutopruneError.__subclasses__() if kind.__module__ == errors.__name__)
 
-@pytest.mark.parametrize("kind", sorted(set(errors.__all__) - {"unknown_name", "AutopruneError"}))
+
+@pytest.mark.parametrize("kind", LEAVES)
 def test_every_error_of_ours_is_one_line(kind: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [{}] if kind == "TrialStoppedError" else []
 

@@ -15,7 +15,7 @@ import sqlalchemy.orm  # Optuna imports it late, in one thread, while another th
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autoprune.errors import StorageError
+from autoprune.errors import StorageError, first_line
 from autoprune.search.storage import schema
 from autoprune.search.storage.address import Address
 from autoprune.search.storage.locks import Locks
@@ -329,18 +329,16 @@ class Database:
 
     def _broken(self, error: BaseException) -> StorageError:
         if not self._is_open:
-            return self._address.unopened(_first_line(error))
+            return self._address.unopened(_said(error))
         return StorageError(
-            f"the database {self.url} must answer, but: {self._address.redact(_first_line(error))}. "
+            f"the database {self.url} must answer, but: {self._address.redact(_said(error))}. "
             "What was committed is kept; run the same command again."
         )
 
 
-def _first_line(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
     # SQLAlchemy appends the statement, its parameters and a link: only the driver's own words are for people.
-    cause = getattr(error, "orig", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__
+    return first_line(getattr(error, "orig", None) or error)
 
 
 def _engine_of(storage: BaseStorage) -> sa.Engine:
