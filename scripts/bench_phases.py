@@ -93,7 +93,7 @@ def compare(n_trials: int, folder: Path) -> None:
         f"{n_trials} trials over {n_strengths} strengths, one at a time: with the cache {seconds[0]:.1f} s, "
         f"without {seconds[1]:.1f} s\n"
         f"ratio measured {measured:.3f}, predicted {expected:.3f}, measured / predicted {measured / expected:.3f}\n"
-        f"equal to the last bit: accuracy {sum(a.accuracy == b.accuracy for a, b in pairs)} of {n_trials}, "
+        f"equal to the last bit: accuracy {sum(a.score == b.score for a, b in pairs)} of {n_trials}, "
         f"weights {sum(a.sha256 == b.sha256 for a, b in pairs)} of {n_trials}"
     )
 

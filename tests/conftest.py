@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +69,8 @@ class FinishedStudy:
 
 VALUES = ((0.98, 1.0), (0.97, 0.5), (0.9, 0.2), (0.88, 0.3))
 """Accuracy and cost of the complete trials."""
+RMSES = ((0.4, 1.0), (0.5, 0.5), (1.0, 0.2), (1.2, 0.3))
+"""The same of a study that minimises rmse."""
 
 
 def pytest_collection_finish() -> None:
@@ -136,7 +138,15 @@ def finished_by_params(tmp_path_factory: pytest.TempPathFactory, write_study: Wr
     return _finish(write_study(tmp_path_factory.mktemp("finished_by_params"), study=study))
 
 
-def _finish(file: Path) -> FinishedStudy:
+@pytest.fixture(scope="session")
+def finished_by_rmse(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) -> FinishedStudy:
+    """The same with an rmse to be minimised in place of the accuracy; tests only read it."""
+    study = 'name = "digits"\nn_trials = 10\nmetric = "rmse"\ndirection = "minimize"\n'
+    study += "reference_point = { rmse = 2.0, macs_ratio = 1.0 }"
+    return _finish(write_study(tmp_path_factory.mktemp("finished_by_rmse"), study=study), RMSES)
+
+
+def _finish(file: Path, results: Sequence[tuple[float, float]] = VALUES) -> FinishedStudy:
     """Make a study through the search API, as a driver would; only the scores are invented."""
     from autoprune.api import _planning
     from autoprune.pipeline import open_workbench
@@ -163,6 +173,7 @@ def _finish(file: Path) -> FinishedStudy:
         sampler="random",
         seed=0,
         objectives=config.study.objectives,
+        metric=config.study.score_metric,
         context=[],
     )
 
@@ -172,12 +183,12 @@ def _finish(file: Path) -> FinishedStudy:
         return claimed.trial_id
 
     study.enter("here:1:abc")
-    cost = config.study.objectives[1]
-    for values in VALUES:
+    metric, cost = config.study.objectives
+    for values in results:
         macs = round(workbench.traced.cost.dense_macs * values[1])
-        attrs = {"accuracy": values[0], cost: values[1], "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}}
+        attrs = {metric: values[0], cost: values[1], "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}}
         lifecycle.complete(claim(), values, attrs)
-    lifecycle.stopped(claim(), {"partial_accuracy": 0.4, "stop_reason": "the time limit is reached"})
+    lifecycle.stopped(claim(), {f"partial_{metric}": 0.4, "stop_reason": "the time limit is reached"})
     lifecycle.failed(claim(), "the loss became nan")
     claim()
     db.close()

@@ -122,8 +122,8 @@ def run_study(
             spec = TrialSpec(setting=config.setting, study="tiny", number=claim.number, **point)
             result = run_trial(spec, lambda report: None, phases)
             if accuracies:
-                result = dataclasses.replace(result, accuracy=accuracies[index])
-            lifecycle.complete(claim.trial_id, (result.accuracy, result.macs_ratio), result.to_dict())
+                result = dataclasses.replace(result, score=accuracies[index])
+            lifecycle.complete(claim.trial_id, (result.score, result.macs_ratio), result.to_dict())
             results.append(result)
             specs.append(spec)
     db.close()

@@ -75,7 +75,7 @@ class _Desk:
     def __init__(self, study: Study, progress: Progress, *, n_runs: int, n_known: int, most_in_a_row: int) -> None:
         self._rows = EvaluationRows(study.handle.db, study.handle.study_id)
         self._phases, self._owner = PhaseRows(study.handle.db), new_owner()
-        self._progress, self._n_runs, self._n_known = progress, n_runs, n_known
+        self._metric, self._progress, self._n_runs, self._n_known = study.metric, progress, n_runs, n_known
         self._most_in_a_row, self._in_a_row = most_in_a_row, 0
         self.stopping: str | None = None
         self.n_done = 0
@@ -85,14 +85,14 @@ class _Desk:
         self.stopping = self.stopping or "interrupted"
 
     def done(self, job: _Job, found: dict[str, Any]) -> None:
-        facts = {key: found[key] for key in ("accuracy", "n_images", "wall_s")}
-        self._rows.add(TestScore(number=job.number, seed=job.seed, fingerprint=job.fingerprint, **facts))
+        score, facts = found[self._metric.name], {key: found[key] for key in ("n_images", "wall_s")}
+        self._rows.add(TestScore(number=job.number, seed=job.seed, fingerprint=job.fingerprint, score=score, **facts))
         # It may have been computed anew here, and what is in the cache is in the ledger.
         self._phases.publish(kind=found["phase_kind"], owner=self._owner, **found["phase_file"])
         self.n_done, self._in_a_row = self.n_done + 1, 0
         how = "the dense network as it is" if found["is_untouched"] else f"{found['wall_s']:.0f} s"
         so_far = f"{self._n_known + self.n_done} of {self._n_runs}"
-        self._progress.note(f"{job.name}: {found['accuracy']:.4f} ({how}; {so_far})")
+        self._progress.note(f"{job.name}: {self._metric.text(score)} ({how}; {so_far})")
 
     def failed(self, job: _Job, error: Exception) -> None:
         self.failures.append(f"{job.name}: {str(error) or type(error).__name__}")

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from autoprune.api._progress import Progress
-from autoprune.config import SettingSpec
+from autoprune.config import Metric, SettingSpec
 from autoprune.distributed import Slots, run_each, run_once
 from autoprune.engine.files import PhaseStore
 from autoprune.errors import ConfigError
@@ -32,7 +32,9 @@ def phase_of(workbench: Workbench, point: Point, *, params: int | None) -> str |
         return None  # A retry of what this version does not know: it fails in its worker, with this reason.
 
 
-def prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
+def prepare_dense(
+    workbench: Workbench, dispatcher: Dispatcher, *, metric: Metric, slots: Slots, progress: Progress
+) -> None:
     """Have the dense network ready, trained once however many drivers start together."""
     setting, key = workbench.setting, workbench.dense_key
     phases, store = dispatcher.phases, PhaseStore(phase_folder(setting))
@@ -49,26 +51,31 @@ def prepare_dense(workbench: Workbench, dispatcher: Dispatcher, *, slots: Slots,
                 has_noted = True
             time.sleep(1.0)
         else:
-            _make_dense(setting, dispatcher, slots=slots, progress=progress)
+            _make_dense(setting, dispatcher, metric=metric, slots=slots, progress=progress)
             return
 
 
-def _make_dense(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> None:
+def _make_dense(
+    setting: SettingSpec, dispatcher: Dispatcher, *, metric: Metric, slots: Slots, progress: Progress
+) -> None:
     what = "scoring the given dense weights" if setting.network.weights else "training the dense network"
     progress.note(f"{what}, once for the study")
     whole = dataclasses.replace(setting, threads=setting.threads or slots.threads)
     try:
-        done = run_once(lambda: _train_dense(whole), slots=slots, go_on=lambda: dispatcher.stopping is None)
+        done = run_once(
+            lambda: _train_dense(whole, metric.name), slots=slots, go_on=lambda: dispatcher.stopping is None
+        )
         if done is not None:
             dispatcher.phases.publish("dense", holder=_DENSE, file=done["file"])
-            progress.note(f"dense network: validation accuracy {done['accuracy']:.4f}, {done['macs']:,} MACs")
+            score = f"validation {metric.name} {metric.text(done['score'])}"
+            progress.note(f"dense network: {score}, {done['macs']:,} MACs")
     finally:
         dispatcher.phases.give_up(_DENSE)
 
 
-def _train_dense(setting: SettingSpec) -> dict[str, Any]:
+def _train_dense(setting: SettingSpec, metric: str) -> dict[str, Any]:
     phase = open_workbench(setting).dense(enter_worker(setting))
-    return {"accuracy": phase.record["accuracy"], "macs": phase.record["macs"], "file": phase.file}
+    return {"score": phase.record[metric], "macs": phase.record["macs"], "file": phase.file}
 
 
 def measured_pace(setting: SettingSpec, dispatcher: Dispatcher, *, slots: Slots, progress: Progress) -> Pace | None:

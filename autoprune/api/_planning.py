@@ -272,13 +272,15 @@ def planner_of(config: StudyConfig, space: Space, workbench: Workbench) -> Plann
         return None
     n_images, epochs = len(workbench.splits.train), setting.finetune.epochs
     budget = Budget(n_images, epochs, search.least_epochs, phase_epochs=setting.sparsify.epochs)
-    worst = 1 - search.reference_point["accuracy"], search.reference_point.get("macs_ratio", 1.0)
+    metric = search.score_metric
+    worst = metric.error(metric.worst), search.reference_point.get("macs_ratio", 1.0)
     n_rungs = min(_N_RUNGS, max(2, search.n_trials // 3 - 1))  # With the dense network at most a third of the trials.
     return Planner(
         space.geometric_ladder(n_rungs),
         within=space.target_range,
         budget=budget,
         worst=worst,
+        metric=metric,
         method=_PLAIN if _PLAIN in ranking else ranking[0],
     )
 
@@ -290,7 +292,10 @@ def recipe_search_of(config: StudyConfig, space: Space) -> RecipeSearch | None:
         return None
     middle = float(f"{math.sqrt(low * high):.4g}")
     own = config.setting.finetune.searched(ranges)
-    return RecipeSearch(ranges, own=own, target=middle, n_trials=config.study.n_trials, seed=config.study.seed)
+    search = config.study
+    return RecipeSearch(
+        ranges, own=own, target=middle, n_trials=search.n_trials, seed=search.seed, metric=search.score_metric
+    )
 
 
 def _fitting(space: SpaceConfig, workbench: Workbench) -> SpaceConfig:
@@ -404,4 +409,6 @@ def identity_of(config: StudyConfig, workbench: Workbench) -> dict[str, Any]:
     """What may never change within a study, JSON-serialisable."""
     search = config.study
     reference = {objective: search.reference_point[objective] for objective in search.objectives}
-    return {**workbench.identity, "objectives": list(search.objectives), "reference point": reference}
+    # Studies from before there were directions to choose have none here.
+    direction = {} if search.direction == "maximize" else {"direction": search.direction}
+    return {**workbench.identity, "objectives": list(search.objectives), "reference point": reference, **direction}

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 from optuna.trial import TrialState
 
-from autoprune.config import StudyConfig, read_stored
+from autoprune.config import Metric, StudyConfig, read_stored
 from autoprune.errors import ConfigError, StorageError
 from autoprune.search.front import (
     EvaluationRows,
@@ -104,15 +104,15 @@ class Study:
         """The Pareto front of the trials that keep the constraints of the newest revision.
 
         A trial for which a constrained value is missing does not keep it. Once members were scored on the test split
-        (`autoprune.evaluate`), four columns tell: ``test_accuracy`` and ``test_sd``, mean and sample standard deviation
-        over ``test_seeds`` fine-tunings, and ``like_next``, whether the member can't be told apart from the next
-        costlier one shown (``search.front.test_scores.alike``). To choose trials by them is to search on the test
-        split, so ``where`` and ``sort`` don't know them. ``lineage_images`` counts the images that a member and those
-        whose networks it came through have been fine-tuned on.
+        (`autoprune.evaluate`), four columns tell: ``test_accuracy`` (after ``test_`` comes the name of the metric) and
+        ``test_sd``, mean and sample standard deviation over ``test_seeds`` fine-tunings, and ``like_next``, whether the
+        member can't be told apart from the next costlier one shown (``search.front.test_scores.alike``). To choose
+        trials by them is to search on the test split, so ``where`` and ``sort`` don't know them. ``lineage_images``
+        counts the images that a member and those whose networks it came through have been fine-tuned on.
 
         Args:
             where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
-            sort: A column; accuracy and other maximised ones come largest first. Default: by `cost`.
+            sort: A column; a maximised metric, such as accuracy, comes largest first. Default: by `cost`.
             spacing: Leave out points so that no two are nearer than this in `cost`.
 
         Raises:
@@ -123,10 +123,10 @@ class Study:
 
         search, limits = self.config.study, self.config.constraints.limits
         rows = front(self.trials(), search.objectives, search.directions, limits=limits, where=where, sort=sort)
-        rows = rows if spacing is None else thinned(rows, self.cost, "accuracy", gap=spacing)
+        rows = rows if spacing is None else thinned(rows, self.cost, search.score_metric, gap=spacing)
         if "images" in rows.columns:
             rows["lineage_images"] = self._lineage_images(rows["number"])
-        return with_test_scores(rows, self._test_scores(), cost=self.cost)
+        return with_test_scores(rows, self._test_scores(), metric=search.metric, cost=self.cost)
 
     def _lineage_images(self, numbers: Iterable[int]) -> list[int]:
         trials = {trial.number: StoredTrial(trial) for trial in self._handle.trials()}
@@ -134,15 +134,21 @@ class Study:
 
     def evaluations(self) -> pd.DataFrame:
         """Every score on the test split, one row for each trial and seed; see `autoprune.evaluate`."""
-        return scores_frame(self._test_scores())
+        return scores_frame(self._test_scores(), metric=self.metric.name)
 
     def _test_scores(self) -> list[TestScore]:
         return EvaluationRows(self._db, self._handle.study_id).read()
 
     @property
+    def metric(self) -> Metric:
+        """What networks are scored by: its name, its direction, and its reference point."""
+        return self.config.study.score_metric
+
+    @property
     def cost(self) -> str:
-        """The first objective beside accuracy: the axis along which a front is drawn and sorted."""
-        return next(objective for objective in self.config.study.objectives if objective != "accuracy")
+        """The first objective beside the metric: the axis along which a front is drawn and sorted."""
+        search = self.config.study
+        return next(objective for objective in search.objectives if objective != search.metric)
 
     @property
     def reference_point(self) -> dict[str, float]:
@@ -168,7 +174,7 @@ class Study:
         times = {"started": found.datetime_start, "ended": found.datetime_complete}
         moments = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
         facts |= moments | ({"tried again as": retried} if retried else {})
-        facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials})
+        facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials}, self.metric)
         return facts | self._tested(StoredTrial(found).computed_by)
 
     def _tested(self, number: int) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class Study:
         if by_seed is None:
             return {}
         found = summary(by_seed.values())
-        tested = {"test_accuracy": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
+        tested = {f"test_{self.metric.name}": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
         return {**tested, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
 
     def hypervolume(self) -> float:
@@ -187,14 +193,15 @@ class Study:
         )
 
 
-def _drawn(trial: StoredTrial, trials: Mapping[int, StoredTrial]) -> dict[str, Any]:
+def _drawn(trial: StoredTrial, trials: Mapping[int, StoredTrial], metric: Metric) -> dict[str, Any]:
     """The lineage of a trial with a result, from the dense network to it, a line each; empty where it has none."""
     if trial.state is not TrialState.COMPLETE:
         return {}
     line = lineage_of(trial, trials)
     if len(line) < 2:
         return {}
-    told = [f"{each.attrs['macs_ratio']:.3f} of the MACs, accuracy {each.attrs['accuracy']:.4f}" for each in line]
+    scores = [f"{metric.name} {metric.text(each.attrs[metric.name])}" for each in line]
+    told = [f"{each.attrs['macs_ratio']:.3f} of the MACs, {text}" for each, text in zip(line, scores, strict=True)]
     steps = [f"{'  ' * i}-> trial {each.number}: {text}" for i, (each, text) in enumerate(zip(line, told, strict=True))]
     images = sum(each.images for each in line)
     return {"lineage": "\n".join(["the dense network", *steps]), "lineage_images": images}

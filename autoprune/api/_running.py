@@ -162,7 +162,10 @@ def _run(
                     if planner is not None and time_limit_s is not None:
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     alone = plan_alone(cluster, config.resources)
-                    prepare_dense(workbench, dispatcher, slots=slots if is_given else alone, progress=progress)
+                    prepare_dense(
+                        workbench, dispatcher,
+                        metric=search.score_metric, slots=slots if is_given else alone, progress=progress,
+                    )  # fmt: skip
                     progress.note(_launch_note(search, slots, ready.threads))
                 drive(
                     dispatcher,
@@ -227,12 +230,12 @@ def _dispatcher(
         lifecycle,
         _proposer(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
         wind_down=WindDown(lifecycle, caps=caps, time_limit_s=time_limit_s),
-        goals=Goals(search.objectives, config.constraints.limits),
+        goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
         shared=SharedPhases(key_of, cache.shrink),
         on_complete=lambda: retain(Study(record.db, record)),
         patience=_patience(search) if search.patience else None,
-        stopper=Stopper(config.setting.rungs, config.setting.finetune.epochs) if search.stopper else None,
+        stopper=_stopper(config) if search.stopper else None,
     )
 
 
@@ -260,6 +263,10 @@ def _patience(search: SearchConfig) -> Patience:
     return Patience(search.patience, maximised=maximised, worst=worst)
 
 
+def _stopper(config: StudyConfig) -> Stopper:
+    return Stopper(config.setting.rungs, config.setting.finetune.epochs, config.study.score_metric)
+
+
 def _proposer(
     config: StudyConfig,
     space: Space,
@@ -276,6 +283,7 @@ def _proposer(
         sampler=search.sampler,
         seed=search.seed,
         objectives=search.objectives,
+        metric=search.score_metric,
         context=[setting.sparsify.to_dict(), setting.finetune.to_dict(), setting.recalibration_images, *compensation],
         imported=imported_points(record.db, search.start_from, record.identity),
         planner=planner,

@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         progress=Told(),
     )
     front = done.study.front(where=args.where)
-    print(front_table(front))
-    for line in score_notes(front):
+    print(front_table(front, done.study.metric))
+    for line in score_notes(front, done.study.metric):
         print(line)
     if done.interrupted:
         print(f"{done.n_known + done.n_done} of {done.n_runs} runs are done; the same command goes on.")

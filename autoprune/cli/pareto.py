@@ -10,11 +10,12 @@ __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
 NAME = "pareto"
 _FORMATS = ("table", "csv", "json")
-SUMMARY = "the Pareto front: the trials that no other trial beats in both accuracy and cost"
+SUMMARY = "the Pareto front: the trials that no other trial beats in both score and cost"
 DESCRIPTION = """\
-Print the Pareto front of a study, also while it runs. Accuracy is top-1 on the
-validation split; macs_ratio is the pruned network's MACs over the dense one's. Only trials
-that keep the study's [constraints] count.
+Print the Pareto front of a study, also while it runs. Trials are scored on the
+validation split, by top-1 accuracy where the study names no other metric;
+macs_ratio is the pruned network's MACs over the dense one's. Only trials that keep
+the study's [constraints] count.
 
 After `autoprune evaluate`, mean and standard deviation on the test split stand
 beside it, and ~ marks what can't be told apart from the next costlier one.
@@ -60,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         print(front.to_csv(index=False), end="")
     else:
-        print(front_table(front))
-        for line in score_notes(front):
+        print(front_table(front, study.metric))
+        for line in score_notes(front, study.metric):
             print(line)
         point = ", ".join(f"{key} {value:g}" for key, value in study.reference_point.items())
         print(f"hypervolume {study.hypervolume():.4f} of the box up to the reference point ({point})")

@@ -35,19 +35,21 @@ def plot_front(study: Study, front: pd.DataFrame, file: str) -> None:
         raise ConfigError(
             "`--plot` needs matplotlib, but it is not installed. Run: pip install autoprune[plot]"
         ) from None
-    trials, cost = study.trials(), study.cost
+    trials, cost, metric = study.trials(), study.cost, study.metric
     done = trials[trials["state"] == "COMPLETE"]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(done[cost], done["accuracy"], s=14, color="0.7", label=f"{len(done)} trials")
+    axes.scatter(done[cost], done[metric.name], s=14, color="0.7", label=f"{len(done)} trials")
     ordered = front.sort_values(cost)
-    axes.step(ordered[cost], ordered["accuracy"], where="post", color="C0", linewidth=1)
-    axes.scatter(ordered[cost], ordered["accuracy"], s=24, color="C0", label=f"front, {len(ordered)} points")
+    axes.step(ordered[cost], ordered[metric.name], where="post", color="C0", linewidth=1)
+    axes.scatter(ordered[cost], ordered[metric.name], s=24, color="C0", label=f"front, {len(ordered)} points")
     axes.set(
-        xlabel=f"{_AXES.get(cost, cost)}, pruned / dense", ylabel="validation accuracy", title=f"study {study.name}"
+        xlabel=f"{_AXES.get(cost, cost)}, pruned / dense",
+        ylabel=f"validation {metric.name}",
+        title=f"study {study.name}",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right" if metric.is_maximised else "upper right")
     try:
         figure.savefig(path)
     except OSError as error:

@@ -42,7 +42,7 @@ class _Figures:
             return self._text
         self._read_at = time.monotonic()
         counts, n_trials = study.counts(), study.config.study.n_trials
-        front, cost = study.front(), study.cost
+        front, cost, metric = study.front(), study.cost, study.metric
         if self._first_finished is None:
             self._first_finished = counts.finished
         text = {
@@ -55,8 +55,8 @@ class _Figures:
         for level in _LEVELS:
             under = front[front[cost] <= level + 1e-9]
             if len(under):
-                best.append(f"{under['accuracy'].max():.4f} at <= {level:g}")
-        text[f"best accuracy by {cost}"] = ", ".join(best) or "none yet"
+                best.append(f"{metric.text(metric.best(under[metric.name]))} at <= {level:g}")
+        text[f"best {metric.name} by {cost}"] = ", ".join(best) or "none yet"
         text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
         text["time left"] = self._left(counts.finished, n_trials, snapshot.seconds_left)
         self._text = text
@@ -145,7 +145,7 @@ def finish(outcome: Outcome, storage: str | None) -> int:
     study = outcome.study
     wanted = "" if outcome.n_trials is None else f" of {outcome.n_trials}"
     print(f"{outcome.n_finished}{wanted} trials finished. The front:")
-    print(front_table(study.front()))
+    print(front_table(study.front(), study.metric))
     where = f" --storage {storage}" if storage else ""
     if outcome.finished:
         print(f"more: autoprune pareto {study.name}{where}; go on: autoprune resume {study.name} --trials N{where}")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autoprune.config import Metric
+
 __all__ = ["front_table", "score_notes"]
 
 _COLUMNS = {
     "number": ("trial", "{:.0f}"),
-    "accuracy": ("accuracy", "{:.4f}"),
-    "test": ("test acc ± sd", "{}"),
+    "score": ("{}", "{}"),
+    "test": ("test {} ± sd", "{}"),
     "macs_ratio": ("macs_ratio", "{:.4f}"),
     "params_ratio": ("params_ratio", "{:.4f}"),
     "macs": ("MACs", "{:,.0f}"),
@@ -29,20 +31,38 @@ def _cell(form: str, value: Any) -> str:
     return "" if value is None or value != value else form.format(value)
 
 
-def _test(record: Mapping[Any, Any]) -> str:
-    mean, sd = (_cell("{:.4f}", record[name]) for name in ("test_accuracy", "test_sd"))
-    return f"{mean}{f' ± {sd}' if sd else ''}{' ~' if record['like_next'] is True else ''}"
+def _score(metric: Metric, value: Any) -> str:
+    return "" if value is None or value != value else metric.text(value)
 
 
-def front_table(front: pd.DataFrame) -> str:
-    """The front as aligned text, one trial a line."""
+def _scored(record: Mapping[Any, Any], metric: Metric) -> dict[Any, Any]:
+    """The record with its scores as text, under the names of their columns."""
+    scored = dict(record)
+    if metric.name in record:
+        scored["score"] = _score(metric, record[metric.name])
+    if f"test_{metric.name}" in record:
+        mean, sd = (_score(metric, record[name]) for name in (f"test_{metric.name}", "test_sd"))
+        scored["test"] = f"{mean}{f' ± {sd}' if sd else ''}{' ~' if record['like_next'] is True else ''}"
+    return scored
+
+
+def _short(metric: Metric) -> str:
+    return "acc" if metric.name == "accuracy" else metric.name
+
+
+def front_table(front: pd.DataFrame, metric: Metric) -> str:
+    """The front as aligned text, one trial a line.
+
+    Args:
+        front: Its columns are looked for by their names.
+        metric: What trials are scored by.
+    """
     if front.empty:
         return "no trial is on the front yet."
-    records = front.to_dict("records")
-    if "test_accuracy" in front.columns:
-        records = [{**record, "test": _test(record)} for record in records]
+    records = [_scored(record, metric) for record in front.to_dict("records")]
     columns = [name for name in _COLUMNS if name in records[0]]
-    rows = [[_COLUMNS[name][0] for name in columns]]
+    names = {"score": metric.name, "test": _short(metric)}
+    rows = [[_COLUMNS[name][0].format(names.get(name)) for name in columns]]
     rows += [[_cell(_COLUMNS[name][1], record[name]) for name in columns] for record in records]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     text = {"test", "method", "width_rule", "hyper"}
@@ -53,14 +73,19 @@ def front_table(front: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def score_notes(front: pd.DataFrame) -> list[str]:
-    """What has to be said under a front whose members were scored on the test split; nothing where none was."""
+def score_notes(front: pd.DataFrame, metric: Metric) -> list[str]:
+    """What has to be said under a front whose members were scored on the test split; nothing where none was.
+
+    Args:
+        front: As it is shown.
+        metric: What trials are scored by.
+    """
     seeds = [n for n in front.get("test_seeds", []) if n]
     if not seeds:
         return []
     fewest, most = min(seeds), max(seeds)
     over = f"{fewest} to {most} fine-tunings" if fewest < most else f"{most} fine-tuning{'s' if most > 1 else ''}"
-    notes = [f"test acc ± sd: mean and standard deviation over {over}, on the test split"]
+    notes = [f"test {_short(metric)} ± sd: mean and standard deviation over {over}, on the test split"]
     if any(mark is True for mark in front["like_next"]):
         notes.append("~ can't be told apart from the next costlier one: within 2 * sqrt(sd1^2 / K + sd2^2 / K)")
     return notes

@@ -1,6 +1,7 @@
 """Study files and search-space files: typed tables, checked once at the edge, and the specs that both halves share."""
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.metrics import ACCURACY, COSTS, Metric
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, stock_spaces
@@ -17,7 +18,6 @@ from autoprune.config.spec import (
 )
 from autoprune.config.study_files import (
     AS_MANY_AS_FIT,
-    OBJECTIVES,
     SAMPLERS,
     ConstraintsConfig,
     ResourcesConfig,
@@ -32,8 +32,9 @@ from autoprune.config.study_files import (
 )
 
 __all__ = [
+    "ACCURACY",
     "AS_MANY_AS_FIT",
-    "OBJECTIVES",
+    "COSTS",
     "SAMPLERS",
     "SHAPE",
     "Ancestor",
@@ -42,6 +43,7 @@ __all__ = [
     "DataSpec",
     "DistillSpec",
     "Failed",
+    "Metric",
     "NetworkSpec",
     "Progressed",
     "Range",

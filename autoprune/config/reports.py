@@ -37,7 +37,7 @@ class Progressed(Report):
         phase: The phase it is in.
         progress: Share of that phase done, in [0, 1].
         rung: Index of the rung reached, or None between rungs; 0 is after BN recalibration.
-        accuracy: Validation accuracy in [0, 1] at the rung.
+        score: The study's metric on the validation split, at the rung.
         macs_ratio: Pruned / dense MACs, once the widths are known.
         phase_file: Once the sparsify phase's result lies in the cache: its key, place, sha256 and size_bytes.
         result_key: Once the channels are chosen: hash of all that fixes the result, so that an earlier one can be
@@ -47,7 +47,7 @@ class Progressed(Report):
     phase: str
     progress: float
     rung: int | None = None
-    accuracy: float | None = None
+    score: float | None = None
     macs_ratio: float | None = None
     phase_file: Mapping[str, Any] | None = None
     result_key: str | None = None

@@ -349,7 +349,8 @@ class TrialResult:
     """What a finished trial leaves behind, next to its files.
 
     Args:
-        accuracy: Validation accuracy in [0, 1] after fine-tuning.
+        score: The study's metric on the validation split, after fine-tuning.
+        metric: Its name, under which the score is stored.
         macs: MACs of the pruned network, convention ``convention``. flops = 2 * macs.
         params: Parameters of the pruned network.
         macs_ratio: ``macs`` / dense MACs.
@@ -370,7 +371,8 @@ class TrialResult:
             folded (``fold``), and when channels were cut from the masked network (``surgery``).
     """
 
-    accuracy: float
+    score: float
+    metric: str = "accuracy"
     macs: int
     params: int
     macs_ratio: float
@@ -389,5 +391,7 @@ class TrialResult:
     differences: Mapping[str, float] = option({})
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-serialisable data, without what was not measured."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        """The result as JSON-serialisable data, the score under its metric's name, without what was not measured."""
+        facts = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        score, metric = facts.pop("score"), facts.pop("metric")
+        return {metric: score, **facts}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.metrics import COSTS, DIRECTIONS, Metric, check_metric_name
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
 from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec
@@ -17,7 +18,6 @@ from autoprune.errors import ConfigError, unknown_name
 
 __all__ = [
     "AS_MANY_AS_FIT",
-    "OBJECTIVES",
     "SAMPLERS",
     "ConstraintsConfig",
     "ResourcesConfig",
@@ -33,12 +33,6 @@ __all__ = [
     "stock_spaces",
 ]
 
-OBJECTIVES: Mapping[str, str] = {
-    "accuracy": "maximize",
-    "macs_ratio": "minimize",
-    "params_ratio": "minimize",
-    "latency_ms": "minimize",
-}
 _MOST_MEASURED = 3
 AS_MANY_AS_FIT = 1_000_000
 """The largest ``n_trials``: a study that only a time limit ends."""
@@ -48,6 +42,11 @@ SAMPLERS = ("tpe", "nsga2", "gp", "quasi_random", "random")
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """The ``[study]`` table: how long to search, by what, toward which objectives.
+
+    ``metric`` names what networks are scored by, and ``direction`` whether more of it is better; the objectives are the
+    metric and at least one cost. ``reference_point`` is the point up to which the hypervolume counts. Of a maximised
+    metric it is 0 where nothing else is said; of a minimised one it has to be given, since only who knows the data can
+    say what a useless network has.
 
     ``start_from`` names studies of the same identity in the same database, whose fronts are proposed first. With
     ``inherit`` trials start from the networks of finished ones, so that training accumulates. ``least_epochs`` is the
@@ -59,8 +58,10 @@ class SearchConfig:
     name: str
     n_trials: int = option(30, low=1, high=AS_MANY_AS_FIT, advice="Give the number of trials that must finish.")
     seed: int = option(0, low=0)
-    objectives: tuple[str, ...] = option(("accuracy", "macs_ratio"))
-    reference_point: Mapping[str, float] = option({"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0})
+    metric: str = "accuracy"
+    direction: str = option("maximize", choices=DIRECTIONS)
+    objectives: tuple[str, ...] = option(None)  # None in these two: they follow from metric and direction.
+    reference_point: Mapping[str, float] = option(None)
     sampler: str = option("tpe", choices=SAMPLERS, or_own=True)
     start_from: tuple[str, ...] = option(())
     inherit: bool = True
@@ -82,28 +83,48 @@ class SearchConfig:
                 "`name` must be 1 to 200 bytes of printable letters without slashes, not starting with a dot or a dash "
                 f"nor with spaces around, but got {self.name[:80]!r}."
             )
+        check_metric_name(self.metric)
+        if vars(self)["objectives"] is None:
+            object.__setattr__(self, "objectives", (self.metric, "macs_ratio"))
+        self._check_objectives()
+        if vars(self)["reference_point"] is None:
+            object.__setattr__(self, "reference_point", self._usual_reference_point())
+        self._check_reference_point()
+
+    def _check_objectives(self) -> None:
         for objective in self.objectives:
-            if objective not in OBJECTIVES:
-                raise ConfigError(f"`objectives`: {unknown_name('objective', objective, OBJECTIVES)}")
+            if objective not in (self.metric, *COSTS):
+                raise ConfigError(f"`objectives`: {unknown_name('objective', objective, (self.metric, *COSTS))}")
         if self.patience and len(self.objectives) > _MOST_MEASURED:
             raise ConfigError(
                 f"`patience` needs at most {_MOST_MEASURED} objectives, to work out a hypervolume, but there are "
                 f"{len(self.objectives)}. Drop it, or an objective."
             )
-        if "accuracy" not in self.objectives or not 2 <= len(set(self.objectives)) == len(self.objectives):
+        if self.metric not in self.objectives or not 2 <= len(set(self.objectives)) == len(self.objectives):
             raise ConfigError(
-                "`objectives` must be accuracy and at least one cost, each once, "
-                f'but got {list(self.objectives)}. Use ["accuracy", "macs_ratio"].'
+                f"`objectives` must be {self.metric} and at least one cost, each once, "
+                f'but got {list(self.objectives)}. Use ["{self.metric}", "macs_ratio"].'
             )
+
+    def _usual_reference_point(self) -> dict[str, float]:
+        if self.direction == "minimize":
+            point = ", ".join(f"{name} = {'1.0' if name.endswith('_ratio') else '...'}" for name in self.objectives)
+            raise ConfigError(
+                '`reference_point` must be given with `direction` = "minimize", but is missing. Give the '
+                f"{self.metric} of a useless network, such as the standard deviation of the targets for rmse: "
+                f"reference_point = {{ {point} }}."
+            )
+        return {self.metric: 0.0, "macs_ratio": 1.0, "params_ratio": 1.0}
+
+    def _check_reference_point(self) -> None:
         for objective, value in self.reference_point.items():
-            if objective not in OBJECTIVES:
-                raise ConfigError(f"`reference_point`: {unknown_name('objective', objective, OBJECTIVES)}")
-            # The hypervolume counts up to this point, so it has to leave room on the way to the ideal, 1 or 0.
-            is_maximised = OBJECTIVES[objective] == "maximize"
-            if not (0 <= value < 1 if is_maximised else 0 < value < math.inf):
-                interval = "in [0, 1)" if is_maximised else "greater than 0"
+            if objective == self.metric:
+                Metric(self.metric, self.direction, value)  # It holds the value against its ideal.
+            elif objective not in COSTS:
+                raise ConfigError(f"`reference_point`: {unknown_name('objective', objective, (self.metric, *COSTS))}")
+            elif not 0 < value < math.inf:
                 raise ConfigError(
-                    f"`reference_point` must be worse than the ideal, with {objective} {interval}, "
+                    f"`reference_point` must be worse than the ideal, with {objective} greater than 0, "
                     f"but got {objective}={value}."
                 )
         missing = [objective for objective in self.objectives if objective not in self.reference_point]
@@ -116,9 +137,14 @@ class SearchConfig:
         return "as many trials as fit" if self.n_trials == AS_MANY_AS_FIT else f"{self.n_trials} trials"
 
     @property
+    def score_metric(self) -> Metric:
+        """What networks are scored by, with its reference point."""
+        return Metric(self.metric, self.direction, self.reference_point[self.metric])
+
+    @property
     def directions(self) -> tuple[str, ...]:
         """``"maximize"`` or ``"minimize"`` for each objective, in order."""
-        return tuple(OBJECTIVES[objective] for objective in self.objectives)
+        return tuple(self.direction if objective == self.metric else "minimize" for objective in self.objectives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +339,13 @@ def _tables(path: Path) -> dict[str, Any]:
 
 
 def _search(tables: Mapping[str, Any], path: Path) -> SearchConfig:
-    table = {key: value for key, value in tables["study"].items() if key != "space"}
-    return read(SearchConfig, table, where=f"{path}: [study]")
+    own = {key: value for key, value in tables["study"].items() if key != "space"}
+    return read(SearchConfig, {**_scored_by(tables), **own}, where=f"{path}: [study]")
+
+
+def _scored_by(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What metric and direction are where [study] does not say; they would follow from what the networks are for."""
+    return {"metric": "accuracy", "direction": "maximize"}
 
 
 def _setting(tables: Mapping[str, Any], path: Path, *, seed: int) -> SettingSpec:

@@ -100,7 +100,8 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
         path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
         record = {**facts, **_provenance(spec, parent, choice, workbench=workbench)}
         sha256 = _save(path, record, parent, choice, pruned.network, workbench=workbench)
-    return TrialResult(**facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
+    found = {key: value for key, value in facts.items() if key != "accuracy"}
+    return TrialResult(score=facts["accuracy"], **found, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
 
 
 def _check(spec: TrialSpec) -> None:
@@ -151,7 +152,7 @@ def _keep_latency(
     if spec.latency_limit_ms is None or found["latency_ms"] <= spec.latency_limit_ms:
         return
     score = accuracy(pruned.network, workbench.splits.validation, runtime=workbench.runtime)
-    report(Progressed(phase="latency", progress=1.0, rung=0, accuracy=score, macs_ratio=choice.macs_ratio))
+    report(Progressed(phase="latency", progress=1.0, rung=0, score=score, macs_ratio=choice.macs_ratio))
     raise TrialStoppedError(
         f"`latency_ms` must be at most {spec.latency_limit_ms:g}, but is {found['latency_ms']:.4g}", found
     )
@@ -202,7 +203,7 @@ def _tune(
     def reach(share: float) -> None:
         rung = len(reached)
         reached[str(rung)] = found = score()
-        report(Progressed(phase="finetune", progress=share, rung=rung, accuracy=found, macs_ratio=choice.macs_ratio))
+        report(Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio))
 
     def on_step(share: float) -> None:
         if waiting and waiting[0] <= share < 1:

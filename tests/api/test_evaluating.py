@@ -322,5 +322,5 @@ def test_a_score_that_another_machine_stored_first_stays(url: str, once: RealStu
     for accuracy in (0.5, 0.6):
         found = {"accuracy": accuracy, "n_images": 360, "wall_s": 1.0, "is_untouched": False}
         desk.done(job, {**found, "phase_file": phase, "phase_kind": "sparsify"})
-    assert [score.accuracy for score in EvaluationRows(db, study.handle.study_id).read()] == [0.5]
+    assert [score.score for score in EvaluationRows(db, study.handle.study_id).read()] == [0.5]
     db.close()

@@ -303,6 +303,32 @@ def test_the_identity(write_study: Write, tmp_path: Path) -> None:
     assert differing(network='architecture = "resnet20"') >= {"network", "cost", "dense weights"}
 
 
+RMSE = 'name = "digits"\nmetric = "rmse"\ndirection = "minimize"\nreference_point = {{ rmse = {}, macs_ratio = 1.0 }}'
+
+
+def test_metric_and_direction_are_part_of_the_identity(finished: Any, write_study: Write, tmp_path: Path) -> None:
+    plan = api.plan(write_study(tmp_path, study=RMSE.format(2.0)), storage=f"sqlite:///{tmp_path}/none.db")
+    assert plan.identity["objectives"] == ["rmse", "macs_ratio"]
+    assert plan.identity["reference point"] == {"rmse": 2.0, "macs_ratio": 1.0}
+    assert plan.identity["direction"] == "minimize"
+    before = finished.database.read_bytes()
+    for study, told in [
+        (RMSE.format(0.5), '["rmse: minimize", "macs_ratio: minimize"] here'),
+        (RMSE.format(0.5).replace("rmse", "accuracy"), '["accuracy: minimize", "macs_ratio: minimize"] here'),
+        ('name = "digits"\nmetric = "miou"', '["miou: maximize", "macs_ratio: minimize"] here'),
+    ]:
+        with pytest.raises(IdentityError) as caught:
+            api.plan(write_study(tmp_path, study=study), storage=finished.url)
+        there = '`objectives` is ["accuracy: maximize", "macs_ratio: minimize"] there and '
+        assert str(caught.value).startswith("the study 'digits' must stay the study that it was, but " + there + told)
+    assert finished.database.read_bytes() == before
+
+
+def test_a_study_by_rmse_opens_like_one_by_accuracy(write_study: Write, tmp_path: Path) -> None:
+    by_rmse, by_accuracy = (api.plan(write_study(tmp_path, study=study)) for study in (RMSE.format(2.0), 'name = "a"'))
+    assert by_rmse.opening == by_accuracy.opening
+
+
 def test_what_can_not_be_reached(write_study: Write, tmp_path: Path) -> None:
     network = 'architecture = "resnet_digits"\nmin_width = 64'
     path = write_study(tmp_path, network=network, space="macs_target = { values = [0.2, 0.4] }")

@@ -12,6 +12,7 @@ import pytest
 
 import autoprune
 from autoprune import api, errors
+from autoprune.config import Metric
 from autoprune.errors import AutopruneError, ConfigError, StorageError
 from autoprune.search.storage import Database, StudyHandle
 
@@ -185,3 +186,22 @@ def test_a_study_closes_its_connections_and_opens_them_again(finished: Any) -> N
         first = study.front()
     assert study.front().equals(first)
     study.close()
+
+
+def test_a_study_that_minimises_rmse(finished_by_rmse: Any) -> None:
+    study = autoprune.open_study("digits", finished_by_rmse.url)
+    assert study.metric == Metric("rmse", "minimize", 2.0)
+    assert (study.cost, study.reference_point) == ("macs_ratio", {"rmse": 2.0, "macs_ratio": 1.0})
+    front = study.front()
+    assert front["number"].tolist() == [2, 1, 0]
+    assert front["rmse"].tolist() == [1.0, 0.5, 0.4]
+    assert study.front(sort="rmse")["number"].tolist() == [0, 1, 2]
+    assert study.front(where="rmse > 1.1")["number"].tolist() == [3]
+    assert study.hypervolume() == pytest.approx(0.525, rel=1e-12)
+    assert study.trials()["partial_rmse"].dropna().tolist() == [0.4]
+    assert list(study.evaluations().columns) == ["number", "seed", "fingerprint", "rmse", "n_images", "wall_s"]
+    assert (study.trial(1)["rmse"], "accuracy" in study.trial(1)) == (0.5, False)
+
+
+def test_the_metric_of_a_study_that_names_none(finished: Any) -> None:
+    assert autoprune.open_study("digits", finished.url).metric == Metric("accuracy", "maximize", 0.5)

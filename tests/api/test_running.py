@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
+import autoprune
 from autoprune.api import _planning, _running
-from autoprune.config import StudyConfig
+from autoprune.config import Completed, StudyConfig
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
 from autoprune.search.proposals import Proposer
@@ -78,3 +80,61 @@ def test_a_trial_is_told_multipliers_and_limits(write_study: Write, tmp_path: Pa
         "layer2.0.conv2": 1.0, "layer3.0.conv1": 1.5, "layer3.0.conv2": 1.5,
     }  # fmt: skip
     assert (spec.params_limit, spec.latency_limit_ms, spec.number, spec.seed_number) == (30_000, 20.0, 7, 5)
+
+
+RMSE = """
+name = "regression"
+n_trials = 16
+metric = "rmse"
+direction = "minimize"
+reference_point = { rmse = 2.0, macs_ratio = 1.0 }
+"""
+
+
+def test_a_study_that_minimises_rmse_from_its_first_trial_to_its_front(write_study: Write, tmp_path: Path) -> None:
+    space = 'methods = ["magnitude"]\nwidth_rules = ["global"]\nmacs_target = { low = 0.1, high = 0.9 }'
+    recipe = "\n[space.finetune]\nlearning_rate = [0.01, 0.1]"
+    config = _planning.load_config(
+        write_study(tmp_path, study=RMSE, space=space + recipe, engine=f'artifacts = "{tmp_path}"')
+    )
+    workbench = open_workbench(config.setting)
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    record, of = _running._join(config, workbench, db), _planning.space_of(config, workbench)
+    planner = _planning.planner_of(config, of, workbench)
+    desk = _running._dispatcher(
+        config, record, workbench, of, owner="me", concurrency=1, time_limit_s=None, planner=planner
+    )
+    found: dict[int, tuple[float, float]] = {}
+    with desk:
+        while isinstance(claim := desk.next("a"), Claim):
+            ratio, is_dense = claim.point.macs_target, claim.point.macs_target == 1.0
+            # A recipe of the slower rate ends with half of the error; what comes later is a little better.
+            rmse = (0.2 if is_dense else 0.3 / ratio**0.5) - 0.001 * claim.number
+            rmse *= 0.5 if claim.point.recipe.get("learning_rate") == 0.01 else 1.0
+            result = {
+                "rmse": rmse, "macs_ratio": ratio, "images": 0 if is_dense else 1000, "wall_s": {"finetune": 1.0},
+                "weights": f"{tmp_path}/{claim.number}.safetensors", "sha256": f"{claim.number:064d}",
+                "started_from": claim.point.parent,
+            }  # fmt: skip
+            desk.ended("a", Completed(result=result))
+            found[claim.number] = rmse, ratio
+    trials = record.trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 16
+    chosen = [claim["point"]["recipe"]["learning_rate"] for claim in (trial.user_attrs for trial in trials[4:])]
+    assert set(chosen) == {0.01}
+    assert "rmse 0." in trials[-1].user_attrs["why"]
+    assert " hypervolume expected in " in trials[-1].user_attrs["why"]
+
+    study = autoprune.Study(db, StudyHandle.open(db, "regression"))
+    points = set(found.values())
+    best = [p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)]
+    front = study.front()
+    assert list(zip(front["rmse"], front["macs_ratio"], strict=True)) == sorted(best, key=lambda p: p[1])
+    edges = [*front["macs_ratio"], 1.0]
+    steps = [(2.0 - rmse) * (edges[i + 1] - edges[i]) for i, rmse in enumerate(front["rmse"])]
+    assert study.hypervolume() == pytest.approx(sum(steps) / 2.0, rel=1e-9)
+    child = next(trial.number for trial in trials if trial.user_attrs.get("parent") is not None)
+    rmse, ratio = found[child]
+    last = study.trial(child)["lineage"].splitlines()[-1]
+    assert last.strip() == f"-> trial {child}: {ratio:.3f} of the MACs, rmse {rmse:#.4g}"
+    db.close()

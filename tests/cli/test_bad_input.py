@@ -582,6 +582,20 @@ def test_a_study_of_that_name_that_is_another(
             {"study": 'name = "digits"\nobjectives = ["accuracy", "params_ratio"]'},
             '`objectives` is ["accuracy: maximize", "macs_ratio: minimize"] there and ',
         ),
+        (
+            {
+                "study": 'name = "digits"\nmetric = "rmse"\ndirection = "minimize"\n'
+                "reference_point = { rmse = 0.5, macs_ratio = 1.0 }"
+            },
+            'there and ["rmse: minimize", "macs_ratio: minimize"] here',
+        ),
+        (
+            {
+                "study": 'name = "digits"\ndirection = "minimize"\n'
+                "reference_point = { accuracy = 0.5, macs_ratio = 1.0 }"
+            },
+            'there and ["accuracy: minimize", "macs_ratio: minimize"] here',
+        ),
     ]:
         first = "the study 'digits' must stay the study that it was, but "
         refused("launch", write_study(here, **tables), "--storage", finished.url, told=(first, told))

@@ -177,3 +177,49 @@ def test_dry_run_tells_of_the_study_that_would_be_joined(run: Run, finished: Any
     assert lines[-2:] == [joins, "nothing was trained, and no database was changed."]
     told = ok(run("launch", finished.file, "--dry-run", "--storage", finished.url))
     assert "5 trials finished, revision 1; changing nothing\n" in told
+
+
+# A study that minimises rmse
+
+
+def test_a_front_by_rmse(run: Run, finished_by_rmse: Any) -> None:
+    lines = ok(run("pareto", "digits", "--storage", finished_by_rmse.url)).splitlines()
+    assert lines[0].split()[:4] == ["trial", "rmse", "macs_ratio", "MACs"]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        ["2", "1.000", "0.2000"], ["1", "0.5000", "0.5000"], ["0", "0.4000", "1.0000"],
+    ]  # fmt: skip
+    # (2 - 0.5) * (1 - 0.5) + (2 - 1) * (0.5 - 0.2) of a box of 2; the dense network lies on the edge.
+    assert lines[4:] == ["hypervolume 0.5250 of the box up to the reference point (rmse 2, macs_ratio 1)"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "numbers"),
+    [
+        (["--where", "rmse < 0.5"], ["0"]),
+        (["--where", "rmse > 1.1"], ["3"]),
+        (["--where", "rmse > 0.4 and macs_ratio >= 0.3"], ["3", "1"]),
+        (["--sort", "rmse"], ["0", "1", "2"]),
+        (["--spacing", "0.4"], ["2", "0"]),
+    ],
+)
+def test_questions_about_rmse(flags: list[str], numbers: list[str], run: Run, finished_by_rmse: Any) -> None:
+    out = ok(run("pareto", "digits", *flags, "--storage", finished_by_rmse.url, "--format", "csv"))
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["number"] for row in rows] == numbers
+    assert "accuracy" not in rows[0]
+
+
+def test_a_plot_names_the_metric(run: Run, finished: Any, finished_by_rmse: Any) -> None:
+    pytest.importorskip("matplotlib")
+    for study, name in ((finished, "accuracy"), (finished_by_rmse, "rmse")):
+        ok(run("pareto", "digits", "--plot", f"{name}.svg", "--storage", study.url))
+        assert f"validation {name}" in Path(f"{name}.svg").read_text()
+
+
+def test_show_and_status_of_a_study_by_rmse(run: Run, finished_by_rmse: Any) -> None:
+    lines = ok(run("show", "digits", 1, "--storage", finished_by_rmse.url)).splitlines()
+    facts = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+    assert (facts["rmse"], facts["macs_ratio"]) == ("0.5", "0.5")
+    assert "accuracy" not in facts
+    lines = ok(run("status", "digits", "--storage", finished_by_rmse.url)).splitlines()
+    assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +138,25 @@ def test_bad_input(arguments: list[str], told: str, run: Run, finished: Any, mon
 def test_an_empty_front(run: Run, finished: Any) -> None:
     out = ok(run("evaluate", "digits", "--where", "accuracy > 1", "--storage", finished.url))
     assert out == "no trial is on the front yet.\n"
+
+
+def test_test_scores_of_a_study_by_rmse(run: Run, finished_by_rmse: Any, tmp_path: Path) -> None:
+    shutil.copy(finished_by_rmse.database, tmp_path / "copy.db")
+    url = f"sqlite:///{tmp_path}/copy.db"
+    db = Database.open(url, create=False)
+    rows = EvaluationRows(db, StudyHandle.open(db, "digits").study_id)
+    for number, rmses in {2: [1.1, 1.3], 1: [0.55, 0.65], 0: [0.41, 0.41]}.items():
+        for seed, rmse in enumerate(rmses):
+            rows.add(TestScore(number, seed, "t", rmse, n_images=360, wall_s=1.5))
+    db.close()
+    lines = ok(run("pareto", "digits", "--storage", url)).splitlines()
+    assert lines[0].split()[:6] == ["trial", "rmse", "test", "rmse", "±", "sd"]
+    assert [line.split()[:5] for line in lines[1:4]] == [
+        ["2", "1.000", "1.200", "±", "0.1414"],
+        ["1", "0.5000", "0.6000", "±", "0.07071"],
+        ["0", "0.4000", "0.4100", "±", "0.000"],
+    ]
+    assert lines[4] == "test rmse ± sd: mean and standard deviation over 2 fine-tunings, on the test split"
+    records = json.loads(ok(run("pareto", "digits", "--format", "json", "--storage", url)))
+    assert [record["test_rmse"] for record in records] == pytest.approx([1.2, 0.6, 0.41])
+    assert "test_rmse" in ok(run("show", "digits", 1, "--storage", url))

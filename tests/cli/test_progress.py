@@ -49,6 +49,15 @@ def test_plain_lines_of_a_study_by_parameters(finished_by_params: Any, capsys: p
     assert out.endswith("time left unknown yet\n")
 
 
+def test_plain_lines_of_a_study_by_rmse(finished_by_rmse: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    study = autoprune.open_study("digits", finished_by_rmse.url)
+    with progress.make_progress() as display:
+        display.update(study, moment(seconds_left=None))
+    (line,) = capsys.readouterr().out.splitlines()
+    best = "1.000 at <= 0.25, 0.5000 at <= 0.5, 0.5000 at <= 0.75, 0.4000 at <= 1"
+    assert line.split("; ")[4:6] == [f"best rmse by macs_ratio {best}", "hypervolume 0.5250"]
+
+
 def test_the_live_table(finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")

@@ -15,7 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.config import DataSpec, NetworkSpec, Range, SettingSpec, TrainSpec, TrialSpec, digest, seed_of
+from autoprune.config import (
+    DataSpec,
+    NetworkSpec,
+    Range,
+    SettingSpec,
+    TrainSpec,
+    TrialResult,
+    TrialSpec,
+    digest,
+    seed_of,
+)
 from autoprune.errors import ConfigError
 
 
@@ -329,3 +339,24 @@ def test_digests_are_the_same_in_every_process(hash_seed: str) -> None:
 def test_seeds_fit_every_generator(parts: list[Any]) -> None:
     assert 0 <= seed_of(*parts) < 2**31
     assert re.fullmatch("[0-9a-f]{16}", digest(*parts))
+
+
+# Results
+
+
+def result(**more: Any) -> TrialResult:
+    return TrialResult(
+        score=0.75, macs=50, params=5, macs_ratio=0.5, params_ratio=0.25, convention="c", widths={"a": 3},
+        rungs={"0": 0.5, "1": 0.75}, weights="/w", sha256="h", wall_s={"dense": 1.0}, **more,
+    )  # fmt: skip
+
+
+def test_a_result_holds_its_score_under_the_name_of_the_metric() -> None:
+    rest = {
+        "macs": 50, "params": 5, "macs_ratio": 0.5, "params_ratio": 0.25, "convention": "c", "widths": {"a": 3},
+        "rungs": {"0": 0.5, "1": 0.75}, "weights": "/w", "sha256": "h", "wall_s": {"dense": 1.0}, "images": 0,
+        "differences": {},
+    }  # fmt: skip
+    assert list(result().to_dict().items()) == [("accuracy", 0.75), *rest.items()]
+    assert result(metric="rmse").to_dict() == {"rmse": 0.75, **rest}
+    assert result(latency_ms=3.0).to_dict() == {"accuracy": 0.75, **rest, "latency_ms": 3.0}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from autoprune import methods
 from autoprune.config import (
     DataSpec,
+    Metric,
     NetworkSpec,
     Range,
     ResourcesConfig,
@@ -350,6 +351,100 @@ def test_objectives_that_are_none(line: str, told: str, load: Load) -> None:
 def test_reference_points_that_are_none(line: str, told: str, load: Load) -> None:
     with refused(f"study.toml: [study]: {told}"):
         load(f"{HEAD}reference_point = {line}\n{REST}")
+
+
+# What networks are scored by
+
+LESS = 'direction = "minimize"\n'
+RMSE = 'metric = "rmse"\n' + LESS
+POINT = "reference_point = { rmse = 2.0, macs_ratio = 1.0 }\n"
+
+
+def test_a_study_that_names_no_metric_maximises_accuracy(load: Load) -> None:
+    study = load(HEAD + REST).study
+    assert study.score_metric == Metric("accuracy", "maximize", 0.0)
+    assert study.reference_point == {"accuracy": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0}
+    spelt = HEAD + 'metric = "accuracy"\ndirection = "maximize"\nobjectives = ["accuracy", "macs_ratio"]\n'
+    assert load(spelt + REST).study == study == SearchConfig(name="s")
+
+
+def test_a_metric_to_be_minimised(load: Load) -> None:
+    config = load(HEAD + RMSE + POINT + REST)
+    assert config.study.objectives == ("rmse", "macs_ratio")
+    assert config.study.directions == ("minimize", "minimize")
+    assert config.study.score_metric == Metric("rmse", "minimize", 2.0)
+    assert config.study.reference_point == {"rmse": 2.0, "macs_ratio": 1.0}
+    assert read_stored(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_another_metric_to_be_maximised(load: Load) -> None:
+    study = load(HEAD + 'metric = "miou"\nobjectives = ["params_ratio", "miou"]\n' + REST).study
+    assert study.directions == ("minimize", "maximize")
+    assert study.reference_point == {"miou": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0}
+    worse = load(HEAD + 'metric = "r2"\nreference_point = { r2 = -2.0, macs_ratio = 1.0 }\n' + REST).study
+    assert worse.score_metric == Metric("r2", "maximize", -2.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('metric = "RMSE"\n', "`metric` must be a name of lower-case letters, digits and underscores that begins with"),
+        (
+            'metric = "macs_ratio"\n',
+            "`metric` must be a name that nothing else about a trial has, but got 'macs_",
+        ),
+        ('metric = "wall_s"\n', "`metric` must be a name that nothing else about a trial has, but got 'wall_s'."),
+        ("metric = 3\n", "`metric` must be a text, but got 3 (a whole number)."),
+        ('direction = "down"\n', "`direction`: there is no choice 'down'. Valid: maximize, minimize."),
+        (
+            RMSE,
+            (
+                '`reference_point` must be given with `direction` = "minimize", but is missing. Give the rmse of a '
+                "useless network, such as the standard deviation of the targets for rmse: "
+                "reference_point = { rmse = ..., macs_ratio = 1.0 }."
+            ),
+        ),
+        (
+            RMSE + "reference_point = { macs_ratio = 1.0 }\n",
+            "`reference_point` must name every objective, but lacks rmse.",
+        ),
+        (
+            RMSE + "reference_point = { rmse = 0.0, macs_ratio = 1.0 }\n",
+            "`reference_point` must be worse than the ideal, with rmse greater than 0, but got rmse=0.0.",
+        ),
+        (
+            RMSE + "reference_point = { accuracy = 0.0, macs_ratio = 1.0 }\n",
+            "`reference_point`: there is no objective 'accuracy'. Valid: latency_ms, macs_ratio, params_ratio, rmse.",
+        ),
+        (
+            RMSE + POINT + 'objectives = ["accuracy", "macs_ratio"]\n',
+            "`objectives`: there is no objective 'accuracy'. Valid: latency_ms, macs_ratio, params_ratio, rmse.",
+        ),
+        (
+            RMSE + POINT + 'objectives = ["macs_ratio", "params_ratio"]\n',
+            (
+                "`objectives` must be rmse and at least one cost, each once, but got ['macs_ratio', 'params_ratio']. "
+                'Use ["rmse", "macs_ratio"].'
+            ),
+        ),
+        (RMSE + POINT + "objectives = []\n", "`objectives` must be rmse and at least one cost, each once, but got []."),
+        (
+            'metric = "miou"\nreference_point = { miou = 1.0, macs_ratio = 1.0 }\n',
+            "`reference_point` must be worse than the ideal, with miou in [0, 1), but got miou=1.0.",
+        ),
+    ],
+)
+def test_what_can_not_be_scored_by(lines: str, told: str, load: Load) -> None:
+    with refused(f"study.toml: [study]: {told}"):
+        load(HEAD + lines + REST)
+
+
+def test_a_study_from_before_there_were_metrics_maximises_accuracy(load: Load) -> None:
+    config = load(HEAD + "reference_point = { accuracy = 0.7, macs_ratio = 1.0 }\n" + REST)
+    stored = json.loads(json.dumps(config.to_dict()))
+    del stored["study"]["metric"], stored["study"]["direction"]
+    assert read_stored(stored) == config
+    assert read_stored(stored).study.score_metric == Metric("accuracy", "maximize", 0.7)
 
 
 @pytest.mark.parametrize(

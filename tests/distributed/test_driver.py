@@ -24,7 +24,7 @@ OBJECTIVES = ("accuracy", "macs_ratio")
 def execute(config, report):
     """A trial in a worker: behaves as its number's entry in ``behaviour`` says."""
     how = config["behaviour"].get(str(config["number"]), "complete")
-    report(Progressed(phase="finetune", progress=0.1, rung=0, accuracy=0.5, macs_ratio=0.5))
+    report(Progressed(phase="finetune", progress=0.1, rung=0, score=0.5, macs_ratio=0.5))
     if how == "raise":
         raise ValueError("no such luck")
     if how == "die":

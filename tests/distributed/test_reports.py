@@ -7,7 +7,7 @@ from autoprune.distributed.reports import pack, unpack
 
 REPORTS = [
     Progressed(phase="sparsify", progress=0.5),
-    Progressed(phase="finetune", progress=0.0, rung=0, accuracy=0.25, macs_ratio=0.5, host="h", node="n"),
+    Progressed(phase="finetune", progress=0.0, rung=0, score=0.25, macs_ratio=0.5, host="h", node="n"),
     Progressed(phase="surgery", progress=0.0, result_key="k", phase_file={"key": "layer1.0/conv", "size_bytes": 1}),
     Completed(result={"accuracy": 0.1 + 0.2, "widths": {"layer1.0/conv1": 3}}, host="h"),
     Stopped(reason="too slow", found={"latency_ms": 9.0}),

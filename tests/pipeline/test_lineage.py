@@ -84,7 +84,7 @@ def test_a_target_that_the_parent_keeps_already_trains_it_on(setting: SettingSpe
     assert kept_by(more) == kept_by(parent)
     assert more.macs == parent.macs
     assert more.sha256 != parent.sha256
-    assert more.rungs["0"] == pytest.approx(parent.accuracy, abs=0.05)  # Recalibrated, not trained yet.
+    assert more.rungs["0"] == pytest.approx(parent.score, abs=0.05)  # Recalibrated, not trained yet.
 
 
 def test_a_parent_that_is_gone_or_damaged_gives_way_to_the_next_and_it_is_recorded(
@@ -114,7 +114,7 @@ def test_the_length_of_a_trial_is_its_own(setting: SettingSpec, parent: TrialRes
 def test_a_trial_without_time_is_cut_short_and_says_so(setting: SettingSpec) -> None:
     result = run(setting, 6, epochs=500.0, time_limit_s=4.0)
     assert 0 < result.images < 500 * len(open_workbench(setting).splits.train) / 2
-    assert result.accuracy > 0.5  # The schedule has come to its end: this network is annealed.
+    assert result.score > 0.5  # The schedule has come to its end: this network is annealed.
 
 
 def test_channels_that_a_parent_lacks_are_refused(setting: SettingSpec, parent: TrialResult) -> None:

@@ -72,7 +72,7 @@ def test_a_loaded_network_is_the_trial_s(built_in, number):
     assert not model.training
     assert torch.equal(logits(model), logits(by_hand(spec, result)))
     workbench = open_workbench(spec.setting)
-    assert accuracy(model, workbench.splits.validation, runtime=workbench.runtime) == result.accuracy
+    assert accuracy(model, workbench.splits.validation, runtime=workbench.runtime) == result.score
     assert sum(p.numel() for p in model.parameters()) == result.params < workbench.traced.cost.dense_params
 
 

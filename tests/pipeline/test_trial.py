@@ -79,7 +79,7 @@ def test_the_target_is_met_and_not_wasted(first):
     result, _ = first
     assert 0.35 < result.macs_ratio <= 0.4
     assert 0 < result.params_ratio < 1
-    assert result.accuracy > 0.5  # of ten classes, after two epochs
+    assert result.score > 0.5  # of ten classes, after two epochs
     assert result.convention == CONVENTION
     assert set(result.wall_s) == {
         "dense", "sparsify", "surgery", "recalibrate", "teacher", "finetune", "scoring", "save",
@@ -123,7 +123,7 @@ def test_the_saved_network_gives_the_reported_accuracy(first, setting):
     load_into(pruned, read_tensors(Path(result.weights)), source=result.weights)
     assert sum(parameter.numel() for parameter in pruned.parameters()) == result.params
     workbench = open_workbench(setting)
-    assert accuracy(pruned, workbench.splits.validation, runtime=workbench.runtime) == result.accuracy
+    assert accuracy(pruned, workbench.splits.validation, runtime=workbench.runtime) == result.score
 
 
 def test_rungs_are_reported_in_order(first):
@@ -133,10 +133,10 @@ def test_rungs_are_reported_in_order(first):
     assert [round(report.progress * 9) for report in rungs] == [0, 3, 6]  # of 9 steps, the first at 0.3 and at 0.6
     assert {report.phase for report in rungs} == {"finetune"}
     assert {report.macs_ratio for report in rungs} == {result.macs_ratio}
-    assert {str(report.rung): report.accuracy for report in rungs} | {"3": result.accuracy} == result.rungs
+    assert {str(report.rung): report.score for report in rungs} | {"3": result.score} == result.rungs
     phases = list(dict.fromkeys(report.phase for report in told))
     assert phases == ["dense", "sparsify", "surgery", "finetune"]
-    assert all(report.accuracy is None for report in told if report.rung is None)
+    assert all(report.score is None for report in told if report.rung is None)
     assert all(report.macs_ratio is None for report in told if report.phase in ("dense", "sparsify"))
 
 
@@ -387,14 +387,14 @@ def test_the_dense_network_is_scored_as_it_is(setting):
     result = run(spec_of(setting, number=11, method="magnitude", macs_target=1.0), told.append)
     dense = open_workbench(setting).dense(store(setting))
     assert result.rungs == {"0": dense.record["accuracy"]}
-    assert (result.accuracy, result.macs_ratio, result.params_ratio) == (dense.record["accuracy"], 1.0, 1.0)
+    assert (result.score, result.macs_ratio, result.params_ratio) == (dense.record["accuracy"], 1.0, 1.0)
     saved = read_tensors(Path(result.weights))
     assert all(torch.equal(saved[name], tensor) for name, tensor in dense.tensors.items())
 
 
 def test_no_fine_tuning(setting):
     result = run(spec_of(dataclasses.replace(setting, finetune=TrainSpec(epochs=0)), number=12))
-    assert result.rungs["0"] == result.rungs["1"] == result.accuracy
+    assert result.rungs["0"] == result.rungs["1"] == result.score
     saved = read_tensors(Path(result.weights))
     assert saved["bn1.num_batches_tracked"].item() == 4  # recalibrated on 256 images, 64 at once
 
@@ -410,7 +410,7 @@ def test_latency_is_measured_at_rung_0_where_it_is_asked_for(setting):
     record = json.loads(Path(result.weights).with_suffix(".json").read_text())
     assert (record["latency_ms"], record["latency_ratio"]) == (result.latency_ms, result.latency_ratio)
     plain = run(spec_of(setting, method="magnitude", hyper={}, macs_target=0.2))
-    assert plain.accuracy == result.accuracy
+    assert plain.score == result.score
     assert not {"latency_ms", "latency_ratio"} & set(plain.to_dict())
 
 
@@ -427,7 +427,7 @@ def test_a_network_that_is_too_slow_is_not_fine_tuned(setting):
     assert not (Path(setting.artifacts) / "trials" / "tests" / "00060.safetensors").exists()
     quick = run(dataclasses.replace(slow, latency_limit_ms=1e6))
     assert quick.latency_ms < 1e6
-    assert quick.rungs["0"] == told[-1].accuracy
+    assert quick.rungs["0"] == told[-1].score
     with pytest.raises(ConfigError, match="`latency_limit_ms` needs `latency_batch`"):
         run(spec_of(setting, latency_limit_ms=1.0))
 
@@ -479,7 +479,7 @@ def test_an_own_network_with_concatenation_depthwise_flatten_and_dropout(setting
     result = run(spec_of(own, number=20))
     assert list(result.widths) == ["stem.0", "side.0", "mix.0"]
     assert 0.3 < result.macs_ratio <= 0.4
-    assert result.accuracy > 0.2
+    assert result.score > 0.2
     assert bits(run(spec_of(elsewhere(own, tmp_path / "again"), number=20))) == bits(result)
     record = json.loads(Path(result.weights).with_suffix(".json").read_text())
     assert (record["architecture"], record["factory"]) == (None, "own_trial_net:build")

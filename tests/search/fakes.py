@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune.config import ConstraintsConfig, Range, SpaceConfig
+from autoprune.config import ACCURACY, ConstraintsConfig, Metric, Range, SpaceConfig
 from autoprune.cost import CostModel, LayerCost, Limits, LinearForm
 from autoprune.search.proposals import Proposer, Space
 from autoprune.search.proposals.samplers._contract import uniform
@@ -57,12 +57,16 @@ def space(
 
 
 OBJECTIVES = ("accuracy", "macs_ratio")
+RMSE = Metric("rmse", "minimize", 4.0)
 
 
-def proposer(of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe", **more: Any) -> Proposer:
+def proposer(
+    of: Space, *, n_trials: int, seed: int = 0, sampler: str = "tpe", metric: Metric = ACCURACY, **more: Any
+) -> Proposer:
     """A proposer for two objectives."""
+    objectives, context = (metric.name, "macs_ratio"), ["recipe"]
     return Proposer(
-        of, n_trials=n_trials, sampler=sampler, seed=seed, objectives=OBJECTIVES, context=["recipe"], **more
+        of, n_trials=n_trials, sampler=sampler, seed=seed, objectives=objectives, metric=metric, context=context, **more
     )
 
 
@@ -80,6 +84,29 @@ def trial(
     )
     if made.state.is_finished():
         made.datetime_complete = moment(ended)
+    return made
+
+
+def by_rmse(of: FrozenTrial) -> FrozenTrial:
+    """The same trial in a study that minimises rmse, which is four times what the accuracy lacks of 1.
+
+    Its error, with 4 as the reference, is that of the accuracy to the last bit.
+    """
+
+    def rmse(accuracy: float) -> float:
+        return 4 * (1 - accuracy)
+
+    attrs = dict(of.user_attrs)
+    for name in ("accuracy", "partial_accuracy"):
+        if name in attrs:
+            attrs[name.replace("accuracy", "rmse")] = rmse(attrs.pop(name))
+    if attrs.get("rungs"):
+        attrs["rungs"] = {rung: rmse(accuracy) for rung, accuracy in attrs["rungs"].items()}
+    values = None if of.values is None else [rmse(of.values[0]), *of.values[1:]]
+    made = create_trial(
+        state=of.state, values=values, params=of.params, distributions=of.distributions, user_attrs=attrs
+    )
+    made.number, made.datetime_complete = of.number, of.datetime_complete
     return made
 
 

@@ -246,15 +246,15 @@ class Dispatcher:
 
     def _left_behind(self, claim: Claim, report: Progressed, stopper: Stopper) -> str | None:
         """Why a trial that has come to a rung ends there, or None where it goes on."""
-        rung, accuracy, macs_ratio = report.rung, report.accuracy, report.macs_ratio
-        if rung is None or accuracy is None or macs_ratio is None or not stopper.is_watching(claim.point, rung):
+        rung, score, macs_ratio = report.rung, report.score, report.macs_ratio
+        if rung is None or score is None or macs_ratio is None or not stopper.is_watching(claim.point, rung):
             return None
         others = reached(rung, self._lifecycle.study.trials())
         for live in list(self.live.values()):
             found = live.rungs.get(str(rung))
             if live.claim.trial_id != claim.trial_id and found is not None and live.macs_ratio is not None:
                 others.append(Reached(live.macs_ratio, found))
-        is_behind = stopper.is_behind(Reached(macs_ratio, accuracy), others)
+        is_behind = stopper.is_behind(Reached(macs_ratio, score), others)
         return f"behind others of its cost at rung {rung}" if is_behind else None
 
     def heard(self, handle: str, report: Report) -> None:

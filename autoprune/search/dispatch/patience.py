@@ -22,7 +22,7 @@ class Patience:
 
     Args:
         n_trials: How many complete trials in a row may bring no gain, >= 1.
-        maximised: Whether each objective is; what is lies in [0, 1].
+        maximised: Whether each objective is; what is maximised is at most 1.
         worst: Reference point in the objectives' own units.
     """
 

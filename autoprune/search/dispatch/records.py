@@ -66,7 +66,7 @@ class Live:
 
     Args:
         claim: What was claimed.
-        rungs: Accuracy by rung reached.
+        rungs: Score by rung reached.
         macs_ratio: Pruned / dense MACs, once known.
         phase: The phase it is in.
         progress: Share of it done, in [0, 1].
@@ -74,7 +74,7 @@ class Live:
         result_key: Hash of all that fixes its result but the fine-tune seed, once known.
         earlier: That very result, where another trial has it already.
         lost: Whether its lease is no longer ours.
-        behind: Why it was ended early for its accuracy, or None.
+        behind: Why it was ended early for its score, or None.
     """
 
     claim: Claim
@@ -96,7 +96,7 @@ class Live:
         self.phase, self.progress = report.phase, report.progress
         if report.macs_ratio is not None:
             self.macs_ratio = report.macs_ratio
-        if report.rung is not None and report.accuracy is not None:
-            self.rungs[str(report.rung)] = report.accuracy
+        if report.rung is not None and report.score is not None:
+            self.rungs[str(report.rung)] = report.score
         if report.result_key is not None:
             self.result_key = report.result_key

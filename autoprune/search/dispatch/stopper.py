@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.config import ACCURACY, Metric
 from autoprune.search.pareto import crowding_distance, non_domination_rank
 from autoprune.search.trials import Attr, Point, StoredTrial
 
@@ -26,11 +27,11 @@ class Reached:
 
     Args:
         macs_ratio: What its network costs.
-        accuracy: At the rung.
+        score: At the rung.
     """
 
     macs_ratio: float
-    accuracy: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Stopper:
     networks recover from their cut, and neither does a rung behind which too little is left to be saved.
 
     Args:
-        rungs: Shares of the fine-tune phase at which accuracy is measured, rung 1 first.
+        rungs: Shares of the fine-tune phase at which the score is measured, rung 1 first.
         epochs: Length of the phase where a point has none of its own.
+        metric: What trials are scored by.
 
     References:
         Schmucker et al. (2021), arXiv 2106.12639, from whom bins of cost and the order by crowding depart: a front is
@@ -52,6 +54,7 @@ class Stopper:
 
     rungs: tuple[float, ...]
     epochs: float
+    metric: Metric = ACCURACY
 
     def is_watching(self, point: Point, rung: int) -> bool:
         """Whether a trial of this point may be ended at this rung."""
@@ -70,7 +73,7 @@ class Stopper:
         alike = [trial, *(other for other in others if _bin(other) == _bin(trial))]
         if len(alike) < _LEAST:
             return False
-        losses = np.array([(1 - each.accuracy, each.macs_ratio) for each in alike])
+        losses = np.array([(self.metric.error(each.score), each.macs_ratio) for each in alike])
         ranks = non_domination_rank(losses)
         if ranks[0] == 0:
             return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from autoprune.config import Completed, Failed, Report, Stopped
+from autoprune.config import ACCURACY, Completed, Failed, Metric, Report, Stopped
 from autoprune.search.dispatch.records import Live, Stopping
 from autoprune.search.trials import Attr
 
@@ -25,10 +25,12 @@ class Goals:
     Args:
         objectives: The names under which a result holds the values to tell.
         limits: Upper limits of facts that a result holds; each becomes a constraint.
+        metric: The one of the objectives that is no cost.
     """
 
     objectives: tuple[str, ...]
     limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    metric: Metric = ACCURACY
 
     def values(self, facts: Mapping[str, Any]) -> list[Any]:
         """The objectives' values, None for those that are missing."""
@@ -116,9 +118,10 @@ def _complete(live: Live, attrs: Mapping[str, Any], goals: Goals) -> Complete:
 
 def _stop(live: Live, reason: str, found: Mapping[str, Any], goals: Goals) -> StopEarly:
     """``found`` is what the trial knows beyond its rungs."""
+    best = goals.metric.best(live.rungs.values()) if live.rungs else None
     attrs = {
         Attr.RUNGS: live.rungs,
-        f"{Attr.PARTIAL}accuracy": max(live.rungs.values(), default=None),
+        f"{Attr.PARTIAL}{goals.metric.name}": best,
         f"{Attr.PARTIAL}macs_ratio": live.macs_ratio,
         Attr.STOP_REASON: reason,
     }

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from optuna.distributions import CategoricalDistribution, IntDistribution, json_to_distribution
 from optuna.trial import TrialState
 
+from autoprune.config import COSTS, Metric
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.search import pareto
 from autoprune.search.front.where import rows_where
@@ -121,15 +122,14 @@ def front(
         limits: What every trial must keep (``feasible``).
         where: A condition on the columns (``rows_where``). It picks the trials before they are compared, as the limits
             do.
-        sort: A column, best first: a maximised objective descends, all else ascends. By default the first
-            minimised objective.
+        sort: A column, best first: a maximised objective descends, all else ascends. By default the first cost.
 
     Raises:
         ConfigError: ``where`` or ``sort`` can't be understood.
     """
     maximised = {name for name, way in zip(objectives, directions, strict=True) if way == "maximize"}
     if sort is None:
-        sort = next((name for name in objectives if name not in maximised), objectives[0])
+        sort = next((name for name in objectives if name in COSTS), objectives[0])
     for name in (*objectives, sort):
         if name not in frame.columns:
             raise ConfigError(f"in `sort`, {unknown_name('column', name, frame.columns)}")
@@ -146,16 +146,18 @@ def front(
     return result
 
 
-def thinned(frame: pd.DataFrame, axis: str, best: str, *, gap: float) -> pd.DataFrame:
+def thinned(frame: pd.DataFrame, axis: str, metric: Metric, *, gap: float) -> pd.DataFrame:
     """Rows of which no two are nearer than ``gap`` along one column, both ends kept.
 
     Args:
         frame: A front.
         axis: The minimised column to measure along.
-        best: The maximised column that decides which of two near rows stays.
+        metric: Its column decides which of two near rows stays.
         gap: >= 0, in the unit of ``axis``.
     """
-    points = np.column_stack([frame[axis].to_numpy(dtype=np.float64), -frame[best].to_numpy(dtype=np.float64)])
+    scores = frame[metric.name].to_numpy(dtype=np.float64)
+    losses = -scores if metric.is_maximised else scores
+    points = np.column_stack([frame[axis].to_numpy(dtype=np.float64), losses])
     return frame.iloc[np.sort(pareto.thin(points, axis=0, gap=gap))].reset_index(drop=True)
 
 

@@ -31,17 +31,18 @@ __all__ = [
 ]
 
 _TABLE = schema.evaluations
+_STORED_AS = {"number": "trial_number", "score": "accuracy"}  # The columns of fields that go by another name there.
 
 
 @dataclass(frozen=True)
 class TestScore:
-    """Accuracy on the test split of one trial's network, fine-tuned once more.
+    """The study's metric on the test split, of one trial's network, fine-tuned once more.
 
     Args:
         number: The trial.
         seed: Which repetition of the fine-tuning, 0, 1, ...
         fingerprint: Hash of the test split.
-        accuracy: Top-1 in [0, 1].
+        score: What it reaches there.
         n_images: Images of the test split.
         wall_s: Seconds that it took.
     """
@@ -51,7 +52,7 @@ class TestScore:
     number: int
     seed: int
     fingerprint: str
-    accuracy: float
+    score: float
     n_images: int
     wall_s: float
 
@@ -69,15 +70,15 @@ class EvaluationRows:
 
     def add(self, score: TestScore) -> None:
         """Store a score; one that is there already stays."""
-        row = {"study_id": self._study_id, "trial_number": score.number, "created_at": self._db.now()}
-        row |= {key: value for key, value in vars(score).items() if key != "number"}
+        row = {"study_id": self._study_id, "created_at": self._db.now()}
+        row |= {_STORED_AS.get(field, field): value for field, value in vars(score).items()}
         with self._db.writing() as connection:
             self._db.insert_new(connection, _TABLE, row)
 
     def read(self) -> list[TestScore]:
         """All scores in the order in which they were stored; none in a database of an older version."""
-        others = [_TABLE.c[name] for name in TestScore.__dataclass_fields__ if name != "number"]
-        query = sa.select(_TABLE.c.trial_number.label("number"), *others).where(_TABLE.c.study_id == self._study_id)
+        fields = [_TABLE.c[_STORED_AS.get(field, field)].label(field) for field in TestScore.__dataclass_fields__]
+        query = sa.select(*fields).where(_TABLE.c.study_id == self._study_id)
         query = query.order_by(_TABLE.c.created_at, _TABLE.c.trial_number, _TABLE.c.seed)
         with self._db.reading() as connection:
             if not sa.inspect(connection).has_table(_TABLE.name):
@@ -90,7 +91,7 @@ class TestSummary:
     """What the repetitions of one trial say together.
 
     Args:
-        mean: Of the accuracies.
+        mean: Of the scores.
         sd: Their sample standard deviation (n - 1), NaN for a single one. It is the spread over fine-tunings, not that
             over other test images.
         n_seeds: How many there are, >= 1.
@@ -103,15 +104,15 @@ class TestSummary:
     n_seeds: int
 
 
-def summary(accuracies: Collection[float]) -> TestSummary:
-    """Mean and deviation of accuracies, at least one; equal ones deviate by exactly 0.
+def summary(scores: Collection[float]) -> TestSummary:
+    """Mean and deviation of scores, at least one; equal ones deviate by exactly 0.
 
     Example:
         >>> summary([0.25, 0.5, 0.75])
         TestSummary(mean=0.5, sd=0.25, n_seeds=3)
     """
-    sd = statistics.stdev(accuracies) if len(accuracies) > 1 else math.nan
-    return TestSummary(statistics.mean(accuracies), sd, len(accuracies))
+    sd = statistics.stdev(scores) if len(scores) > 1 else math.nan
+    return TestSummary(statistics.mean(scores), sd, len(scores))
 
 
 def alike(one: TestSummary, other: TestSummary) -> bool | None:
@@ -133,15 +134,15 @@ def alike(one: TestSummary, other: TestSummary) -> bool | None:
 
 
 def latest(scores: Sequence[TestScore]) -> dict[int, dict[int, float]]:
-    """By trial, accuracy by seed, on the test split that was scored on last.
+    """By trial, score by seed, on the test split that was scored on last.
 
     Args:
         scores: In the order in which they were stored.
     """
     found: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for score in sorted(scores, key=lambda score: score.seed):
-        if score.fingerprint == scores[-1].fingerprint:
-            found[score.number][score.seed] = score.accuracy
+    for each in sorted(scores, key=lambda each: each.seed):
+        if each.fingerprint == scores[-1].fingerprint:
+            found[each.number][each.seed] = each.score
     return dict(found)
 
 
@@ -151,24 +152,26 @@ def source_of(trial: pd.Series) -> int:
     return int(trial["number"]) if source is None or source != source else int(source)
 
 
-def scores_frame(scores: Sequence[TestScore]) -> pd.DataFrame:
-    """One row for each score, by trial and seed."""
+def scores_frame(scores: Sequence[TestScore], *, metric: str) -> pd.DataFrame:
+    """One row for each score, by trial and seed; the column of the scores is called as ``metric`` says."""
     import pandas as pd
 
     columns = list(TestScore.__dataclass_fields__)
     frame = pd.DataFrame([vars(score) for score in scores], columns=columns)
+    frame = frame.rename(columns={"score": metric})
     return frame.sort_values(["number", "fingerprint", "seed"]).reset_index(drop=True)
 
 
-def with_test_scores(front: pd.DataFrame, scores: Sequence[TestScore], *, cost: str) -> pd.DataFrame:
+def with_test_scores(front: pd.DataFrame, scores: Sequence[TestScore], *, metric: str, cost: str) -> pd.DataFrame:
     """A front with what is known of its members on the test split.
 
-    New columns, missing where a trial was not scored: ``test_accuracy``, ``test_sd``, ``test_seeds``, and
+    New columns, missing where a trial was not scored: ``test_`` and the metric's name, ``test_sd``, ``test_seeds``, and
     ``like_next``, whether a trial can't be told apart from the next costlier one on this front (`alike`).
 
     Args:
         front: In any order.
         scores: In the order in which they were stored; without any the front stays as it is.
+        metric: The name of what they are.
         cost: The column to find neighbours by.
     """
     if not scores:
@@ -176,7 +179,7 @@ def with_test_scores(front: pd.DataFrame, scores: Sequence[TestScore], *, cost: 
     by_trial = {number: summary(by_seed.values()) for number, by_seed in latest(scores).items()}
     found = [by_trial.get(source_of(trial)) for _, trial in front.iterrows()]
     result = front.copy()
-    result["test_accuracy"] = np.array([one.mean if one else math.nan for one in found], dtype=np.float64)
+    result[f"test_{metric}"] = np.array([one.mean if one else math.nan for one in found], dtype=np.float64)
     result["test_sd"] = np.array([one.sd if one else math.nan for one in found], dtype=np.float64)
     result["test_seeds"] = np.array([one.n_seeds if one else 0 for one in found], dtype=np.int64)
     order = front.reset_index(drop=True).sort_values([cost, "number"]).index

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
 
 __all__ = ["ErrorModel", "Member", "error_at", "gain"]
@@ -26,7 +27,7 @@ class Member:
     Args:
         number: Its number.
         macs_ratio: What it costs.
-        accuracy: What it reaches.
+        score: What it reaches.
         images: Images that its lineage has seen in fine-tune phases.
         depth: Trials before it in its lineage.
         sha256: Hash of its network's file.
@@ -34,7 +35,7 @@ class Member:
 
     number: int
     macs_ratio: float
-    accuracy: float
+    score: float
     images: float
     depth: int
     sha256: str
@@ -42,38 +43,41 @@ class Member:
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Expected error of a network: ``floor + exp(a) macs_ratio^-b images^-c``, b and c >= 0.
+    """Expected error of a network: ``floor + exp(a) macs_ratio^-b images^-c``, b and c >= 0, and never above 1.
 
     Args:
-        floor: The error below which no pruned network is expected to get, in [0, 1).
+        floor: The error below which no pruned network is expected to get, >= 0.
         coefficients: a, b, c.
+        metric: What the error is made of.
     """
 
     floor: float
     coefficients: tuple[float, float, float]
+    metric: Metric = ACCURACY
 
     @staticmethod
-    def fitted(members: Sequence[Member], *, dense_accuracy: float | None = None) -> ErrorModel:
+    def fitted(members: Sequence[Member], *, dense_score: float | None = None, metric: Metric = ACCURACY) -> ErrorModel:
         """The model whose logarithms fit trials best, by least squares with a prior on b and c.
 
         Args:
             members: Trained networks, at least one.
-            dense_accuracy: Of the dense network, where it is known.
+            dense_score: Of the dense network, where it is known.
+            metric: What they are scored by.
         """
-        floor = 0.0 if dense_accuracy is None else _FLOOR * (1 - dense_accuracy)
+        floor = _floor(None if dense_score is None else metric.error(dense_score))
         rows = np.array([[1.0, -math.log(m.macs_ratio), -math.log(m.images)] for m in members])
-        logs = np.array([math.log(max(1 - m.accuracy - floor, _LEAST_EXCESS)) for m in members])
+        logs = np.array([math.log(max(metric.error(m.score) - floor, _LEAST_EXCESS)) for m in members])
         weight = np.diag(_PRIOR_WEIGHT)
         found = np.linalg.lstsq(rows.T @ rows + weight, rows.T @ logs + weight @ _PRIOR, rcond=None)[0]
         a, b, c = found.tolist()
-        return ErrorModel(floor, (a, max(b, 0.0), max(c, 0.0)))
+        return ErrorModel(floor, (a, max(b, 0.0), max(c, 0.0)), metric)
 
     def error(self, macs_ratio: float, images: float) -> float:
         """Expected error in (0, 1]."""
         return min(1.0, self.floor + self._excess(macs_ratio, images))
 
     def of_child(self, parent: Member | None, *, macs_ratio: float, images: float) -> float:
-        """Expected accuracy of a network that is cut from a parent and trained.
+        """Expected score of a network that is cut from a parent and trained.
 
         Args:
             parent: None for the dense network.
@@ -81,23 +85,24 @@ class ErrorModel:
             images: Of the child's own training.
         """
         if parent is None:
-            return 1 - self.error(macs_ratio, images)
+            return self.metric.value(self.error(macs_ratio, images))
         better = math.log(self._excess_of(parent) / self._excess(parent.macs_ratio, parent.images))
         excess = self._excess(macs_ratio, parent.images + images) * math.exp(_OF_PARENT * better)
-        return 1 - min(1.0, self.floor + excess)
+        return self.metric.value(min(1.0, self.floor + excess))
 
     def of_more(self, member: Member, *, images: float) -> float:
-        """Expected accuracy of a network that is trained on as it is."""
+        """Expected score of a network that is trained on as it is."""
         _, _, c = self.coefficients
         shrunk = float(((member.images + images) / member.images) ** -c)
-        return max(member.accuracy, 1 - self.floor - self._excess_of(member) * shrunk)
+        reached = self.metric.worsened(self.metric.value(self.floor), self._excess_of(member) * shrunk)
+        return self.metric.best((member.score, reached))
 
     def _excess(self, macs_ratio: float, images: float) -> float:
         a, b, c = self.coefficients
         return math.exp(a - b * math.log(macs_ratio) - c * math.log(images))
 
     def _excess_of(self, member: Member) -> float:
-        return max(1 - member.accuracy - self.floor, _LEAST_EXCESS)
+        return max(self.metric.error(member.score) - self.floor, _LEAST_EXCESS)
 
 
 def gain(front: Sequence[tuple[float, float]], point: tuple[float, float], *, worst: tuple[float, float]) -> float:
@@ -113,17 +118,21 @@ def gain(front: Sequence[tuple[float, float]], point: tuple[float, float], *, wo
     return (after - before) / (worst[0] * worst[1])
 
 
-def error_at(n_images: float, *, accuracy: float, trained_on: float, dense_accuracy: float | None = None) -> float:
+def error_at(n_images: float, *, error: float, trained_on: float, dense_error: float | None = None) -> float:
     """The error that a network would be expected to have after another number of images.
 
     It lets trials of unlike lengths be compared: what is longer has to be better by as much as length alone brings.
 
     Args:
         n_images: The number that it is asked for, > 0.
-        accuracy: What the network reaches.
+        error: That of what the network reaches.
         trained_on: Images that it has seen, > 0.
-        dense_accuracy: Of the dense network, where it is known.
+        dense_error: Of the dense network, where it is known.
     """
-    floor = 0.0 if dense_accuracy is None else _FLOOR * (1 - dense_accuracy)
-    excess = max(1 - accuracy - floor, _LEAST_EXCESS)
+    floor = _floor(dense_error)
+    excess = max(error - floor, _LEAST_EXCESS)
     return float(floor + excess * (trained_on / n_images) ** _PRIOR[2])
+
+
+def _floor(dense_error: float | None) -> float:
+    return 0.0 if dense_error is None else _FLOOR * dense_error

@@ -21,7 +21,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.config import OBJECTIVES
+from autoprune.config import ACCURACY, Metric
+from autoprune.errors import ConfigError
 from autoprune.search.pareto import crowding_distance, front_mask
 from autoprune.search.proposals.space import Space
 from autoprune.search.storage import quiet
@@ -57,11 +58,20 @@ class Observations:
         space: The space.
         objectives: Their names.
         trials: One for each trial, by rising number.
+        metric: The one of the objectives that is no cost.
     """
 
     space: Space
     objectives: tuple[str, ...]
     trials: tuple[Observation, ...]
+    metric: Metric = ACCURACY
+
+    def __post_init__(self) -> None:
+        if self.metric.name not in self.objectives:
+            raise ConfigError(
+                f"`metric` must be one of the objectives {', '.join(self.objectives)}, but is {self.metric.name}. "
+                "Make observations of others by `dataclasses.replace`."
+            )
 
     @cached_property
     def finished(self) -> tuple[Observation, ...]:
@@ -119,7 +129,10 @@ class Observations:
             marks: System attributes by the number of the trial.
         """
         storage = InMemoryStorage()
-        directions = [StudyDirection[OBJECTIVES[objective].upper()] for objective in self.objectives]
+        directions = [
+            StudyDirection[self.metric.direction.upper()] if objective == self.metric.name else StudyDirection.MINIMIZE
+            for objective in self.objectives
+        ]
         with quiet("optuna.storages._in_memory"):
             study_id = storage.create_new_study(directions, "view")
         broken = sorted({name for observation in self.trials for name in observation.violations})
@@ -148,12 +161,12 @@ class Observations:
         return study, storage.get_trial(storage.create_new_trial(study_id))
 
     def _losses(self, trials: Sequence[Observation]) -> npt.NDArray[np.float64]:
-        """Objectives to be minimised, shape (T, M); what is maximised lies in [0, 1]."""
-        values = np.array([observation.values for observation in trials], dtype=np.float64).reshape(
+        """Error and costs, to be minimised, shape (T, M)."""
+        losses = np.array([observation.values for observation in trials], dtype=np.float64).reshape(
             -1, len(self.objectives)
         )
-        is_maximised = [OBJECTIVES[objective] == "maximize" for objective in self.objectives]
-        losses: npt.NDArray[np.float64] = np.where(is_maximised, 1 - values, values)
+        place = self.objectives.index(self.metric.name)
+        losses[:, place] = [self.metric.error(value) for value in losses[:, place].tolist()]
         return losses
 
 
@@ -193,8 +206,8 @@ class _Known:
     Args:
         trial: The trial as it was.
         state: Its state then.
-        observation: What a sampler sees of it, if anything; of a trial that was stopped early with its rung's accuracy.
-        rungs: Accuracy by rung.
+        observation: What a sampler sees of it, if anything; of a trial that was stopped early with its rung's score.
+        rungs: Score by rung.
         choices: Its categorical parameters by the names in the database.
     """
 
@@ -209,17 +222,18 @@ class Observer:
     """Turns a growing history into observations; what it has worked out about an ended trial it keeps.
 
     They are a function of the history alone, to the last bit: it does not matter whether the observer has seen an
-    earlier part of it. A trial that was stopped early counts as finished, with the accuracy of its last rung plus the
+    earlier part of it. A trial that was stopped early counts as finished, with the score of its last rung plus the
     median of what the complete trials gained after that rung (nothing where none is known).
 
     Args:
         space: The space as it is now.
         objectives: Names of the objectives, in order.
+        metric: The one of them that is no cost.
     """
 
-    def __init__(self, space: Space, objectives: Sequence[str]) -> None:
-        self._space, self._objectives = space, tuple(objectives)
-        self._accuracy = self._objectives.index("accuracy")
+    def __init__(self, space: Space, objectives: Sequence[str], metric: Metric = ACCURACY) -> None:
+        self._space, self._objectives, self._metric = space, tuple(objectives), metric
+        self._place = self._objectives.index(metric.name)
         self._known: list[_Known] = []
 
     def look(self, history: Sequence[FrozenTrial]) -> Observations:
@@ -227,9 +241,8 @@ class Observer:
         self._update(history)
         later = self._later_gains()
         trials = [observation for known in self._known if (observation := self._seen(known, later)) is not None]
-        return Observations(
-            self._space, self._objectives, tuple(sorted(trials, key=lambda observation: observation.number))
-        )
+        in_order = tuple(sorted(trials, key=lambda observation: observation.number))
+        return Observations(self._space, self._objectives, in_order, self._metric)
 
     def choices(self, history: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
         """The categorical parameters of all trials by the names that the database knows them by."""
@@ -275,7 +288,7 @@ class Observer:
     ) -> tuple[float, ...] | None:
         """The objectives of a trial that was stopped early, as far as it came; None where one is not known."""
         found = {name: facts.get(f"{Attr.PARTIAL}{name}", facts.get(name)) for name in self._objectives}
-        found["accuracy"] = rungs[max(rungs)] if rungs else None
+        found[self._metric.name] = rungs[max(rungs)] if rungs else None
         if "params_ratio" in found and found["params_ratio"] is None:
             found["params_ratio"] = self._space.params_ratio(point)
         values = tuple(found.values())
@@ -290,8 +303,8 @@ class Observer:
                     and known.observation is not None
                     and known.observation.values is not None
                 ):
-                    for rung, accuracy in known.rungs.items():
-                        gains[rung].append(known.observation.values[self._accuracy] - accuracy)
+                    for rung, score in known.rungs.items():
+                        gains[rung].append(known.observation.values[self._place] - score)
         return {rung: median(found) for rung, found in gains.items()}
 
     def _seen(self, known: _Known, later: Mapping[int, float]) -> Observation | None:
@@ -299,6 +312,6 @@ class Observer:
         if observation is None or observation.values is None or known.state is not TrialState.PRUNED:
             return observation
         values = list(observation.values)
-        reached = values[self._accuracy] + later.get(max(known.rungs), 0.0)
-        values[self._accuracy] = min(max(reached, 0.0), 1.0)
+        reached = values[self._place] + later.get(max(known.rungs), 0.0)
+        values[self._place] = self._metric.bounded(reached)
         return dataclasses.replace(observation, values=tuple(values))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
 from autoprune.search.proposals.gains import ErrorModel, Member, gain
 from autoprune.search.proposals.pace import Pace, TimeLeft
-from autoprune.search.trials import Attr, StoredTrial, dense_accuracy, lineage_of
+from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
 
 __all__ = ["Budget", "Planner", "Step"]
 
@@ -79,6 +80,7 @@ class Planner:
         within: The smallest and the largest MACs ratio that may be targeted.
         budget: How long trials are trained.
         worst: Reference point: (error, MACs ratio).
+        metric: What trials are scored by.
         method: Ranks the channels in the opening: one that needs no sparsify phase.
     """
 
@@ -89,10 +91,11 @@ class Planner:
         within: tuple[float, float],
         budget: Budget,
         worst: tuple[float, float],
+        metric: Metric = ACCURACY,
         method: str = "magnitude",
     ) -> None:
         self.ladder, self._within, self._budget, self._worst = tuple(ladder), within, budget, worst
-        self.method = method
+        self._metric, self.method = metric, method
         self.pace = _ANY_PACE
         """As it is taken to be before there are trials to tell it; a launch that ends at a time measures it."""
 
@@ -154,7 +157,8 @@ class Planner:
         return None if epochs is None else Step(target, None, epochs, why)
 
     def _look(self, history: Sequence[FrozenTrial], time: TimeLeft | None) -> _Look:
-        return _Look([StoredTrial(trial) for trial in history], budget=self._budget, pace=self.pace, time=time)
+        trials = [StoredTrial(trial) for trial in history]
+        return _Look(trials, metric=self._metric, budget=self._budget, pace=self.pace, time=time)
 
     def _rung(self, target: float, look: _Look, *, left: float) -> list[Step]:
         parent = look.above(target)
@@ -167,6 +171,7 @@ class Planner:
 
     def _best(self, look: _Look, model: ErrorModel) -> list[Step]:
         front, found, is_plain = look.front(), [], look.n_to_come() < _TO_EXPLORE
+        metric = self._metric
         for target, parent, is_more in self._candidates(look):
             seconds = look.later_s()
             epochs = look.epochs(target, seconds=seconds)
@@ -174,13 +179,14 @@ class Planner:
                 continue
             images = (self._budget.epochs if epochs is None else epochs) * self._budget.n_images
             if is_more and parent is not None:
-                accuracy, what = model.of_more(parent, images=images), f"more training for {_named(parent)}"
+                score, what = model.of_more(parent, images=images), f"more training for {_named(parent)}"
             else:
-                accuracy = model.of_child(parent, macs_ratio=target, images=images)
+                score = model.of_child(parent, macs_ratio=target, images=images)
                 what = f"{target:.3g} of the MACs, from {_named(parent)}"
-            more = gain(front, (1 - accuracy, target), worst=self._worst)
+            more = gain(front, (metric.error(score), target), worst=self._worst)
             taking = look.pace.seconds(images, target)
-            why = f"{what}: accuracy {accuracy:.3f} and {more:+.4f} hypervolume expected in {taking:.0f} s"
+            expected = f"{metric.name} {metric.text(score, digits=3)} and {more:+.4f} hypervolume"
+            why = f"{what}: {expected} expected in {taking:.0f} s"
             found.append((more / taking, Step(target, parent, epochs, why, is_plain)))
         found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
         return [step for _, step in found]
@@ -202,20 +208,22 @@ class Planner:
 class _Look:
     """The history at one moment, as far as planning goes."""
 
-    def __init__(self, trials: Sequence[StoredTrial], *, budget: Budget, pace: Pace, time: TimeLeft | None) -> None:
-        self._budget, self._time, self.trials = budget, time, trials
-        by_number = {trial.number: trial for trial in trials}
+    def __init__(
+        self, trials: Sequence[StoredTrial], *, metric: Metric, budget: Budget, pace: Pace, time: TimeLeft | None
+    ) -> None:
+        self._metric, self._budget, self._time, self.trials = metric, budget, time, trials
+        self._by_number = {trial.number: trial for trial in trials}
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
         self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
         self.pace = pace.after([trial.frozen for trial in complete])
-        self._points = [(1 - trial.attrs["accuracy"], trial.attrs["macs_ratio"]) for trial in complete]
+        self._points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
         mask = pareto.front_mask(np.array(self._points).reshape(-1, 2)).tolist()
-        trained = [_member(t, by_number) for t, is_best in zip(complete, mask, strict=True) if is_best]
+        trained = [self._member(t) for t, is_best in zip(complete, mask, strict=True) if is_best]
         self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
-        every = [_member(trial, by_number) for trial in complete]
+        every = [self._member(trial) for trial in complete]
         every = [member for member in every if member.images > 0]
-        self.model = ErrorModel.fitted(every, dense_accuracy=dense_accuracy(complete)) if every else None
-        self._by_number = by_number
+        dense = dense_score(complete, metric.name)
+        self.model = ErrorModel.fitted(every, dense_score=dense, metric=metric) if every else None
 
     @property
     def is_timed(self) -> bool:
@@ -237,14 +245,14 @@ class _Look:
         expected = []
         for trial in self._running:
             point = trial.point
-            parent = None if point.parent is None else _member(self._by_number[point.parent], self._by_number)
+            parent = None if point.parent is None else self._member(self._by_number[point.parent])
             images = (self._budget.epochs if point.epochs is None else point.epochs) * self._budget.n_images
             ratio = point.macs_target
             if parent is not None and parent.images > 0 and ratio >= parent.macs_ratio:
-                accuracy = self.model.of_more(parent, images=images)
+                score = self.model.of_more(parent, images=images)
             else:
-                accuracy = self.model.of_child(parent, macs_ratio=ratio, images=images)
-            expected.append((1 - accuracy, ratio))
+                score = self.model.of_child(parent, macs_ratio=ratio, images=images)
+            expected.append((self._metric.error(score), ratio))
         return [*self._points, *expected]
 
     def rung_s(self, effort: float, *, left: float) -> float:
@@ -288,6 +296,17 @@ class _Look:
         n_images = self.pace.n_images(max(seconds, least_s), macs_ratio)
         return float(f"{n_images / self._budget.n_images:.4g}")
 
+    def _member(self, trial: StoredTrial) -> Member:
+        line = lineage_of(trial, self._by_number)
+        return Member(
+            number=trial.number,
+            macs_ratio=trial.attrs["macs_ratio"],
+            score=trial.attrs[self._metric.name],
+            images=float(sum(each.images for each in line)),
+            depth=len(line) - 1,
+            sha256=str(trial.sha256),
+        )
+
 
 def _named(parent: Member | None) -> str:
     return "the dense network" if parent is None else f"trial {parent.number}"
@@ -299,15 +318,3 @@ def _effort(macs_target: float) -> float:
     Who is cut by little has little to regain, but all that come after it inherit what it learns.
     """
     return math.sqrt(max(1 - macs_target, 0.1))
-
-
-def _member(trial: StoredTrial, trials: dict[int, StoredTrial]) -> Member:
-    line = lineage_of(trial, trials)
-    return Member(
-        number=trial.number,
-        macs_ratio=trial.attrs["macs_ratio"],
-        accuracy=trial.attrs["accuracy"],
-        images=float(sum(each.images for each in line)),
-        depth=len(line) - 1,
-        sha256=str(trial.sha256),
-    )

@@ -10,6 +10,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.config import ACCURACY, Metric
 from autoprune.errors import IdentityError, SpaceExhaustedError
 from autoprune.search.pareto import front_mask
 from autoprune.search.proposals.observations import Observations, Observer
@@ -118,6 +119,7 @@ class Proposer:
         sampler: Name of the sampler.
         seed: The study's seed.
         objectives: Their names, in order.
+        metric: The one of them that is no cost.
         context: What a trial's result depends on beside its point, JSON-serialisable.
         imported: Points of other studies, to be proposed first.
         planner: Lets trials start from each other's networks; None: each starts from the dense network or a phase.
@@ -134,6 +136,7 @@ class Proposer:
         seed: int,
         objectives: Sequence[str],
         context: Any,
+        metric: Metric = ACCURACY,
         imported: Sequence[Point] = (),
         planner: Planner | None = None,
         has_phase: Callable[[Point], bool] = lambda point: False,
@@ -141,7 +144,7 @@ class Proposer:
     ) -> None:
         self._space, self._seed, self._context = space, seed, context
         self._samplers = [sampler_named(sampler), SAMPLERS["random"]]
-        self._observer = Observer(space, objectives)
+        self._observer = Observer(space, objectives, metric)
         self._planner, self._has_phase, self._recipe = planner, has_phase, recipe
         dense, *others = opening(space, n_trials, imported, planner=planner)
         # A rung of the planner's ladder is proposed by the planner, which knows whom it starts from.

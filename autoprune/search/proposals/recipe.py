@@ -10,10 +10,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.config import Range
+from autoprune.config import ACCURACY, Metric, Range
 from autoprune.search.proposals.gains import error_at
 from autoprune.search.proposals.parameters import Interval, parameter_of
-from autoprune.search.trials import Attr, Point, StoredTrial, dense_accuracy
+from autoprune.search.trials import Attr, Point, StoredTrial, dense_score
 
 __all__ = ["RecipeSearch"]
 
@@ -36,13 +36,21 @@ class RecipeSearch:
         target: The MACs target of the probes.
         n_trials: Length of the study.
         seed: The study's.
+        metric: What trials are scored by.
     """
 
     def __init__(
-        self, ranges: Mapping[str, Range], *, own: Mapping[str, float], target: float, n_trials: int, seed: int
+        self,
+        ranges: Mapping[str, Range],
+        *,
+        own: Mapping[str, float],
+        target: float,
+        n_trials: int,
+        seed: int,
+        metric: Metric = ACCURACY,
     ) -> None:
         self._parameters = {name: _interval(values) for name, values in ranges.items()}
-        self.target = target
+        self.target, self._metric = target, metric
         n_probes = min(_PER_PARAMETER * len(ranges), max(2, n_trials // _LARGEST_SHARE))
         self.probes = self._spread(own, n_probes, seed) if ranges else []
         """Recipes to be tried, the study's own first."""
@@ -83,7 +91,8 @@ class RecipeSearch:
         Args:
             history: All trials of the study.
         """
-        dense = dense_accuracy(map(StoredTrial, history))
+        metric, dense = self._metric, dense_score(map(StoredTrial, history), self._metric.name)
+        dense_error = None if dense is None else metric.error(dense)
         places = {_text(probe): place for place, probe in enumerate(self.probes)}
         found: list[tuple[float, int]] = []
         complete = [trial for trial in _probes(history) if trial.state is TrialState.COMPLETE and trial.images]
@@ -91,9 +100,8 @@ class RecipeSearch:
         for trial in complete:
             place = places.get(_text(trial.point.recipe))
             if place is not None:  # The ranges may have been changed since.
-                accuracy = float(trial.attrs["accuracy"])
-                error = error_at(most, accuracy=accuracy, trained_on=trial.images, dense_accuracy=dense)
-                found.append((error, place))
+                error = metric.error(float(trial.attrs[metric.name]))
+                found.append((error_at(most, error=error, trained_on=trial.images, dense_error=dense_error), place))
         return dict(self.probes[min(found)[1]]) if found else {}
 
     def _spread(self, own: Mapping[str, float], n: int, seed: int) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search.trials.attributes import RESERVED, Attr
 from autoprune.search.trials.point import Point
 
-__all__ = ["StoredTrial", "dense_accuracy", "lineage_of"]
+__all__ = ["StoredTrial", "dense_score", "lineage_of"]
 
 # System attribute: which user attributes came with the proposal, and so belong to a second try as well.
 GIVEN = "autoprune:given"
@@ -126,8 +126,8 @@ class StoredTrial:
 
     @property
     def rungs(self) -> dict[int, float]:
-        """Accuracy by rung reached."""
-        return {int(rung): float(accuracy) for rung, accuracy in (self.attrs.get(Attr.RUNGS) or {}).items()}
+        """Score by rung reached."""
+        return {int(rung): float(score) for rung, score in (self.attrs.get(Attr.RUNGS) or {}).items()}
 
     @property
     def weights(self) -> str | None:
@@ -153,7 +153,12 @@ def lineage_of(trial: StoredTrial, trials: Mapping[int, StoredTrial]) -> list[St
     return line[::-1]
 
 
-def dense_accuracy(trials: Iterable[StoredTrial]) -> float | None:
-    """Accuracy of the untouched dense network, where one of the trials tells it."""
+def dense_score(trials: Iterable[StoredTrial], metric: str) -> float | None:
+    """Score of the untouched dense network, where one of the trials tells it.
+
+    Args:
+        trials: Of a study.
+        metric: The name of what they are scored by.
+    """
     complete = (trial for trial in trials if trial.state is TrialState.COMPLETE and not trial.images)
-    return next((float(t.attrs["accuracy"]) for t in complete if t.attrs.get("macs_ratio", 0) >= 1), None)
+    return next((float(t.attrs[metric]) for t in complete if t.attrs.get("macs_ratio", 0) >= 1), None)

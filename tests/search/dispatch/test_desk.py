@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from autoprune.config import Completed, Failed, Progressed, Range, Stopped
+from autoprune.config import ACCURACY, Completed, Failed, Progressed, Range, Stopped
 from autoprune.errors import SpaceExhaustedError, StudyFailedError
 from autoprune.search.dispatch import (
     Dispatcher,
@@ -64,14 +64,14 @@ def record(tmp_path, clock):
 
 def make(
     record, *, n_trials=6, concurrency=2, owner="me", lease_s=60.0, space=None, caps=(3, 20), time_limit_s=None,
-    limits=NO_LIMITS, phase_of=lambda point: None, on_published=lambda: None, **more,
+    limits=NO_LIMITS, phase_of=lambda point: None, on_published=lambda: None, metric=ACCURACY, **more,
 ):  # fmt: skip
     lifecycle = Lifecycle(record, owner=owner, n_trials=n_trials, grace_s=lease_s)
     return Dispatcher(
         lifecycle,
-        fakes.proposer(space or fakes.space(), n_trials=n_trials),
+        fakes.proposer(space or fakes.space(), n_trials=n_trials, metric=metric),
         wind_down=WindDown(lifecycle, caps=FailureCaps(*caps), time_limit_s=time_limit_s),
-        goals=Goals(OBJECTIVES, limits),
+        goals=Goals((metric.name, "macs_ratio"), limits, metric),
         concurrency=concurrency,
         shared=SharedPhases(phase_of, on_published),
         **more,
@@ -96,7 +96,7 @@ def tuning(progress, **more):
 
 
 def scored(rung, accuracy, *, progress=0.0):
-    return tuning(progress, rung=rung, accuracy=accuracy, macs_ratio=0.5)
+    return tuning(progress, rung=rung, score=accuracy, macs_ratio=0.5)
 
 
 def complete(dispatcher, handle, claim, **changes):
@@ -192,7 +192,7 @@ def test_failures_in_all_end_the_study_too_but_old_ones_are_forgiven_on_resume(r
 def test_an_interrupt_gives_running_trials_back(record):
     dispatcher = make(record, n_trials=4)
     claim = dispatcher.next("a")
-    dispatcher.heard("a", Progressed(phase="finetune", progress=0.5, rung=0, accuracy=0.4, macs_ratio=0.5))
+    dispatcher.heard("a", Progressed(phase="finetune", progress=0.5, rung=0, score=0.4, macs_ratio=0.5))
     assert not dispatcher.should_stop("a")
     dispatcher.interrupt()
     assert dispatcher.should_stop("a")
@@ -209,12 +209,12 @@ def test_at_a_time_limit_running_trials_keep_their_best_rung(record):
     dispatcher = make(record, n_trials=4, time_limit_s=1000.0)
     dispatcher.next("scored")
     dispatcher.next("young")
-    dispatcher.heard("scored", Progressed(phase="finetune", progress=0.0, rung=0, accuracy=0.4, macs_ratio=0.5))
+    dispatcher.heard("scored", Progressed(phase="finetune", progress=0.0, rung=0, score=0.4, macs_ratio=0.5))
     assert dispatcher.stopping is None
     dispatcher._wind_down._deadline = time.monotonic()
     assert dispatcher.stopping is Stopping.TIME
     # The report that a trial is stopped at reaches the searcher only as its last one.
-    dispatcher.ended("scored", Progressed(phase="finetune", progress=0.5, rung=1, accuracy=0.6, macs_ratio=0.5))
+    dispatcher.ended("scored", Progressed(phase="finetune", progress=0.5, rung=1, score=0.6, macs_ratio=0.5))
     dispatcher.ended("young", Progressed(phase="sparsify", progress=0.5))
     assert states(record) == [TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING]
     attrs = record.trials()[0].user_attrs
@@ -556,7 +556,7 @@ def test_limits_become_constraints(record):
 def test_a_trial_that_ends_early_by_itself_keeps_what_it_found(record):
     dispatcher = make(record, n_trials=1, limits={"macs_ratio": 0.6, "latency_ms": 2.0, "params": 9})
     dispatcher.next("a")
-    report = Progressed(phase="latency", progress=1.0, rung=0, accuracy=0.4, macs_ratio=0.5, node="n")
+    report = Progressed(phase="latency", progress=1.0, rung=0, score=0.4, macs_ratio=0.5, node="n")
     assert not dispatcher.should_stop("a", report)
     dispatcher.heard("a", report)
     found = {"latency_ms": 3.5, "latency_ratio": 0.9}
@@ -573,7 +573,7 @@ def test_at_a_time_limit_known_constraints_are_kept_too(record):
     dispatcher = make(record, n_trials=4, time_limit_s=1000.0, limits={"macs_ratio": 0.25, "latency_ms": 1.0})
     dispatcher.next("a")
     dispatcher._wind_down._deadline = time.monotonic()
-    dispatcher.ended("a", Progressed(phase="finetune", progress=0.5, rung=1, accuracy=0.6, macs_ratio=0.5))
+    dispatcher.ended("a", Progressed(phase="finetune", progress=0.5, rung=1, score=0.6, macs_ratio=0.5))
     assert record.trials()[0].state is TrialState.PRUNED
     assert excess(record) == [{"macs_ratio": 0.25}]
 
@@ -635,10 +635,10 @@ def test_a_trial_that_others_of_its_cost_have_left_behind_ends_early_and_is_neve
         for number, accuracy in enumerate((0.9, 0.89, 0.88, 0.7)):
             handle = f"h{number}"
             assert isinstance(desk.next(handle), Claim)
-            begun = Progressed(phase="finetune", progress=0.0, rung=0, accuracy=0.1, macs_ratio=0.5)
+            begun = Progressed(phase="finetune", progress=0.0, rung=0, score=0.1, macs_ratio=0.5)
             assert not desk.should_stop(handle, begun)  # Ranks at rung 0 change afterwards.
             desk.heard(handle, begun)
-            half = Progressed(phase="finetune", progress=0.5, rung=1, accuracy=accuracy, macs_ratio=0.5)
+            half = Progressed(phase="finetune", progress=0.5, rung=1, score=accuracy, macs_ratio=0.5)
             is_last = number == 3
             assert desk.should_stop(handle, half) is is_last
             rungs = {"0": 0.1, "1": accuracy, "2": accuracy + 0.01}
@@ -649,3 +649,30 @@ def test_a_trial_that_others_of_its_cost_have_left_behind_ends_early_and_is_neve
     assert stopped.state is TrialState.PRUNED
     assert stopped.user_attrs["stop_reason"] == "behind others of its cost at rung 1"
     assert stopped.user_attrs["partial_accuracy"] == 0.7
+
+
+def test_where_rmse_is_minimised_the_trial_with_the_most_is_left_behind(tmp_path, clock):
+    db = Database.open(f"sqlite:///{tmp_path}/rmse.db", create=True, clock=clock)
+    record = StudyHandle.create_or_join(
+        db, name="s", identity={}, config={}, directions=["minimize", "minimize"], objectives=["rmse", "macs_ratio"]
+    )
+    metric = fakes.RMSE
+    with make(record, n_trials=8, concurrency=1, metric=metric, stopper=Stopper((0.5,), 10.0, metric)) as desk:
+        for number, rmse in enumerate((0.40, 0.44, 0.48, 0.90)):
+            handle = f"h{number}"
+            assert isinstance(desk.next(handle), Claim)
+            begun = Progressed(phase="finetune", progress=0.0, rung=0, score=2.0, macs_ratio=0.5)
+            assert not desk.should_stop(handle, begun)
+            desk.heard(handle, begun)
+            half = Progressed(phase="finetune", progress=0.5, rung=1, score=rmse, macs_ratio=0.5)
+            is_last = number == 3
+            assert desk.should_stop(handle, half) is is_last
+            result = {"rmse": rmse - 0.1, "macs_ratio": 0.5, "rungs": {"0": 2.0, "1": rmse, "2": rmse - 0.1}}
+            desk.ended(handle, half if is_last else Completed(result=result))
+        fifth = desk.next("h4")  # The sampler sees the history, the trial that was stopped among it.
+        assert isinstance(fifth, Claim)
+    *complete, stopped, _ = record.trials()
+    assert [trial.values for trial in complete] == [[pytest.approx(r), 0.5] for r in (0.30, 0.34, 0.38)]
+    assert (stopped.state, stopped.user_attrs["partial_rmse"]) == (TrialState.PRUNED, 0.9)
+    assert "partial_accuracy" not in stopped.user_attrs
+    db.close()

@@ -40,3 +40,13 @@ def test_what_runs_does_not_count_and_order_is_that_of_the_ends() -> None:
     late = history((0.9, 0.3), (0.9, 0.5), (0.8, 0.6))
     late[0].datetime_complete = moment(100)
     assert not PATIENCE.is_over(late)
+
+
+def test_a_minimised_metric_counts_down_from_its_reference() -> None:
+    patience = Patience(2, maximised=(False, False), worst=(4.0, 1.0))
+    assert patience.is_over(history((0.4, 0.5), (0.8, 0.6), (1.2, 0.7)))
+    assert not patience.is_over(history((0.4, 0.5), (0.8, 0.6), (0.8, 0.3)))
+    # (0.4, 0.5) dominates 3.6 x 0.5 of the box of 4. To (0.38, 0.5) it grows by 0.01, 0.0025 of the box.
+    assert not patience.is_over(history((0.4, 0.5), (0.38, 0.5), (0.8, 0.6)))
+    assert patience.is_over(history((0.4, 0.5), (0.394, 0.5), (0.8, 0.6)))
+    assert patience.is_over(history((0.4, 0.5), (5.0, 0.1), (4.0, 0.1)))  # Useless networks add nothing.

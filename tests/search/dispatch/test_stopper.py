@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.search.dispatch.stopper import Reached, Stopper, reached
 from autoprune.search.trials import Point
+from tests.search.fakes import RMSE
 
 STOPPER = Stopper((0.5,), epochs=10.0)
 POINT = Point("magnitude", "global", 0.5)
@@ -47,7 +48,7 @@ def test_three_trials_say_nothing() -> None:
 
 
 def test_others_of_another_cost_say_nothing() -> None:
-    cheap = [Reached(each.macs_ratio / 1.6, each.accuracy) for each in AHEAD]
+    cheap = [Reached(each.macs_ratio / 1.6, each.score) for each in AHEAD]
     assert not STOPPER.is_behind(Reached(0.5, 0.7), cheap)
 
 
@@ -56,7 +57,7 @@ def test_who_is_not_dominated_goes_on_and_in_a_bin_as_many_as_were_promised(poin
     trials = [Reached(ratio, accuracy) for ratio, accuracy in points]
     ends = [STOPPER.is_behind(each, trials[:i] + trials[i + 1 :]) for i, each in enumerate(trials)]
     for trial, is_ended in zip(trials, ends, strict=True):
-        better = [o for o in trials if o.accuracy >= trial.accuracy and o.macs_ratio <= trial.macs_ratio and o != trial]
+        better = [o for o in trials if o.score >= trial.score and o.macs_ratio <= trial.macs_ratio and o != trial]
         assert not (is_ended and not better)
 
 
@@ -70,3 +71,22 @@ def test_what_was_reached_is_read_from_the_history() -> None:
         going_on,
     ]
     assert reached(1, history) == [Reached(0.5, 0.8), Reached(0.5, 0.7)]
+
+
+def test_where_rmse_is_minimised_those_with_the_least_go_on() -> None:
+    stopper = Stopper((0.5,), 10.0, RMSE)
+    five = [Reached(0.5, rmse) for rmse in (0.40, 0.44, 0.48, 0.52, 0.56)]
+    assert stopper.is_behind(Reached(0.5, 0.50), five)  # The fourth of six.
+    assert not stopper.is_behind(Reached(0.5, 0.42), five)  # The second; two go on.
+    assert not stopper.is_behind(Reached(0.45, 0.57), five)  # The worst of all, but the cheapest.
+    assert stopper.is_behind(Reached(0.5, 7.0), five)  # More than a useless network has.
+
+
+@given(st.lists(st.tuples(st.floats(0.05, 1.0), st.integers(0, 64)), min_size=1, max_size=30))
+def test_rmse_and_the_accuracy_that_lacks_as_much_end_the_same_trials(points: list[tuple[float, int]]) -> None:
+    accuracies = [Reached(ratio, 1 - n / 64) for ratio, n in points]
+    rmses = [Reached(ratio, 4 * n / 64) for ratio, n in points]
+    stopper = Stopper((0.5,), 10.0, RMSE)
+    for i in range(len(points)):
+        ends = STOPPER.is_behind(accuracies[i], accuracies[:i] + accuracies[i + 1 :])
+        assert stopper.is_behind(rmses[i], rmses[:i] + rmses[i + 1 :]) is ends

@@ -11,6 +11,7 @@ from autoprune.search.dispatch import Goals, Stopping
 from autoprune.search.dispatch.records import Live
 from autoprune.search.dispatch.verdicts import Complete, Fail, Release, StopEarly, verdict_on
 from autoprune.search.trials import Claim, EarlierResult
+from tests.search.fakes import RMSE
 
 GOALS = Goals(("accuracy", "macs_ratio"), {"params": 100.0, "latency_ms": 5.0})
 FOUND = {"accuracy": 0.9, "macs_ratio": 0.5, "params": 130, "latency_ms": 4.0}
@@ -61,6 +62,24 @@ def test_a_trial_that_stops_itself_keeps_its_rungs_and_the_constraints_it_knows(
         },
         {"latency_ms": 4.0},
     )
+
+
+def test_of_a_minimised_metric_the_least_of_the_rungs_is_kept_under_its_name():
+    goals = Goals(("rmse", "macs_ratio"), metric=RMSE)
+    trial = live(rungs={"0": 1.5, "1": 0.9, "2": 1.1}, macs_ratio=0.5)
+    verdict = verdict_on(trial, Stopped(reason="too slow"), goals=goals, crashed=False, stopping=None)
+    assert isinstance(verdict, StopEarly)
+    assert {name: value for name, value in verdict.attrs.items() if name.startswith("partial_")} == {
+        "partial_rmse": 0.9, "partial_macs_ratio": 0.5,
+    }  # fmt: skip
+    none = verdict_on(live(), Stopped(reason="too slow"), goals=goals, crashed=False, stopping=None)
+    assert isinstance(none, StopEarly)
+    assert none.attrs["partial_rmse"] is None
+    done = verdict_on(
+        live(), Completed(result={"rmse": 0.7, "macs_ratio": 0.5}), goals=goals, crashed=False, stopping=None
+    )
+    assert isinstance(done, Complete)
+    assert done.values == [0.7, 0.5]
 
 
 @pytest.mark.parametrize("stopping", [None, *Stopping])

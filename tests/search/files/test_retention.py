@@ -269,3 +269,9 @@ def test_drivers_that_prune_at_once_lose_no_front_member(networks: Networks, db:
     assert len(trials) == 75
     assert {str(path) for path in weights_in(networks.folder)} == needed(trials)
     assert 3 <= len(networks.left()) < 60
+
+
+def test_where_both_objectives_are_minimised_the_networks_with_the_least_of_both_stay() -> None:
+    values = [(0.4, 1.0), (0.5, 0.5), (1.0, 0.2), (1.2, 0.3), (0.4, 0.9)]
+    trials = [Holding(i, COMPLETE, values=pair, path=f"/{i}", sha256=str(i)) for i, pair in enumerate(values)]
+    assert set(droppable(trials, ["minimize", "minimize"])) == {"/0", "/3"}

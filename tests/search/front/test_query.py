@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
 
+from autoprune.config import ACCURACY, Metric
 from autoprune.errors import ConfigError
 from autoprune.search.front import front, hypervolume_of, thinned, trials_frame
 from autoprune.search.front.query import feasible
@@ -253,8 +254,8 @@ def test_whole_numbers_are_whole_again_on_the_front(db: Database, study: StudyHa
 
 def test_thinned_keeps_both_ends() -> None:
     frame = pd.DataFrame({"accuracy": [0.5, 0.6, 0.7, 0.8], "macs_ratio": [0.1, 0.15, 0.3, 0.9]})
-    assert thinned(frame, "macs_ratio", "accuracy", gap=0.1)["accuracy"].tolist() == [0.5, 0.7, 0.8]
-    assert len(thinned(frame, "macs_ratio", "accuracy", gap=0.0)) == 4
+    assert thinned(frame, "macs_ratio", ACCURACY, gap=0.1)["accuracy"].tolist() == [0.5, 0.7, 0.8]
+    assert len(thinned(frame, "macs_ratio", ACCURACY, gap=0.0)) == 4
 
 
 def test_hypervolume_as_a_share_of_the_box() -> None:
@@ -269,6 +270,70 @@ def test_hypervolume_as_a_share_of_the_box() -> None:
         ConfigError, match=r"`reference_point` must be worse than 1 .* but got {'accuracy': 1.0, 'macs_"
     ):
         hypervolume_of(frame, OBJECTIVES, DIRECTIONS, reference_point={"accuracy": 1.0, "macs_ratio": 1.0})
+
+
+# Where less of both is better
+
+RMSE = Metric("rmse", "minimize", 4.0)
+BY_RMSE, LESS = ("rmse", "macs_ratio"), ("minimize", "minimize")
+
+
+def rmse_frame(seed: int, n: int = 60) -> pd.DataFrame:
+    frame = random_frame(seed, n).rename(columns={"accuracy": "rmse"})
+    return frame.assign(rmse=2 * frame["rmse"])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_front_of_a_minimised_metric_against_brute_force(seed: int) -> None:
+    frame = rmse_frame(seed)
+    for where in ("rmse < 0.5", "number >= 0"):
+        rows = frame.query(where).query("state == 'COMPLETE'").dropna(subset=["rmse", "macs_ratio"]).itertuples()
+        points = {row.number: (row.rmse, row.macs_ratio) for row in rows}
+        left = {
+            number
+            for number, (rmse, ratio) in points.items()
+            if not any(a <= rmse and b <= ratio and (a, b) != (rmse, ratio) for a, b in points.values())
+        }
+        assert set(front(frame, BY_RMSE, LESS, where=where)["number"]) == left
+
+
+def test_the_front_of_a_minimised_metric_is_sorted_by_cost_and_on_demand_by_the_metric() -> None:
+    frame = pd.DataFrame({"number": [0, 1, 2], "state": ["COMPLETE"] * 3, "rmse": [0.4, 1.0, 0.5]})
+    frame["macs_ratio"] = [1.0, 0.2, 0.5]
+    assert front(frame, BY_RMSE, LESS)["number"].tolist() == [1, 2, 0]
+    assert front(frame, BY_RMSE, LESS, sort="rmse")["number"].tolist() == [0, 2, 1]
+
+
+def test_near_points_leave_the_one_with_the_least_rmse() -> None:
+    frame = pd.DataFrame({"rmse": [1.0, 0.9, 0.5, 0.3], "macs_ratio": [0.1, 0.15, 0.3, 0.9]})
+    assert thinned(frame, "macs_ratio", RMSE, gap=0.1)["rmse"].tolist() == [1.0, 0.5, 0.3]
+    equal = pd.DataFrame({"rmse": [0.9, 0.5], "macs_ratio": [0.3, 0.3]})
+    assert thinned(equal, "macs_ratio", RMSE, gap=0.1)["rmse"].tolist() == [0.5]
+
+
+def test_the_hypervolume_of_a_minimised_metric_is_a_share_of_the_box_down_to_0() -> None:
+    frame = pd.DataFrame({"rmse": [1.0, 0.4, 5.0, math.nan], "macs_ratio": [0.25, 0.5, 0.1, 0.1]})
+    # 3 x 0.75 and 0.6 x 0.5 of a box of 4 x 1; 5 is worse than a useless network.
+    found = hypervolume_of(frame, BY_RMSE, LESS, reference_point={"rmse": 4.0, "macs_ratio": 1.0})
+    assert found == pytest.approx((3 * 0.75 + 0.6 * 0.5) / 4)
+    with pytest.raises(ConfigError, match=r"`reference_point` must be worse than 1 for maximised and than 0 for min"):
+        hypervolume_of(frame, BY_RMSE, LESS, reference_point={"rmse": 0.0, "macs_ratio": 1.0})
+
+
+def test_the_table_of_a_study_that_minimises_rmse(db: Database) -> None:
+    study = StudyHandle.create_or_join(
+        db, name="regression", identity={}, config={}, directions=LESS, objectives=BY_RMSE
+    )
+    lifecycle = Lifecycle(study, owner="me", n_trials=10)
+    done, stopped = (claim(lifecycle, key, {}, {}) for key in "ab")
+    lifecycle.complete(done.trial_id, [0.75, 0.5], {"rmse": 0.75, "macs_ratio": 0.5, "macs": 7})
+    lifecycle.stopped(stopped.trial_id, {"partial_rmse": 1.5})
+    frame = trials_frame(db, study)
+    assert list(frame.columns[:4]) == ["number", "state", "rmse", "macs_ratio"]
+    assert not {"accuracy", "attr.rmse"} & set(frame.columns)
+    np.testing.assert_array_equal(frame["rmse"], [0.75, math.nan])
+    np.testing.assert_array_equal(frame["partial_rmse"], [math.nan, 1.5])
+    assert rows_where(frame, "rmse < 0.8 and macs == 7").tolist() == [True, False]
 
 
 # Conditions

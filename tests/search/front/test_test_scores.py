@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,8 +49,8 @@ def test_studies_do_not_mix(db: Database, study: StudyHandle) -> None:
     other = StudyHandle.create_or_join(db, name="other", identity={}, config={}, directions=["maximize", "minimize"])
     EvaluationRows(db, study.study_id).add(score(1, 0, 0.5))
     EvaluationRows(db, other.study_id).add(score(1, 0, 0.6))
-    assert [row.accuracy for row in EvaluationRows(db, study.study_id).read()] == [0.5]
-    assert [row.accuracy for row in EvaluationRows(db, other.study_id).read()] == [0.6]
+    assert [row.score for row in EvaluationRows(db, study.study_id).read()] == [0.5]
+    assert [row.score for row in EvaluationRows(db, other.study_id).read()] == [0.6]
 
 
 def test_a_reader_can_t_store(url: str) -> None:
@@ -107,11 +108,11 @@ def test_only_the_split_scored_on_last_counts() -> None:
 
 
 def test_the_frame_of_all_scores() -> None:
-    frame = scores_frame([score(2, 0, 0.5), score(1, 1, 0.6), score(1, 0, 0.7)])
+    frame = scores_frame([score(2, 0, 0.5), score(1, 1, 0.6), score(1, 0, 0.7)], metric="accuracy")
     assert list(frame.columns) == ["number", "seed", "fingerprint", "accuracy", "n_images", "wall_s"]
     assert frame[["number", "seed", "accuracy"]].to_numpy().tolist() == [[1, 0, 0.7], [1, 1, 0.6], [2, 0, 0.5]]
-    assert list(scores_frame([]).columns) == list(frame.columns)
-    assert len(scores_frame([])) == 0
+    assert list(scores_frame([], metric="accuracy").columns) == list(frame.columns)
+    assert len(scores_frame([], metric="accuracy")) == 0
 
 
 # The front
@@ -123,12 +124,14 @@ def front(*rows: tuple[int, float], **more: Any) -> pd.DataFrame:
 
 def test_a_front_without_scores_stays_as_it_is() -> None:
     plain = front((1, 0.5), (2, 0.7))
-    assert with_test_scores(plain, [], cost="macs_ratio") is plain
+    assert with_test_scores(plain, [], metric="accuracy", cost="macs_ratio") is plain
 
 
 def test_neighbours_are_found_by_cost_in_whatever_order_the_front_comes() -> None:
     told = scores(t7=[0.5, 0.5], t3=[0.9, 0.9, 0.9], t1=[0.89, 0.91], t4=[0.95])
-    result = with_test_scores(front((3, 0.7), (7, 0.2), (4, 1.0), (1, 0.8), (9, 0.9)), told, cost="macs_ratio")
+    result = with_test_scores(
+        front((3, 0.7), (7, 0.2), (4, 1.0), (1, 0.8), (9, 0.9)), told, metric="accuracy", cost="macs_ratio"
+    )
     assert result["number"].tolist() == [3, 7, 4, 1, 9]
     np.testing.assert_allclose(result["test_accuracy"], [0.9, 0.5, 0.95, 0.9, math.nan], rtol=1e-12)
     np.testing.assert_allclose(result["test_sd"], [0, 0, math.nan, 0.02 / math.sqrt(2), math.nan], rtol=1e-9)
@@ -139,13 +142,15 @@ def test_neighbours_are_found_by_cost_in_whatever_order_the_front_comes() -> Non
 
 def test_equal_costs_are_neighbours_by_number() -> None:
     told = scores(t5=[0.5, 0.5], t2=[0.5, 0.5], t8=[0.6, 0.6])
-    result = with_test_scores(front((8, 0.5), (5, 0.5), (2, 0.5)), told, cost="macs_ratio")
+    result = with_test_scores(front((8, 0.5), (5, 0.5), (2, 0.5)), told, metric="accuracy", cost="macs_ratio")
     assert result["like_next"].tolist() == [None, False, True]
 
 
 def test_a_trial_that_took_over_a_result_has_its_scores() -> None:
     told = scores(t1=[0.5, 0.7], t2=[0.9, 0.9])
-    result = with_test_scores(front((1, 0.5), (6, 0.5), taken_over_from=[math.nan, 1.0]), told, cost="macs_ratio")
+    result = with_test_scores(
+        front((1, 0.5), (6, 0.5), taken_over_from=[math.nan, 1.0]), told, metric="accuracy", cost="macs_ratio"
+    )
     np.testing.assert_allclose(result["test_accuracy"], [0.6, 0.6], rtol=1e-12)
     assert result["like_next"].tolist() == [True, None]
 
@@ -158,5 +163,31 @@ def test_whose_network_a_trial_has() -> None:
 
 
 def test_an_empty_front_has_the_columns() -> None:
-    result = with_test_scores(front(), scores(t1=[0.5]), cost="macs_ratio")
+    result = with_test_scores(front(), scores(t1=[0.5]), metric="accuracy", cost="macs_ratio")
     assert list(result.columns)[-4:] == ["test_accuracy", "test_sd", "test_seeds", "like_next"]
+
+
+# Another metric
+
+
+def test_an_rmse_is_stored_as_it_is_and_shown_under_its_name(db: Database, study: StudyHandle) -> None:
+    rows = EvaluationRows(db, study.study_id)
+    for seed, rmse in enumerate((1.25, 1.75)):
+        rows.add(score(1, seed, rmse))
+    rows.add(score(2, 0, 12.5))
+    told = rows.read()
+    assert [(each.number, each.seed, each.score) for each in told] == [(1, 0, 1.25), (1, 1, 1.75), (2, 0, 12.5)]
+    frame = scores_frame(told, metric="rmse")
+    assert list(frame.columns) == ["number", "seed", "fingerprint", "rmse", "n_images", "wall_s"]
+    assert frame["rmse"].tolist() == [1.25, 1.75, 12.5]
+    result = with_test_scores(front((1, 0.5), (2, 0.2)), told, metric="rmse", cost="macs_ratio")
+    assert list(result.columns)[-4:] == ["test_rmse", "test_sd", "test_seeds", "like_next"]
+    assert result["test_rmse"].tolist() == [1.5, 12.5]
+    assert result["test_sd"].iloc[0] == pytest.approx(math.sqrt(2) / 4)
+
+
+def test_the_column_in_the_database_keeps_its_name(db: Database, study: StudyHandle) -> None:
+    EvaluationRows(db, study.study_id).add(score(3, 0, 0.25))
+    with db.reading() as connection:
+        (row,) = connection.execute(sa.text("SELECT trial_number, accuracy FROM autoprune_evaluations")).all()
+    assert tuple(row) == (3, 0.25)

@@ -13,6 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from autoprune.config import ConstraintsConfig, Range
+from autoprune.errors import ConfigError
 from autoprune.search.pareto import front_mask, non_domination_rank
 from autoprune.search.proposals.observations import Observation, Observations, Observer
 from autoprune.search.trials import Point
@@ -136,6 +137,27 @@ def test_a_network_that_was_too_slow_is_seen_with_its_excess():
     assert observation.violations == {"latency_ms": 0.25}
 
 
+RMSE = ("rmse", "macs_ratio")
+
+
+def look_at_rmse(history):
+    return Observer(fakes.space(), RMSE, fakes.RMSE).look([fakes.by_rmse(trial) for trial in history])
+
+
+def test_a_stopped_trial_s_rmse_may_fall_to_nothing_but_not_below_and_has_no_upper_end():
+    space = fakes.space()
+    final = fakes.run_trial(UNIFORM.to_dict())["accuracy"]
+    history = [
+        fakes.trial(space, UNIFORM, rungs={"0": final - 0.15, "1": final}),  # Its rmse falls by 0.6 after rung 0.
+        stopped(space, Point("plain", "global", 0.4), {"0": 0.875}),  # 0.5, and so less than nothing
+        stopped(space, Point("plain", "global", 0.3), {"0": 0.25}),  # 3.0
+    ]
+    whole, low, high = look_at_rmse(history).trials
+    assert whole.values == (pytest.approx(4 * (1 - final)), 0.5)
+    assert low.values == (0.0, 0.4)
+    assert high.values == (pytest.approx(2.4), 0.3)
+
+
 # -- constraints -----------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +261,21 @@ def test_the_best_are_taken_front_by_front_and_from_the_emptiest_part_of_each():
     assert view_of([]).best(3) == []
 
 
+def test_where_rmse_is_minimised_the_least_of_both_is_best():
+    # The same front as above, then 4 and 5, which the second beats in both.
+    values = [(0.4, 0.9), (0.8, 0.5), (0.84, 0.48), (2.8, 0.1), (1.2, 0.6), (1.6, 0.7)]
+    trials = tuple(Observation(i, UNIFORM.params, value) for i, value in enumerate(values))
+    observations = Observations(fakes.space(), RMSE, trials, fakes.RMSE)
+    assert [s.number for s in observations.best(6)] == [0, 3, 2, 1, 4, 5]
+    assert [s.number for s in observations.thinned(4).finished] == [0, 3, 4, 5]  # Two of the front, the two newest.
+    assert observations.thinned(4).with_running(UNIFORM.params).metric == fakes.RMSE
+
+
+def test_the_metric_is_one_of_the_objectives():
+    with pytest.raises(ConfigError, match=r"^`metric` must be one of the objectives rmse, macs_ratio, but is accuracy"):
+        Observations(fakes.space(), RMSE, ())
+
+
 def test_those_that_break_a_constraint_come_last_by_how_much():
     values = [(0.9, 0.1), (0.5, 0.5), (0.9, 0.2)]
     observations = view_of(values, {0: {"params": 0.5, "latency_ms": 0.1}, 2: {"params": 0.3}})
@@ -290,6 +327,13 @@ def test_the_study_has_each_trial_with_the_parameters_that_it_uses():
     assert trials[0].values == history[0].values
     assert (asked.number, asked.params) == (2, {})
     assert study.directions == [optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE]
+
+
+def test_the_study_of_a_minimised_metric_minimises_both():
+    study, _ = look_at_rmse([fakes.trial(fakes.space(), UNIFORM)]).study()
+    assert study.directions == [optuna.study.StudyDirection.MINIMIZE] * 2
+    accuracy = fakes.run_trial(UNIFORM.to_dict())["accuracy"]
+    assert study.get_trials()[0].values == [pytest.approx(4 * (1 - accuracy)), 0.5]
 
 
 def test_a_flat_study_gives_every_trial_all_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,15 +11,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autoprune.search.proposals import Budget, Pace, Planner, TimeLeft
 from autoprune.search.proposals.planner import Step
 from autoprune.search.trials import Point
+from tests.search import fakes
 
 LADDER = (0.8, 0.4, 0.2)
 N_IMAGES = 10_000
 PACE = Pace(base_s=0.0005, macs_s=0.0015, overhead_s=1.0)
 
 
-def planner(ladder: tuple[float, ...] = LADDER, *, least: float = 0.05, epochs: float = 2.0) -> Planner:
+def planner(ladder: tuple[float, ...] = LADDER, *, least: float = 0.05, epochs: float = 2.0, **more: Any) -> Planner:
     budget = Budget(N_IMAGES, epochs=epochs, least_epochs=0.25, phase_epochs=1.0)
-    made = Planner(ladder, within=(least, 0.9), budget=budget, worst=(0.5, 1.0))
+    made = Planner(ladder, within=(least, 0.9), budget=budget, worst=(0.5, 1.0), **more)
     made.pace = PACE
     return made
 
@@ -161,3 +163,38 @@ def test_while_nothing_is_known_of_the_ladder_there_is_no_plan() -> None:
 def test_lengths_are_the_study_s_without_a_time_limit() -> None:
     history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
     assert {step.epochs for step in (*plan([]), *plan(history))} == {None}
+
+
+# A study that minimises rmse
+
+
+def expected(step: Step, metric: str) -> tuple[float, float]:
+    """The score and the hypervolume that a step says it is expected to bring."""
+    found = re.search(rf": {metric} (\S+) and (\S+) hypervolume expected in \d+ s$", step.why)
+    assert found is not None
+    return float(found[1]), float(found[2])
+
+
+@pytest.mark.parametrize("running", [[], [trial(3, 0.1, None, parent=2), trial(4, 0.8, None, parent=0)]])
+def test_rmse_is_planned_for_like_the_accuracy_that_lacks_as_much(running: list[FrozenTrial]) -> None:
+    dense = trial(5, 1.0, 0.9375, epochs=0.0)
+    history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85, parent=0), trial(2, 0.2, 0.8, parent=1), *running, dense]
+    steps = plan(history)
+    others = plan([fakes.by_rmse(each) for each in history], made=planner(metric=fakes.RMSE))
+    for one, other in zip(
+        sorted(steps, key=lambda step: step.macs_target), sorted(others, key=lambda step: step.macs_target), strict=True
+    ):
+        assert (one.macs_target, one.epochs) == (other.macs_target, other.epochs)
+        assert (one.parent and one.parent.number) == (other.parent and other.parent.number)
+        (accuracy, more), (rmse, also_more) = expected(one, "accuracy"), expected(other, "rmse")
+        assert rmse == pytest.approx(4 * (1 - accuracy), abs=8e-3)  # As far as it is told.
+        assert also_more == pytest.approx(more, abs=2e-4)
+    assert steps[0].macs_target == others[0].macs_target
+
+
+def test_of_two_networks_the_one_with_less_rmse_is_the_better() -> None:
+    made = planner((0.8, 0.4, 0.6), metric=fakes.RMSE)
+    for of_large, parent in ((0.4, 0), (0.8, None)):  # Below and above that of the small one.
+        networks = trial(0, 0.8, 1 - of_large / 4), trial(1, 0.4, 1 - 0.6 / 4)
+        step = plan([fakes.by_rmse(network) for network in networks], made=made)[0]
+        assert (None if step.parent is None else step.parent.number) == parent

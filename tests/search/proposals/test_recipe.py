@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.config import Range
 from autoprune.search.proposals import Budget, Planner, Proposer, RecipeSearch, TimeLeft
-from autoprune.search.trials import Proposal, StoredTrial
+from autoprune.search.trials import Point, Proposal, StoredTrial
 from tests.search import fakes
 
 RANGES = {"learning_rate": Range(low=0.01, high=0.1, scale="log"), "distill.weight": Range(values=(0.5, 0.9))}
@@ -138,3 +138,26 @@ def test_under_a_time_limit_probes_take_their_share_and_none_is_begun_that_is_to
     assert 0.25 <= (probe.point.epochs or 0) <= 2.0
     rung = made.propose(history, TimeLeft(1e-3, 100.0, 2))
     assert rung is None
+
+
+def test_the_recipe_with_the_least_rmse_is_chosen_at_equal_images() -> None:
+    ranges = {"epochs": Range(values=(1.0, 8.0))}
+    made = RecipeSearch(ranges, own={"epochs": 1.0}, target=0.3, n_trials=60, seed=0, metric=fakes.RMSE)
+    short, long = ({"epochs": 1.0}, {"epochs": 8.0})
+
+    def history(*of_each: tuple[dict[str, float], int, float]) -> list[FrozenTrial]:
+        found = []
+        for number, (recipe, images, rmse) in enumerate(of_each):
+            point = made.probe(fakes.draw(SPACE, 0), recipe, epochs=None)
+            found.append(fakes.by_rmse(fakes.trial(SPACE, point, images=images, accuracy=1 - rmse / 4)))
+            found[-1].number = number
+        return found
+
+    # Eight times the images are expected to bring an rmse of 0.8 to 0.8 * 8 ** -0.3 = 0.429.
+    assert made.chosen(history((short, 1_000, 0.8), (long, 8_000, 0.6))) == short
+    assert made.chosen(history((short, 1_000, 0.8), (long, 8_000, 0.4))) == long
+    assert made.chosen(history((short, 1_000, 0.5), (long, 1_000, 0.6))) == short
+    # Where the dense network has 0.4, all but a floor of 0.38 shrinks: 0.8 is expected to come to 0.605.
+    dense = fakes.by_rmse(fakes.trial(SPACE, Point("plain", "global", 1.0), images=0, accuracy=0.9))
+    assert made.chosen([*history((short, 1_000, 0.8), (long, 8_000, 0.59)), dense]) == long
+    assert made.chosen([*history((short, 1_000, 0.8), (long, 8_000, 0.62)), dense]) == short

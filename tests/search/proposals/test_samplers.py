@@ -161,6 +161,23 @@ def test_tpe_learns_from_the_trials_of_the_drawn_method():
     assert np.mean(np.abs(drawn_exponents(strength_problem()) + 3) < 1 / 3) > 0.55
 
 
+def test_tpe_learns_where_the_least_rmse_is():
+    space = mixed_space(methods={"strong": {"strength": Range(low=1e-4, high=1e-2, scale="log")}})
+    history = [fakes.by_rmse(trial) for trial in trials(space, 150)]
+    observations = Observer(space, ("rmse", "macs_ratio"), fakes.RMSE).look(history)
+    assert np.mean(np.abs(drawn_exponents(observations) + 3) < 1 / 3) > 0.55
+
+
+def test_the_genetic_algorithm_takes_an_rmse_for_the_accuracy_that_lacks_as_much():
+    space = mixed_space()
+    history = trials(space, 45)
+    observations = view_of(space, history)
+    others = Observer(space, ("rmse", "macs_ratio"), fakes.RMSE).look([fakes.by_rmse(trial) for trial in history])
+    parents, other_parents = (NSGA2().parents(seen) for seen in (observations, others))
+    assert [parent.number for parent in parents] == [parent.number for parent in other_parents]
+    assert sample("nsga2", observations) == sample("nsga2", others)
+
+
 def test_tpe_takes_running_trials_for_poor_ones():
     observations = crowded = strength_problem()
     favourite = float(np.median(drawn_exponents(observations)))

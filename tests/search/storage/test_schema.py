@@ -15,7 +15,7 @@ from autoprune.search.front import EvaluationRows, TestScore, trials_frame
 from autoprune.search.storage import Database, StudyHandle, schema
 from autoprune.search.trials import Lifecycle
 
-SCORE = TestScore(number=1, seed=0, fingerprint="t", accuracy=0.9, n_images=360, wall_s=1.5)
+SCORE = TestScore(number=1, seed=0, fingerprint="t", score=0.9, n_images=360, wall_s=1.5)
 
 
 @pytest.fixture

@@ -102,6 +102,19 @@ def test_other_objectives_are_another_identity(db: Database, other: dict[str, An
         make(db, **other)
 
 
+def test_a_study_of_another_metric_or_direction_is_another(db: Database) -> None:
+    rmse = {"objectives": ["rmse", "macs_ratio"], "directions": ["minimize", "minimize"]}
+    first = make(db, name="regression", **rmse)
+    assert make(db, name="regression", **rmse).study_id == first.study_id
+    for other, told in [
+        ({"objectives": ["mae", "macs_ratio"]}, '["mae: minimize", "macs_ratio: minimize"] here'),
+        ({"directions": ["maximize", "minimize"]}, '["rmse: maximize", "macs_ratio: minimize"] here'),
+    ]:
+        with pytest.raises(IdentityError) as caught:
+            make(db, name="regression", **{**rmse, **other})
+        assert f'`objectives` is ["rmse: minimize", "macs_ratio: minimize"] there and {told}' in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -70,9 +71,8 @@ class NSGA2(Sampler):
         space, parents = observations.space, self.parents(observations)
         n_used = sum(len(parent.params) for parent in parents) / max(1, len(parents))
         marks = {parent.number: {_GENERATION: 0} for parent in parents}
-        elite = Observations(
-            space, observations.objectives, tuple(sorted(parents, key=lambda observation: observation.number))
-        )
+        in_order = tuple(sorted(parents, key=lambda observation: observation.number))
+        elite = dataclasses.replace(observations, trials=in_order)
         study, trial = elite.study(flat=True, marks=marks)
         for attempt in range(_ATTEMPTS):
             found = uniform(space.parameters, draw.seed(attempt))
