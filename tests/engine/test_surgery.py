@@ -396,5 +396,5 @@ def test_folding_without_dead_channels_or_shape():
         for name in traced.group("conv1").scales:
             model.get_submodule(name).weight[12] = 0
     shapeless = type(traced)(traced.groups, traced.refused, traced.cost)
-    with pytest.raises(NetworkError, match="knows its input shape; trace the network again"):
+    with pytest.raises(NetworkError, match="knows its example; trace the network again"):
         fold_constants(model, shapeless, kept)

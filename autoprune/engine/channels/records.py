@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost import CostModel
+from autoprune.engine.asking import Forward, ask
 from autoprune.engine.channels.layers import AxisName, side_of
 from autoprune.errors import ConfigError, unknown_name
 
@@ -109,15 +111,17 @@ class Traced:
         groups: Prunable channel groups, in module order.
         refused: What can't be pruned; the image's channels and the logits go without saying.
         cost: MACs and parameters as functions of the groups' widths.
-        input_shape: The one input that the network was traced on, batch of one included.
         norms: The BatchNorm that is alone right behind a convolution or linear layer, by the layer's name.
+        example: What the network was traced on, a batch of one, on the CPU; None where that is not known.
+        forward: How it was run on it, and is to be run by whoever measures it.
     """
 
     groups: tuple[ChannelGroup, ...]
     refused: tuple[Unprunable, ...]
     cost: CostModel
-    input_shape: tuple[int, ...] = ()
     norms: Mapping[str, str] = field(default_factory=dict)
+    example: Any = None
+    forward: Forward = ask
 
     def group(self, name: str) -> ChannelGroup:
         """The group of that name.

@@ -4,13 +4,14 @@ from autoprune.engine.files.exports import ENDINGS, export
 from autoprune.engine.files.given import load_given
 from autoprune.engine.files.phases import Phase, PhaseStore, phase_key, with_state
 from autoprune.engine.files.reading import read_tensors
-from autoprune.engine.files.weights import load_into, publish, sha256_of
+from autoprune.engine.files.weights import keep_weights, load_into, publish, sha256_of
 
 __all__ = [
     "ENDINGS",
     "Phase",
     "PhaseStore",
     "export",
+    "keep_weights",
     "load_given",
     "load_into",
     "phase_key",

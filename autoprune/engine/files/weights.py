@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import WeightsError
 
-__all__ = ["load_into", "publish", "sha256_of"]
+__all__ = ["keep_weights", "load_into", "publish", "sha256_of"]
 
 _NAMED = 3  # Of all that does not fit.
 
@@ -41,18 +41,41 @@ def publish(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
         The hash of the weights file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Copies, since tensors that share memory (one layer under two names) can't be saved as they are.
-    copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    data = save(copies)
+    data = _serialised(tensors)
     sha256 = hashlib.sha256(data).hexdigest()
     text = json.dumps({**record, "sha256": sha256}, indent=1, sort_keys=True)
     for target, content in ((path, data), (path.with_suffix(".json"), text.encode())):
-        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
+        _write(target, content)
     return sha256
+
+
+def keep_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors, without a record, to a file that is named by their hash; what is there already stays.
+
+    Args:
+        folder: Made where it is not there.
+        tensors: By name.
+    """
+    data = _serialised(tensors)
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(path, data)
+    return path
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    # Copies, since tensors that share memory (one layer under two names) can't be saved as they are.
+    data: bytes = save(
+        {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    )
+    return data
+
+
+def _write(target: Path, content: bytes) -> None:
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, target)
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from autoprune.engine.asking import Forward, ask
 from autoprune.engine.channels import ChannelGroup, Traced, is_atomic, is_per_conv_group
 from autoprune.engine.contracts import Batches, Compactor
 from autoprune.engine.folding.merging import attach_norm, measure_moments, merge
@@ -131,7 +132,9 @@ def insert(model: nn.Module, compactors: Iterable[tuple[Compactor, Sequence[Site
 
 
 @torch.no_grad()
-def fold_compactors(model: nn.Module, inserted: Sequence[Inserted], batches: Batches) -> None:
+def fold_compactors(
+    model: nn.Module, inserted: Sequence[Inserted], batches: Batches, *, forward: Forward = ask
+) -> None:
     """Merge all compactors into convolutions and BatchNorms, which keep their shapes; the outputs stay the same.
 
     Convolution, BatchNorm and matrix become one convolution (`merging.merge`), from which a BatchNorm with measured
@@ -141,6 +144,7 @@ def fold_compactors(model: nn.Module, inserted: Sequence[Inserted], batches: Bat
         model: In evaluation mode; changed in place.
         inserted: What `insert` gave for it.
         batches: To measure the statistics on.
+        forward: Runs the network on them.
     """
     plain = copy.deepcopy(model)
     for one in inserted:
@@ -151,7 +155,7 @@ def fold_compactors(model: nn.Module, inserted: Sequence[Inserted], batches: Bat
             plain.set_submodule(site.conv, merge(conv, norm, matrix=one.compactor.matrix()))
             plain.set_submodule(site.norm, nn.Identity())
     places = [site for one in inserted for site in one.sites]
-    moments = measure_moments(plain, [site.conv for site in places], (images for images, _ in batches))
+    moments = measure_moments(plain, [site.conv for site in places], (inputs for inputs, _ in batches), forward=forward)
     for site in places:
         norm = model.get_submodule(site.norm)
         merged = plain.get_submodule(site.conv)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def refitted(seen: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept, inputs: Tensor) -> nn.Module:
+def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept, inputs: Any) -> nn.Module:
     """Refit every layer that reads channels some of which were removed, one after the other in the order they run.
 
     Each is refitted just before it runs, so it sees what the layers before it say after their own refit; it is to say
@@ -57,7 +58,7 @@ def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept
         whole: What it was cut from; left as it is.
         traced: Of ``whole``.
         kept: What stayed of it.
-        inputs: Normalised images, shape (N, C, H, W), on the networks' device.
+        inputs: A batch of inputs, such as normalised images (N, C, H, W), on the networks' device.
     """
     lost = {group.name for group in traced.groups if len(kept.get(group.name, range(group.width))) < group.width}
     names = {
@@ -67,7 +68,7 @@ def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept
         for member in readers_of(whole, group)
         if _is_plain(whole.get_submodule(member.module))
     }
-    said = _answers(whole, sorted(names), inputs)
+    said = _answers(whole, sorted(names), lambda: traced.forward(whole.eval(), inputs))
     names &= said.keys()  # A layer is not called where others multiply with its weight.
     gone = {name: _gone(traced, kept, name) for name in names}
 
@@ -88,7 +89,7 @@ def compensate(small: nn.Module, whole: nn.Module, traced: Traced, *, kept: Kept
     modes = {module: module.training for module in small.modules()}
     try:
         _use_batch_statistics(small)
-        small(inputs)
+        traced.forward(small, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -108,7 +109,7 @@ def _use_batch_statistics(model: nn.Module) -> None:
             module.train()
 
 
-def _answers(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[str, Tensor]:
+def _answers(model: nn.Module, names: Iterable[str], run: Callable[[], object]) -> dict[str, Tensor]:
     """What layers say at the places that are looked at, by name, shape (P, O)."""
     said: dict[str, Tensor] = {}
 
@@ -119,7 +120,7 @@ def _answers(model: nn.Module, names: Iterable[str], inputs: Tensor) -> dict[str
 
     handles = [model.get_submodule(name).register_forward_hook(functools.partial(hear, name=name)) for name in names]
     try:
-        model.eval()(inputs)
+        run()
     finally:
         for handle in handles:
             handle.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.engine.asking import drawn_like, moved
 from autoprune.engine.channels import ChannelGroup, Member, Traced, readers_of
 from autoprune.errors import NetworkError
 from autoprune.widths import Kept
@@ -43,7 +45,7 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Kept, *, silence: flo
         A network of the dense size.
 
     Raises:
-        NetworkError: ``traced`` does not say on which input shape it was traced.
+        NetworkError: ``traced`` does not say on what it was traced.
     """
     folded = copy.deepcopy(model)
     silent = {
@@ -54,15 +56,13 @@ def fold_constants(model: nn.Module, traced: Traced, kept: Kept, *, silence: flo
     groups = [group for group in traced.groups if len(silent.get(group.name, ()))]
     if not groups:
         return folded
-    if not traced.input_shape:
-        raise NetworkError(
-            "constants can only be folded on a trace that knows its input shape; trace the network again."
-        )
+    if traced.example is None:
+        raise NetworkError("constants can only be folded on a trace that knows its example; trace the network again.")
     for group in groups:
         for weight, member in _sizing(folded, group):
             positions = member.index[silent[group.name]].ravel()
             weight.data[torch.from_numpy(positions)] = 0
-    constants = _constants_read(folded, traced.input_shape)
+    constants = _constants_read(folded, traced)
     for group in groups:
         _fold_group(folded, traced, group, silent=silent[group.name], constants=constants)
     return folded
@@ -153,10 +153,10 @@ def _fold(reader: nn.Module, norm: nn.Module | None, positions: NDArray[np.int64
             norm.running_mean.sub_(change)
 
 
-def _constants_read(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
+def _constants_read(model: nn.Module, traced: Traced) -> dict[str, Tensor]:
     """What each reader reads on each input position, shape (I,), not a number where it varies; by the reader's name."""
     generator = torch.Generator().manual_seed(0)
-    first, second = (_inputs_of_readers(model, torch.randn(shape, generator=generator)) for _ in range(2))
+    first, second = (_inputs_of_readers(model, traced, drawn_like(traced.example, generator)) for _ in range(2))
     constants = {}
     for name, (values, middle) in first.items():
         same = ((values - second[name][0]).abs() <= 1e-5 * (1 + values.abs())).all(dim=1)
@@ -164,7 +164,7 @@ def _constants_read(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tenso
     return constants
 
 
-def _inputs_of_readers(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, int]]:
+def _inputs_of_readers(model: nn.Module, traced: Traced, inputs: Any) -> dict[str, tuple[Tensor, int]]:
     """What each convolution and linear layer reads, shape (I, places), and which place is the middle; by its name."""
     copied = copy.deepcopy(model).eval()
     names = {module: name for name, module in copied.named_modules()}
@@ -181,5 +181,6 @@ def _inputs_of_readers(model: nn.Module, inputs: Tensor) -> dict[str, tuple[Tens
         if isinstance(module, (_ConvNd, nn.Linear)):
             module.register_forward_pre_hook(hear)
     with torch.no_grad():
-        copied(inputs.to(next(model.parameters())))
+        parameter = next(model.parameters())
+        traced.forward(copied, moved(inputs, parameter.device, dtype=parameter.dtype))
     return read

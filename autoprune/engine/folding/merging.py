@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autoprune.engine.asking import Forward, ask
 from autoprune.engine.channels import kind_of
 from autoprune.errors import ConfigError, NetworkError
 
@@ -111,13 +113,16 @@ def attach_norm(conv: nn.Conv2d, moments: Moments, *, eps: float = 1e-5) -> tupl
     return _like(conv, conv.weight.detach().clone(), None), norm.train(conv.training)
 
 
-def measure_moments(model: nn.Module, layers: Iterable[str], batches: Iterable[Tensor]) -> Mapping[str, Moments]:
+def measure_moments(
+    model: nn.Module, layers: Iterable[str], batches: Iterable[Any], *, forward: Forward = ask
+) -> Mapping[str, Moments]:
     """Mean and variance of what convolutions give without their bias, in eval mode.
 
     Args:
         model: Left as it is: a copy runs.
         layers: Names of convolutions.
-        batches: Inputs, each of shape (N, ...); at least one.
+        batches: Inputs, such as images of shape (N, ...); at least one.
+        forward: Runs the network on them.
 
     Raises:
         ConfigError: There is no batch.
@@ -146,7 +151,7 @@ def measure_moments(model: nn.Module, layers: Iterable[str], batches: Iterable[T
     with torch.no_grad():
         empty = True
         for batch in batches:
-            model(batch)
+            forward(model, batch)
             empty = False
     if empty:
         raise ConfigError("moments must be measured on at least one batch, but got none.")

@@ -64,7 +64,7 @@ def measure_damages(
     n_seen = 0
     try:
         for inputs, _ in itertools.islice(batches, n_batches):
-            model(inputs)
+            traced.forward(model, inputs)
             n_seen += 1
     finally:
         for handle in handles:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from autoprune.engine.asking import Forward, ask, drawn_like, laid, moved, repeated
 from autoprune.errors import ConfigError
 
 __all__ = ["Latency", "find_device", "measure", "warning"]
@@ -64,26 +66,28 @@ def _wait(device: torch.device) -> None:
 
 def measure(
     networks: Mapping[str, nn.Module],
-    image_shape: Sequence[int],
+    example: Any,
     *,
     batch: int,
     device: torch.device,
     n_runs: int = 50,
     time_limit_s: float = 60.0,
     memory_format: torch.memory_format = torch.channels_last,
+    forward: Forward = ask,
 ) -> dict[str, Latency]:
-    """Time networks on random images, in turn, so that a drift of the machine meets all of them.
+    """Time networks on random inputs, in turn, so that a drift of the machine meets all of them.
 
     Every other turn goes backwards, so that none always finds the caches as the same other one left them.
 
     Args:
         networks: By name; copied to ``device`` in float32 and evaluation mode.
-        image_shape: (C, H, W).
-        batch: Images at once, >= 1.
+        example: A batch of one or more inputs, of which the structure matters.
+        batch: Inputs at once, >= 1.
         device: Where to measure; nothing else should run there.
         n_runs: Runs of each after three warm-ups, >= 4.
         time_limit_s: Make do with fewer runs, but no fewer than 4, once they have taken as long as this.
-        memory_format: Layout of weights and images.
+        memory_format: Layout of weights and maps.
+        forward: Runs a network.
 
     Returns:
         Latency by name.
@@ -95,8 +99,7 @@ def measure(
         raise ConfigError(
             f"`batch` must be at least 1 and `n_runs` at least {_LEAST_RUNS}, but got batch={batch}, n_runs={n_runs}."
         )
-    images: Tensor = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(device).contiguous(memory_format=memory_format)
+    inputs = laid(moved(drawn_like(repeated(example, batch), torch.Generator().manual_seed(0)), device), memory_format)
     ready = {
         name: copy.deepcopy(model).to(device, torch.float32, memory_format=memory_format).eval()  # type: ignore[call-overload]
         for name, model in networks.items()
@@ -111,7 +114,7 @@ def measure(
             for name in list(ready)[:: 1 if turn % 2 else -1]:
                 _wait(device)
                 start = time.perf_counter()
-                ready[name](images)
+                forward(ready[name], inputs)
                 _wait(device)
                 if done >= 0:
                     times[name].append(1000 * (time.perf_counter() - start))

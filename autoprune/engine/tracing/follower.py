@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.engine.asking import tensors_of
 from autoprune.engine.channels import conv_ties, norm_ties, reads
 from autoprune.engine.tracing.calls import FIXED, Call, all_fixed, collapse
 from autoprune.engine.tracing.ledger import Layer, Ledger
@@ -283,8 +284,7 @@ class Follower(OperatorMode):
 
     def pin_output(self, output: Any) -> None:
         """Pin the logits."""
-        plain = vars(output) if hasattr(output, "__dataclass_fields__") else output
-        leaves = [leaf for leaf in tree_leaves(plain) if isinstance(leaf, Tensor) and leaf in self.ledger.labels]
+        leaves = [tensor for tensor in tensors_of(output) if tensor in self.ledger.labels]
         if not leaves:
             raise NetworkError(
                 "the network must return a tensor that torch operators compute from its input, but the output of this "

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from autoprune.engine.asking import Forward, ask, first_input, moved
 from autoprune.engine.channels import ChannelGroup, Member, Traced, Unprunable, kind_of
 from autoprune.engine.tracing.labels import follow_labels
 from autoprune.engine.tracing.norms import norms_behind
@@ -25,14 +28,16 @@ __all__ = ["ChannelGroup", "Member", "Traced", "Unprunable", "trace"]
 _LOST = "they stay dense; check that `forward` does not leave torch (numpy, `.data`) on their way"
 
 
-def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> Traced:
+def trace(model: nn.Module, example: Any, *, exclude: Sequence[str] = (), forward: Forward = ask) -> Traced:
     """Find the channel groups of a network and what their widths cost.
 
     Args:
         model: Left exactly as it is.
-        example: One input or a batch of them, shape (N, ...); only its shape matters, and the first input is run.
+        example: One input or a batch of them: a tensor of shape (N, ...), a tuple of positional arguments, a mapping
+            of arguments by name. Only shapes matter, and the first input is run.
         exclude: Names of groups, or of layers whose output channels are never removed; the name of a block stands for
             all the layers in it.
+        forward: Runs the network on the example, where calling it does not; what it returns can't be pruned.
 
     Raises:
         ConfigError: A name in ``exclude`` is neither a layer nor a group.
@@ -45,25 +50,25 @@ def trace(model: nn.Module, example: Tensor, *, exclude: Sequence[str] = ()) -> 
         >>> [(group.name, group.width) for group in traced.groups][:3]
         [('conv1', 16), ('layer1.0.conv1', 16), ('layer2.0.conv1', 32)]
     """
-    record = follow_labels(model, example)
+    example = first_input(example)
+    record = follow_labels(model, example, forward=forward)
     if not record.axes:
         raise NetworkError("the network must have a convolution or linear layer that runs, but this one has none.")
-    if record.random and not is_repeatable(model, example):
+    if record.random and not is_repeatable(model, example, forward=forward):
         raise NetworkError(
             "the network must answer the same each time in evaluation mode, but it draws at random in "
             f"{record.random}. Draw while `self.training` only, as nn.Dropout does."
         )
     groups, refused = _form_groups(model, record, _Channels.of(record))
     groups = _without(model, groups, exclude)
-    broken = find_broken(model, example, groups)
+    broken = find_broken(model, example, groups, forward=forward)
     order = [axis.layer for axis in _writers(record)]
     refused += _broken_refusals([group for group in groups if group.name in broken], broken, order)
     groups = [group for group in groups if group.name not in broken]
     place = {name: index for index, name in enumerate(order)}
     refused.sort(key=lambda refusal: place.get(refusal.layers[0], len(order)))
-    shape = (1, *example.shape[1:])
-    cost = price(model, record, groups)
-    return Traced(tuple(groups), tuple(refused), cost, shape, norms_behind(model, shape))
+    cost, norms = price(model, record, groups), norms_behind(model, example, forward=forward)
+    return Traced(tuple(groups), tuple(refused), cost, norms, moved(example, torch.device("cpu")), forward)
 
 
 @dataclass(frozen=True, eq=False)

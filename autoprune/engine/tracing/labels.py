@@ -10,10 +10,13 @@ channel: an *edge*. Where channels meet something that can't shrink with them, t
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from autoprune.engine.asking import Forward, tensors_of
 from autoprune.engine.attention import narrow_attention, unfused
 from autoprune.engine.tracing.calls import all_fixed
 from autoprune.engine.tracing.follower import Follower
@@ -23,12 +26,13 @@ from autoprune.errors import AutopruneError, NetworkError, first_line
 __all__ = ["follow_labels"]
 
 
-def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
-    """Run ``model`` once on the first of ``example`` and record which channels belong together.
+def follow_labels(model: nn.Module, example: Any, *, forward: Forward) -> LabelRecord:
+    """Run ``model`` once on ``example`` and record which channels belong together.
 
     Args:
         model: Left as it is: a copy runs, in eval mode.
-        example: Input, shape (N, ...).
+        example: A batch of one.
+        forward: Runs the network on it.
 
     Raises:
         NetworkError: The network fails on the example, decides by values that it computed, or returns nothing
@@ -48,17 +52,26 @@ def follow_labels(model: nn.Module, example: Tensor) -> LabelRecord:
         ) from error
     follower = Follower(model)
     # Which channels belong together does not depend on the layout, but the operators that run do.
-    x = example[:1].detach().clone(memory_format=torch.contiguous_format)
+    inputs = tree_map(_plain, example)
     try:
         with torch.no_grad(), unfused(), follower.hooked(), follower:
-            follower.ledger.labels[x] = all_fixed(x.shape)
-            output = model(x)
+            for tensor in tensors_of(inputs):
+                follower.ledger.labels[tensor] = all_fixed(tensor.shape)
+            output = forward(model, inputs)
     except AutopruneError:
         raise
     except Exception as error:
         raise NetworkError(
-            f"the network must run on one input of shape {tuple(x.shape)}, but it failed: {first_line(error)}. "
+            f"the network must run on one input of shape {_shapes(inputs)}, but it failed: {first_line(error)}. "
             "Check the input shape of the data and the number of input channels."
         ) from error
     follower.pin_output(output)
     return follower.record()
+
+
+def _plain(leaf: Any) -> Any:
+    return leaf.detach().clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
+
+
+def _shapes(inputs: Any) -> str:
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors_of(inputs))

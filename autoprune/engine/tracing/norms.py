@@ -12,26 +12,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
+from autoprune.engine.asking import Forward, drawn_like, moved
 from autoprune.engine.watching import OperatorMode
 
 __all__ = ["norms_behind"]
 
 
-def norms_behind(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
+def norms_behind(model: nn.Module, example: Any, *, forward: Forward) -> dict[str, str]:
     """The BatchNorm that is alone right behind a convolution or linear layer, by the layer's name.
 
     Args:
         model: Left as it is: a copy runs, in evaluation mode.
-        shape: Of one input, batch included.
+        example: A batch of one, of which the structure matters.
+        forward: Runs the network on it.
     """
     copied = copy.deepcopy(model).eval()
     watcher = _Watcher(copied)
     for module in copied.modules():
         if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)):
             module.register_forward_hook(watcher.watch)
-    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inputs, parameter = drawn_like(example, torch.Generator().manual_seed(0)), next(model.parameters())
     with torch.no_grad(), watcher:
-        copied(inputs.to(next(model.parameters())))
+        forward(copied, moved(inputs, parameter.device, dtype=parameter.dtype))
     return {layer: norm for layer, (norm, between) in watcher.behind.items() if watcher.uses[between] == 1}
 
 

@@ -9,43 +9,46 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from autoprune.engine.asking import Forward, answers, drawn_like, moved
 from autoprune.engine.channels import ChannelGroup
 from autoprune.engine.surgery import cut, masked
 from autoprune.errors import first_line
 
 __all__ = ["find_broken", "is_repeatable"]
 
+_Run = Callable[[nn.Module], list[Tensor]]
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of the largest output; a wrong map is off by far more
 
 
-def find_broken(model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+def find_broken(model: nn.Module, example: Any, groups: Sequence[ChannelGroup], *, forward: Forward) -> dict[str, str]:
     """Groups whose surgery does not answer like the silenced network, with the reason.
 
     Args:
         model: The dense network, left as it is.
-        example: Its input, shape (N, ...); only its shape matters.
+        example: A batch of one, of which the structure matters.
         groups: Groups to prove, all at once and, if that fails, one by one.
+        forward: Runs the network.
     """
     if not groups:
         return {}
-    probe, x = _probe(model, example)
-    if _fault(probe, x, groups, groups) is None:
+    probe, run = _probe(model, example, forward)
+    if _fault(probe, run, groups, groups) is None:
         return {}
-    broken = {group.name: fault for group in groups if (fault := _fault(probe, x, groups, [group], n_draws=1))}
+    broken = {group.name: fault for group in groups if (fault := _fault(probe, run, groups, [group], n_draws=1))}
     sound = [group for group in groups if group.name not in broken]
-    if _fault(probe, x, groups, sound) is None:
+    if _fault(probe, run, groups, sound) is None:
         return broken
     together: list[ChannelGroup] = []
     for group in sound:
-        fault = _fault(probe, x, groups, [*together, group])
+        fault = _fault(probe, run, groups, [*together, group])
         if fault is None:
             together.append(group)
         else:
@@ -53,24 +56,25 @@ def find_broken(model: nn.Module, example: Tensor, groups: Sequence[ChannelGroup
     return broken
 
 
-def is_repeatable(model: nn.Module, example: Tensor) -> bool:
+def is_repeatable(model: nn.Module, example: Any, *, forward: Forward) -> bool:
     """Whether a network answers the same twice in evaluation mode.
 
     Args:
         model: Left as it is.
-        example: Its input, shape (N, ...); only its shape matters.
+        example: A batch of one, of which the structure matters.
+        forward: Runs the network.
     """
-    probe, x = _probe(model, example)
-    return all(torch.equal(one, other) for one, other in zip(_run(probe, x), _run(probe, x), strict=True))
+    probe, run = _probe(model, example, forward)
+    return all(torch.equal(one, other) for one, other in zip(run(probe), run(probe), strict=True))
 
 
 def _fault(
-    probe: nn.Module, x: Tensor, groups: Sequence[ChannelGroup], tried: Sequence[ChannelGroup], *, n_draws: int = 4
+    probe: nn.Module, run: _Run, groups: Sequence[ChannelGroup], tried: Sequence[ChannelGroup], *, n_draws: int = 4
 ) -> str | None:
     for kept in itertools.islice(_draws(tried), n_draws):
-        expected = _run(masked(probe, groups, kept), x)
+        expected = run(masked(probe, groups, kept))
         try:
-            got = _run(cut(probe, groups, kept), x)
+            got = run(cut(probe, groups, kept))
         except Exception as error:  # whatever a user's `forward` raises on a smaller network
             return f"the network fails when channels of it are removed ({first_line(error)})"
         for one, other in zip(expected, got, strict=False):
@@ -95,15 +99,12 @@ def _draws(tried: Sequence[ChannelGroup]) -> Iterator[dict[str, NDArray[np.int64
     yield {group.name: kept(group, int(generator.integers(1, group.width))) for group in tried}
 
 
-def _run(model: nn.Module, x: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        output = model(x)
-    plain = vars(output) if hasattr(output, "__dataclass_fields__") else output
-    return [leaf for leaf in tree_leaves(plain) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+def _probe(model: nn.Module, example: Any, forward: Forward) -> tuple[nn.Module, _Run]:
+    """A copy in double precision, with normalisations and zero weights shaken so that no two channels are alike.
 
-
-def _probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy in double precision, with normalisations and zero weights shaken so that no two channels are alike."""
+    Returns:
+        The copy, and what asks it, or a network like it, and gives its answers.
+    """
     probe = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
 
@@ -121,10 +122,16 @@ def _probe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
                 parameter.add_(0.2 * draw(parameter))
             elif bool((parameter == 0).all()):
                 parameter.add_(0.02 * draw(parameter))
-        x = draw(example[:1].float())
-        try:
-            double = copy.deepcopy(probe).double()
-            _run(double, x.double())
-        except (RuntimeError, TypeError):  # `forward` or the device insists on single precision
-            return probe.float(), x
-    return double, x.double()
+    noise = drawn_like(example, generator)
+
+    def run(model: nn.Module) -> list[Tensor]:
+        with torch.no_grad():
+            return answers(forward(model, inputs))
+
+    try:
+        double, inputs = copy.deepcopy(probe).double(), moved(noise, None, dtype=torch.float64)
+        run(double)
+    except (RuntimeError, TypeError):  # `forward` or the device insists on single precision
+        inputs = noise
+        return probe.float(), run
+    return double, run

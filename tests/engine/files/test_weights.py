@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from autoprune.engine.files import load_into, publish, read_tensors, sha256_of
+from autoprune.engine.files import keep_weights, load_into, publish, read_tensors, sha256_of
 from autoprune.errors import WeightsError
 
 torch.set_num_threads(1)
@@ -217,3 +217,13 @@ def test_misfits_are_named(change, told):
     with pytest.raises(WeightsError, match=rf"^weights: x\.pt must fit the network, but .*{told}"):
         load_into(model, state, source="x.pt")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_weights_without_a_record_are_named_by_their_hash(tmp_path):
+    shared = torch.randn(3, 4)
+    tensors = {"a": shared, "b": shared, "c": shared.t()}
+    path = keep_weights(tmp_path / "given", tensors)
+    assert path == keep_weights(tmp_path / "given", tensors) != keep_weights(tmp_path / "given", {"a": shared + 1})
+    assert sorted(file.suffix for file in path.parent.iterdir()) == [".safetensors"] * 2
+    again = read_tensors(path)
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())

@@ -54,7 +54,7 @@ class Loop(nn.Module):
 
 def test_twenty_times_the_work_takes_longer():
     networks = {"little": Loop(1), "much": Loop(20)}
-    found = measure(networks, (8, 16, 16), batch=4, device=CPU, n_runs=20)
+    found = measure(networks, torch.zeros(1, 8, 16, 16), batch=4, device=CPU, n_runs=20)
     assert found["little"].median_ms * 4 < found["much"].median_ms
     for timed in found.values():
         assert 0 < timed.low_ms <= timed.median_ms <= timed.high_ms
@@ -63,7 +63,7 @@ def test_twenty_times_the_work_takes_longer():
 
 def test_a_network_beside_itself_is_as_fast():
     network = Loop(4)
-    found = measure({"one": network, "other": network}, (8, 16, 16), batch=2, device=CPU, n_runs=40)
+    found = measure({"one": network, "other": network}, torch.zeros(1, 8, 16, 16), batch=2, device=CPU, n_runs=40)
     # Interleaved, so a busy machine meets both alike.
     assert 0.5 < found["one"].median_ms / found["other"].median_ms < 2
 
@@ -84,7 +84,7 @@ class Witness(nn.Module):
 
 def test_networks_take_turns_forwards_and_backwards():
     seen = []
-    measure({name: Witness(name, seen) for name in "ab"}, (3, 4, 4), batch=2, device=CPU, n_runs=4)
+    measure({name: Witness(name, seen) for name in "ab"}, torch.zeros(1, 3, 4, 4), batch=2, device=CPU, n_runs=4)
     assert [name for name, *_ in seen] == list("baabbaabbaabba")  # seven turns, of which three warm up
     assert set(seen) == {(name, (2, 3, 4, 4), torch.float32, True) for name in "ab"}
 
@@ -92,18 +92,18 @@ def test_networks_take_turns_forwards_and_backwards():
 def test_networks_are_timed_in_the_layout_that_they_can_do():
     seen = []
     networks = {"a": Witness("a", seen)}
-    measure(networks, (3, 4, 4), batch=2, device=CPU, n_runs=4, memory_format=torch.contiguous_format)
+    measure(networks, torch.zeros(1, 3, 4, 4), batch=2, device=CPU, n_runs=4, memory_format=torch.contiguous_format)
     assert {is_last for *_, is_last in seen} == {False}
 
 
 def test_the_time_limit_leaves_four_runs():
-    found = measure({"a": nn.Identity()}, (1, 2, 2), batch=1, device=CPU, time_limit_s=0)
+    found = measure({"a": nn.Identity()}, torch.zeros(1, 1, 2, 2), batch=1, device=CPU, time_limit_s=0)
     assert found["a"].n_runs == 4
 
 
 def test_the_networks_are_left_as_they_are():
     network = Loop(1).double().train()
-    measure({"net": network}, (8, 4, 4), batch=1, device=CPU, n_runs=4)
+    measure({"net": network}, torch.zeros(1, 8, 4, 4), batch=1, device=CPU, n_runs=4)
     assert network.training
     assert network.conv.weight.dtype == torch.float64
 
@@ -111,7 +111,7 @@ def test_the_networks_are_left_as_they_are():
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 1, "n_runs": 3}])
 def test_too_few_images_or_runs_are_refused(wrong):
     with pytest.raises(ConfigError, match="`batch` must be at least 1 and `n_runs` at least 4"):
-        measure({"a": nn.Identity()}, (1, 2, 2), device=CPU, **wrong)
+        measure({"a": nn.Identity()}, torch.zeros(1, 1, 2, 2), device=CPU, **wrong)
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "meta?"])
