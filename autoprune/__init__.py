@@ -35,8 +35,10 @@ if TYPE_CHECKING:
         Evaluated,
         Outcome,
         Progress,
+        Pruned,
         Removed,
         Study,
+        Task,
         clean,
         evaluate,
         export_trial,
@@ -46,7 +48,9 @@ if TYPE_CHECKING:
         load_study,
         measure_latency,
         open_study,
+        prune,
         resume,
+        search,
         status,
         stop,
     )
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
         SettingSpec,
         SpaceConfig,
         StudyConfig,
+        TaskSpec,
         TrainSpec,
     )
 
@@ -78,6 +83,7 @@ __all__ = [
     "NetworkSpec",
     "Outcome",
     "Progress",
+    "Pruned",
     "Range",
     "Removed",
     "ResourcesConfig",
@@ -90,6 +96,8 @@ __all__ = [
     "Study",
     "StudyConfig",
     "StudyFailedError",
+    "Task",
+    "TaskSpec",
     "TrainSpec",
     "TrialError",
     "TrialStoppedError",
@@ -103,7 +111,9 @@ __all__ = [
     "load_study",
     "measure_latency",
     "open_study",
+    "prune",
     "resume",
+    "search",
     "status",
     "stop",
 ]
@@ -119,6 +129,7 @@ _OF_CONFIG = {
     "SettingSpec",
     "SpaceConfig",
     "StudyConfig",
+    "TaskSpec",
     "TrainSpec",
 }
 _HOMES = {name: "autoprune.config" if name in _OF_CONFIG else "autoprune.api" for name in __all__}

@@ -24,8 +24,7 @@ from optuna.trial import FrozenTrial
 from search_scores import Point, busy_share, over_time
 
 import autoprune
-from autoprune.engine.training import accuracy
-from autoprune.pipeline import open_test, open_workbench
+from autoprune.pipeline import open_workbench
 
 STORAGE = "sqlite:///study.db"
 Tables = dict[str, Any]
@@ -97,9 +96,9 @@ def front_of(study: autoprune.Study) -> list[Point]:
     """Test error and MACs ratio of each network on the study's front."""
     setting = study.config.setting
     workbench = open_workbench(setting)
-    images, _ = open_test(setting, workbench)
+    test = workbench.work.test()
     return sorted(
-        (1 - accuracy(autoprune.load_model(row["weights"]), images, runtime=workbench.runtime), row["macs_ratio"])
+        (1 - test.score(autoprune.load_model(row["weights"])), row["macs_ratio"])
         for row in study.front().to_dict("records")
     )
 

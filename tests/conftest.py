@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.digits_task import TABLES
 from tests.postgres import Postgres, postgres_server
 
 if TYPE_CHECKING:
@@ -114,12 +115,13 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_study(artifacts: Path) -> WriteStudy:
-    """Write a study file of small tables; a table given by name replaces the stock one."""
+    """Write a study file of small tables; a table given by name replaces the stock one, None leaves it out."""
 
-    def write(folder: Path, name: str = "study.toml", **tables: str) -> Path:
+    def write(folder: Path, name: str = "study.toml", **tables: str | None) -> Path:
         stock = {**_TABLES, "engine": f'artifacts = "{artifacts}"'}
         path = folder / name
-        path.write_text("".join(f"[{key}]\n{text}\n" for key, text in {**stock, **tables}.items()), encoding="utf-8")
+        given = {key: text for key, text in {**stock, **tables}.items() if text is not None}
+        path.write_text("".join(f"[{key}]\n{text}\n" for key, text in given.items()), encoding="utf-8")
         return path
 
     return write
@@ -141,9 +143,8 @@ def finished_by_params(tmp_path_factory: pytest.TempPathFactory, write_study: Wr
 @pytest.fixture(scope="session")
 def finished_by_rmse(tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy) -> FinishedStudy:
     """The same with an rmse to be minimised in place of the accuracy; tests only read it."""
-    study = 'name = "digits"\nn_trials = 10\nmetric = "rmse"\ndirection = "minimize"\n'
-    study += "reference_point = { rmse = 2.0, macs_ratio = 1.0 }"
-    return _finish(write_study(tmp_path_factory.mktemp("finished_by_rmse"), study=study), RMSES)
+    study = 'name = "digits"\nn_trials = 10\nreference_point = { rmse = 2.0, macs_ratio = 1.0 }'
+    return _finish(write_study(tmp_path_factory.mktemp("finished_by_rmse"), study=study, **TABLES), RMSES)
 
 
 def _finish(file: Path, results: Sequence[tuple[float, float]] = VALUES) -> FinishedStudy:

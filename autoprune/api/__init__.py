@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
     from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._initialising import Initialised, init
     from autoprune.api._listing import list_names
     from autoprune.api._measuring import MeasuredBatch, measure_latency
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, Snapshot
     from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
     from autoprune.api._running import Outcome, launch, resume
+    from autoprune.api._searching import search
+    from autoprune.engine.tasks import Task
+    from autoprune.pipeline import Pruned, prune
 
 __all__ = [
     "DriverStatus",
@@ -25,18 +29,22 @@ __all__ = [
     "ExistingStudy",
     "Exported",
     "GroupRow",
+    "Initialised",
     "Inspection",
     "MeasuredBatch",
     "Outcome",
     "Plan",
     "Progress",
+    "Pruned",
     "Removed",
     "Snapshot",
     "Status",
     "Study",
+    "Task",
     "clean",
     "evaluate",
     "export_trial",
+    "init",
     "inspect",
     "launch",
     "list_names",
@@ -45,7 +53,9 @@ __all__ = [
     "measure_latency",
     "open_study",
     "plan",
+    "prune",
     "resume",
+    "search",
     "status",
     "stop",
     "storage_url",
@@ -57,14 +67,19 @@ _HOMES = {
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
     "_exporting": ("Exported", "export_trial", "load_model"),
+    "_initialising": ("Initialised", "init"),
     "_listing": ("list_names",),
     "_measuring": ("MeasuredBatch", "measure_latency"),
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "Snapshot"),
     "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
     "_running": ("Outcome", "launch", "resume"),
+    "_searching": ("search",),
 }
-__getattr__ = lazy_names(__name__, {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names})
+_BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
+__getattr__ = lazy_names(
+    __name__, _BELOW | {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+)
 
 
 def __dir__() -> list[str]:

@@ -68,10 +68,9 @@ def _draft(workbench: Workbench, name: str) -> str:
             "a search space needs a network of which something can be pruned, but there is no channel group. "
             "`autoprune inspect` lists what is refused and why."
         )
-    shape = " x ".join(str(size) for size in found.image_shape)
     stages = workbench.traced.cost.stages
     methods, ranges = _methods(workbench)
-    head = f"# Search space of {found.network} on {shape} images: {len(found.groups)} channel groups"
+    head = f"# Search space of {found.network} on {found.inputs}: {len(found.groups)} channel groups"
     return "\n".join(
         [
             f"{head}, {found.macs:,} MACs.",

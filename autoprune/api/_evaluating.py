@@ -18,7 +18,7 @@ from autoprune.api._reading import Study, storage_url
 from autoprune.config import SettingSpec, StudyConfig, TrialSpec
 from autoprune.distributed import Slots, obey_signals, open_cluster, plan_slots, run_each
 from autoprune.errors import ConfigError, IdentityError, StudyFailedError, WeightsError
-from autoprune.pipeline import Link, Workbench, enter_worker, open_test, open_workbench, score
+from autoprune.pipeline import Link, Workbench, enter_worker, open_workbench, score
 from autoprune.search.front import EvaluationRows, TestScore, source_of
 from autoprune.search.phases import PhaseRows
 from autoprune.search.storage import Database, StudyHandle
@@ -151,7 +151,7 @@ def evaluate(
         return Evaluated(study, 0, 0, 0, interrupted=False)
     workbench = open_workbench(config.setting)
     _check_identity(study, config, workbench)
-    _, fingerprint = open_test(config.setting, workbench)
+    fingerprint = workbench.work.test().fingerprint
     jobs, n_runs = _jobs(study, members, workbench, seeds=seeds, fingerprint=fingerprint), seeds * len(members)
     n_known = n_runs - len(jobs)
     progress.note(
@@ -203,14 +203,16 @@ def _jobs(
     """What is not known yet, seed by seed, so that the parents of all members are there before the second round."""
     rows = EvaluationRows(study.handle.db, study.handle.study_id).read()
     known = {(row.number, row.seed) for row in rows if row.fingerprint == fingerprint}
-    newest, n_images = workbench.setting, len(workbench.splits.train)
+    newest, n_images = workbench.setting, workbench.work.n_examples
     configs, trials = study.configs(), {trial.number: StoredTrial(trial) for trial in study.handle.trials()}
 
     def link(trial: StoredTrial) -> Link:
         point, own = trial.point, configs[trial.attrs[Attr.REVISION]].setting
         # Recipes are the trial's own; where things lie is known best by the newest revision.
         spec = TrialSpec(
-            setting=dataclasses.replace(own, network=newest.network, data=newest.data, artifacts=newest.artifacts),
+            setting=dataclasses.replace(
+                own, network=newest.network, data=newest.data, task=newest.task, artifacts=newest.artifacts
+            ),
             study=study.name,
             number=trial.number,
             method=point.method,

@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from autoprune.api._reading import Study, open_study
+from autoprune.engine.asking import drawn_like, repeated
 from autoprune.engine.files import ENDINGS, export
+from autoprune.engine.tasks import Task
 from autoprune.errors import ConfigError
 from autoprune.importing import call_factory
+from autoprune.pipeline import example_of, exported_by, read_record
 from autoprune.pipeline import load_model as load
-from autoprune.pipeline import read_record
 
-__all__ = ["Exported", "export_trial", "factory_of", "load_model", "weights_of"]
+__all__ = ["Exported", "export_trial", "factory_of", "load_model", "task_of", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Exported:
     Args:
         path: Where it is.
         size_bytes: Its size.
-        mean: Per image channel, to be subtracted from ``uint8 / 255``.
-        std: Per image channel, to divide by afterwards.
+        mean: Per image channel, to be subtracted from ``uint8 / 255``; empty where a task of one's own has its inputs
+            ready.
+        std: Per image channel, to divide by afterwards; empty likewise.
         difference: Largest difference from the network's logits as a share of the largest, where it was run.
     """
 
@@ -41,12 +44,13 @@ class Exported:
     difference: float | None
 
 
-def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None, task: Task | None = None) -> nn.Module:
     """Rebuild a pruned network from its ``.safetensors`` file and the record beside it.
 
     Args:
         path: The file of a trial or an export.
         factory: Builds the dense network, where the study had a factory of its own.
+        task: The study's Task, where it has a `forward` of its own.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -55,7 +59,7 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         WeightsError: A file is missing, damaged or does not fit.
         ConfigError: The network came from a factory and none is given.
     """
-    return load(path, factory)
+    return load(path, factory, task)
 
 
 def weights_of(study: Study, number: int) -> Path:
@@ -79,6 +83,15 @@ def factory_of(study: Study) -> Callable[[], nn.Module] | None:
     return None if name is None else lambda: call_factory(name, key="network.factory")
 
 
+def task_of(study: Study) -> Task | None:
+    """The Task that the study's own file named, or None where it has the images of [data]."""
+    name = study.config.setting.task.factory
+    if name is None:
+        return None
+    task: Task = call_factory(name, key="task.factory")
+    return task
+
+
 def export_trial(name: str, number: int, to: Path | str, *, storage: str | None = None) -> Exported:
     """Write the network of one trial to a file: ``.safetensors``, ``.pt2`` or ``.onnx``.
 
@@ -98,8 +111,10 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
         shutil.copyfile(source, target)
         target.with_suffix(".json").write_text(json.dumps(record, indent=1, sort_keys=True))
     else:
-        model = load(source, factory_of(study))
-        generator = torch.Generator().manual_seed(0)
-        difference = export(model, torch.randn(4, *record["image_shape"], generator=generator), target)
-    scale = record["normalisation"]
+        task = task_of(study)
+        model = load(source, factory_of(study), task)
+        inputs = drawn_like(repeated(example_of(record), 4), torch.Generator().manual_seed(0))
+        inputs, forward = exported_by(record, model, inputs, task=task)
+        difference = export(model, inputs, target, forward=forward)
+    scale = record.get("normalisation", {"mean": [], "std": []})
     return Exported(target, target.stat().st_size, scale["mean"], scale["std"], difference)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprune.api._exporting import factory_of, weights_of
+from autoprune.api._exporting import factory_of, task_of, weights_of
 from autoprune.api._reading import open_study
 from autoprune.engine.measuring import Latency, find_device, measure, warning
 from autoprune.errors import ConfigError
-from autoprune.pipeline import layout_of, load_beside_dense, read_record
+from autoprune.pipeline import example_of, forward_of, layout_of, load_beside_dense, read_record
 
 __all__ = ["MeasuredBatch", "measure_latency"]
 
@@ -62,11 +62,15 @@ def measure_latency(
     path = weights_of(study, number)
     record = read_record(path)
     # Time does not depend on the weights, so the dense network's need not be found.
-    dense, pruned = load_beside_dense(path, factory_of(study))
+    task = task_of(study)
+    dense, pruned = load_beside_dense(path, factory_of(study), task)
     measured = []
     for batch in batches:
         networks = {"dense": dense, "pruned": pruned}
-        times = measure(networks, record["image_shape"], batch=batch, device=found, memory_format=layout_of(record))
+        times = measure(
+            networks, example_of(record), batch=batch, device=found, memory_format=layout_of(record),
+            forward=forward_of(record, task),
+        )  # fmt: skip
         doubt = warning(times["dense"], times["pruned"], macs_ratio=record["macs_ratio"])
         measured.append(MeasuredBatch(times["dense"], times["pruned"], record["macs_ratio"], doubt))
     return measured

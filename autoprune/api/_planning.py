@@ -31,7 +31,8 @@ from autoprune.config import load_study as read_study
 from autoprune.engine.contracts import Method
 from autoprune.engine.training import require_trained
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.pipeline import Workbench, open_workbench
+from autoprune.importing import told
+from autoprune.pipeline import Workbench, notes_on, open_workbench
 from autoprune.search.proposals import Budget, Planner, RecipeSearch, Space, opening, sampler_named
 from autoprune.search.storage import Database, StudyHandle
 
@@ -128,21 +129,23 @@ class Inspection:
 
     Args:
         network: Its name.
-        image_shape: (C, H, W).
+        inputs: Shapes of what it is shown, for people.
         macs: Dense MACs. flops = 2 * macs.
         params: Dense parameters.
         groups: Prunable channel groups.
         refused: What can't be pruned, why, and what to do about it.
         least_macs_ratio: MACs ratio at the minimum widths.
+        notes: What is in the way of a study without stopping it.
     """
 
     network: str
-    image_shape: tuple[int, int, int]
+    inputs: str
     macs: int
     params: int
     groups: tuple[GroupRow, ...]
     refused: tuple[str, ...]
     least_macs_ratio: float
+    notes: tuple[str, ...] = ()
 
 
 def inspection_of(workbench: Workbench) -> Inspection:
@@ -155,13 +158,14 @@ def inspection_of(workbench: Workbench) -> Inspection:
         layers = len({member.module for member in group.members})
         rows.append(GroupRow(group.name, group.width, layers, share))
     return Inspection(
-        network=str(network.architecture or network.factory),
-        image_shape=workbench.splits.train.shape,
+        network=str(network.architecture or told(network.factory)),
+        inputs=workbench.work.described,
         macs=cost.dense_macs,
         params=cost.dense_params,
         groups=tuple(rows),
         refused=tuple(str(refusal) for refusal in workbench.traced.refused),
         least_macs_ratio=cost.macs_ratio(workbench.limits().min_widths),
+        notes=notes_on(workbench.network),
     )
 
 
@@ -270,7 +274,7 @@ def planner_of(config: StudyConfig, space: Space, workbench: Workbench) -> Plann
     ranking = [name for name in space.config.methods if not methods.method_named(name).trains]
     if not search.inherit or not ranking:
         return None
-    n_images, epochs = len(workbench.splits.train), setting.finetune.epochs
+    n_images, epochs = workbench.work.n_examples, setting.finetune.epochs
     budget = Budget(n_images, epochs, search.least_epochs, phase_epochs=setting.sparsify.epochs)
     metric = search.score_metric
     worst = metric.error(metric.worst), search.reference_point.get("macs_ratio", 1.0)

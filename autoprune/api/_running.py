@@ -161,11 +161,8 @@ def _run(
                 if not dispatcher.finished:
                     if planner is not None and time_limit_s is not None:
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
-                    alone = plan_alone(cluster, config.resources)
-                    prepare_dense(
-                        workbench, dispatcher,
-                        metric=search.score_metric, slots=slots if is_given else alone, progress=progress,
-                    )  # fmt: skip
+                    whole = slots if is_given else plan_alone(cluster, config.resources)
+                    prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
                     progress.note(_launch_note(search, slots, ready.threads))
                 drive(
                     dispatcher,

@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
     written = None if args.write_space is None else api.write_space(args.study_file, args.write_space)
     found = api.inspect(args.study_file)
-    shape = " x ".join(str(size) for size in found.image_shape)
     print(
-        f"{found.network} on {shape} images: "
+        f"{found.network} on {found.inputs}: "
         f"{found.macs:,} MACs ({2 * found.macs:,} FLOPs), {found.params:,} parameters"
     )
     print()
@@ -56,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         print("No channel group can be pruned.")
     for refusal in found.refused:
         print(f"not prunable: {refusal}")
+    for note in found.notes:
+        print(f"note: {note}")
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
     if written is not None:
         print(f'wrote {args.write_space}; name it in [study] of {args.study_file}: space = "{written}"')

@@ -9,12 +9,26 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from autoprune.cli import clean, evaluate, export, inspect, latency, launch, list_, pareto, resume, show, status, stop
+from autoprune.cli import (
+    clean,
+    evaluate,
+    export,
+    init,
+    inspect,
+    latency,
+    launch,
+    list_,
+    pareto,
+    resume,
+    show,
+    status,
+    stop,
+)
 from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
-_COMMANDS = (inspect, launch, resume, status, stop, pareto, show, evaluate, export, latency, clean, list_)
+_COMMANDS = (init, inspect, launch, resume, status, stop, pareto, show, evaluate, export, latency, clean, list_)
 
 _DESCRIPTION = """\
 Find the best widths for a convolutional network.
@@ -28,6 +42,7 @@ search that was stopped, killed or finished can always go on.
 
 _EPILOG = """\
 a first run:
+  autoprune init    study.toml --network resnet20 --data FOLDER
   autoprune inspect study.toml             what can be pruned, and how far
   autoprune launch  study.toml             search
   autoprune pareto  NAME                   the front so far, also from another terminal

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autoprune.errors import unknown_name
+from autoprune.errors import ConfigError, unknown_name
 
 __all__ = [
     "add_cluster",
@@ -41,15 +40,12 @@ def _whole(text: str, *, least: int) -> int:
 
 def duration(text: str) -> float:
     """Seconds of a length of time such as ``90``, ``45s``, ``20m`` or ``1h30m``."""
-    number = r"(\d+(?:\.\d+)?)"
-    # A number without a unit is seconds only where it stands alone: in 1h30, people mean minutes.
-    match = re.fullmatch(rf"{number}|(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip(), flags=re.ASCII)
-    seconds = 0.0
-    if match:
-        seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (1, 3600, 60, 1), strict=True))
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a length of time such as 45s, 20m or 1h30m, but got {text!r}")
-    return seconds
+    from autoprune.config import seconds_of  # Not before it is needed: help is quick.
+
+    try:
+        return seconds_of(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def address(text: str) -> str:

@@ -1,10 +1,11 @@
 """Study files and search-space files: typed tables, checked once at the edge, and the specs that both halves share."""
 
+from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.metrics import ACCURACY, COSTS, Metric
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
-from autoprune.config.space_files import SHAPE, SpaceConfig, stock_spaces
+from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
 from autoprune.config.spec import (
     Ancestor,
     DataSpec,
@@ -30,6 +31,7 @@ from autoprune.config.study_files import (
     read_stored,
     resolved,
 )
+from autoprune.config.tasks import TASKS, TaskSpec
 
 __all__ = [
     "ACCURACY",
@@ -37,6 +39,7 @@ __all__ = [
     "COSTS",
     "SAMPLERS",
     "SHAPE",
+    "TASKS",
     "Ancestor",
     "Completed",
     "ConstraintsConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "SpaceConfig",
     "Stopped",
     "StudyConfig",
+    "TaskSpec",
     "TrainSpec",
     "TrialResult",
     "TrialSpec",
@@ -62,11 +66,13 @@ __all__ = [
     "digest",
     "load_setting",
     "load_study",
+    "named_space",
     "names_its_trials",
     "option",
     "read",
     "read_stored",
     "resolved",
+    "seconds_of",
     "seed_of",
     "stock_spaces",
 ]

@@ -28,7 +28,7 @@ _TAKEN = frozenset(
         "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
         "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
-        "image_shape", "normalisation", "memory_format", "dense", "kept", "kind",
+        "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",
     }
 )  # fmt: skip
 _TAKEN_BEGINNINGS = ("partial_", "test_")

@@ -22,6 +22,7 @@ __all__ = [
     "SpaceConfig",
     "absolute",
     "find_space",
+    "named_space",
     "read_toml",
     "stock_architectures",
     "stock_spaces",
@@ -164,7 +165,7 @@ def find_space(study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Pat
         catalogue: The methods there are; see `Catalogue`.
 
     Raises:
-        ConfigError: The space does not hold, is given twice, or is missing for a network of the user's own.
+        ConfigError: The space does not hold, or is given twice; or there is none for the network.
     """
     inline = {key: tables[key] for key in ("space", "method") if key in tables}
     name, place = study.get("space"), f"{path}: [study] `space`"
@@ -183,7 +184,7 @@ def find_space(study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Pat
             f"but got {name!r}. Or write the space into a table [space]."
         )
     if name in stock:
-        return _resolve(_stock_tables(stock[name]), catalogue, name=name, where=f"space {name}")
+        return named_space(name, catalogue)
     if not name.endswith(".toml"):
         raise ConfigError(f"{place}: {unknown_name('search space', name, stock)} Or give a .toml file.")
     file = Path(absolute(name, path.resolve().parent, place))
@@ -192,18 +193,33 @@ def find_space(study: Mapping[str, Any], tables: Mapping[str, Any], *, path: Pat
     return _resolve(read_toml(file), catalogue, name=file.stem, where=str(file))
 
 
+def named_space(name: str, catalogue: Catalogue) -> SpaceConfig:
+    """A space that comes with autoprune.
+
+    Args:
+        name: One of `stock_spaces`.
+        catalogue: The methods there are; see `Catalogue`.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    stock = stock_spaces()
+    if name not in stock:
+        raise ConfigError(f"`space`: {unknown_name('search space', name, stock)}")
+    return _resolve(_stock_tables(stock[name]), catalogue, name=name, where=f"space {name}")
+
+
 def _default_space(network: Mapping[str, Any], path: Path) -> str:
-    architecture, made_for = network.get("architecture"), stock_architectures()
-    if not isinstance(architecture, str):
+    named, made_for = network.get("architecture", network.get("factory")), stock_architectures()
+    if not isinstance(named, str):
         raise ConfigError(
-            f"{path}: [study] `space` must name a search space for a network of your own, but is missing. Let "
-            f'`autoprune inspect {path} --write-space space.toml` write one, then add space = "space.toml".'
+            f"{path}: [network] must name a network by `architecture` or `factory`, as a text, but got {named!r}."
         )
     for space, patterns in made_for.items():
-        if any(fnmatchcase(architecture, pattern) for pattern in patterns):
+        if any(fnmatchcase(named, pattern) for pattern in patterns):
             return space
     known = [pattern for patterns in made_for.values() for pattern in patterns]
-    raise ConfigError(f"{path}: [network] `architecture`: {unknown_name('architecture', architecture, known)}")
+    raise ConfigError(f"{path}: [network] `architecture`: {unknown_name('architecture', named, known)}")
 
 
 def _stock_tables(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from autoprune.config.fields import check, option, read
 from autoprune.config.recipes import TrainSpec, check_dense
+from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError
 
 __all__ = [
@@ -259,7 +260,8 @@ class SettingSpec(EngineSpec):
     """All that the trials of one study share."""
 
     network: NetworkSpec
-    data: DataSpec
+    data: DataSpec | None = None
+    task: TaskSpec = TaskSpec()
     dense: TrainSpec
     sparsify: TrainSpec
     finetune: TrainSpec
@@ -268,6 +270,12 @@ class SettingSpec(EngineSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_dense(self.dense)
+        if (self.data is None) == (self.task.factory is None):
+            given = "both" if self.data is not None else "neither"
+            raise ConfigError(
+                "a study has either [data], labelled images, or a task of its own with its loaders, [task] `factory`, "
+                f"but got {given}. Give one of the two."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from autoprune.config.metrics import COSTS, DIRECTIONS, Metric, check_metric_nam
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
 from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec
+from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError, unknown_name
 
 __all__ = [
@@ -239,6 +240,12 @@ class StudyConfig:
                 "`latency_ms` as an objective or constraint needs `latency_batch` in [engine], the number of images "
                 "timed at once, but it is missing. Add for example latency_batch = 64."
             )
+        task, search = self.setting.task, self.study
+        if (task.metric_name, task.metric_direction) != (search.metric, search.direction):
+            raise ConfigError(
+                f"`metric` and `direction` of [study] must be those of [task], {task.metric_name} and "
+                f"{task.metric_direction}, but are {search.metric} and {search.direction}. Leave them out of [study]."
+            )
         for name, values in self.space.finetune.items():
             ends = values.values or (values.low, values.high)
             for value in ends:
@@ -302,7 +309,9 @@ def resolved(config: StudyConfig, *, folder: Path) -> StudyConfig:
 
     setting = config.setting
     network = with_paths(setting.network, ("weights",), "[network]")
-    data = with_paths(setting.data, _path_keys(setting.data.validation), "[data]")
+    data = setting.data
+    if data is not None:
+        data = with_paths(data, _path_keys(data.validation), "[data]")
     setting = with_paths(dataclasses.replace(setting, network=network, data=data), ("artifacts",), "[engine]")
     return dataclasses.replace(config, setting=setting)
 
@@ -326,13 +335,14 @@ def load_setting(path: Path) -> SettingSpec:
 def _tables(path: Path) -> dict[str, Any]:
     tables, where = read_toml(path), str(path)
     known = (
-        "study", "network", "data", "train", "engine", "resources", "constraints", "retention", "space", "method",
+        "study", "network", "data", "task", "train", "engine", "resources", "constraints", "retention", "space",
+        "method",
     )  # fmt: skip
     for key, value in tables.items():
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
         table_of(value, where, key)
-    for key in ("study", "network", "data"):
+    for key in ("study", "network", *([] if "factory" in tables.get("task", {}) else ["data"])):
         if key not in tables:
             raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")
     return tables
@@ -340,12 +350,17 @@ def _tables(path: Path) -> dict[str, Any]:
 
 def _search(tables: Mapping[str, Any], path: Path) -> SearchConfig:
     own = {key: value for key, value in tables["study"].items() if key != "space"}
-    return read(SearchConfig, {**_scored_by(tables), **own}, where=f"{path}: [study]")
+    return read(SearchConfig, {**_scored_by(tables, path), **own}, where=f"{path}: [study]")
 
 
-def _scored_by(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What metric and direction are where [study] does not say; they would follow from what the networks are for."""
-    return {"metric": "accuracy", "direction": "maximize"}
+def _scored_by(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Metric and direction where [study] does not say: those of what the networks are for."""
+    task = _task(tables, path)
+    return {"metric": task.metric_name, "direction": task.metric_direction}
+
+
+def _task(tables: Mapping[str, Any], path: Path) -> TaskSpec:
+    return read(TaskSpec, tables.get("task", {}), where=f"{path}: [task]")
 
 
 def _setting(tables: Mapping[str, Any], path: Path, *, seed: int) -> SettingSpec:
@@ -356,11 +371,15 @@ def _setting(tables: Mapping[str, Any], path: Path, *, seed: int) -> SettingSpec
         return _absolute(tables.get(key, {}), keys, folder, f"{where}: [{key}]")
 
     network = read(NetworkSpec, with_paths("network", ("weights",)), where=f"{where}: [network]")
-    data = read(DataSpec, with_paths("data", _path_keys(tables["data"].get("validation"))), where=f"{where}: [data]")
+    data = None
+    if "data" in tables:
+        keys = _path_keys(tables["data"].get("validation"))
+        data = read(DataSpec, with_paths("data", keys), where=f"{where}: [data]")
+    task = _task(tables, path)
     here = str(Path.cwd() / "autoprune_artifacts")
     engine = read(EngineSpec, {"artifacts": here, **with_paths("engine", ("artifacts",))}, where=f"{where}: [engine]")
     # Its own fields are those of [engine]; all others have been read above.
-    parts = {"network": network, "data": data, "seed": seed, **vars(train), **vars(engine)}
+    parts = {"network": network, "data": data, "task": task, "seed": seed, **vars(train), **vars(engine)}
     return read(SettingSpec, parts, where=f"{where}: [engine]")
 
 

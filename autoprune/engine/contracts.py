@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,11 +16,35 @@ from autoprune.cost import Limits
 from autoprune.engine.channels import Traced
 from autoprune.widths import Scores
 
-__all__ = ["Batches", "Compactor", "Hooks", "Importance", "Method", "Penalty", "PhasePlan", "Stateful"]
+__all__ = [
+    "Batches",
+    "Compactor",
+    "Hooks",
+    "Importance",
+    "Loss",
+    "Method",
+    "Penalty",
+    "PhasePlan",
+    "Stateful",
+    "loss_on",
+]
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""A few training batches to measure on: normalised images (N, C, H, W) and their classes (N,), on the network's device;
-the same each time they are gone through, and read only then."""
+Batches = Iterable[tuple[Any, Any]]
+"""A few training batches to measure on, inputs and targets on the network's device: of images (N, C, H, W), normalised,
+and their classes (N,). Of any other task ``traced.forward(model, inputs)`` runs the network, and `loss_on` tells its
+loss. They are the same each time they are gone through, and read only then."""
+
+Loss = Callable[[nn.Module, Any, Any], Tensor]
+"""The loss of a network on a batch, ``loss(model, inputs, targets)``, a scalar."""
+
+
+def loss_on(batches: Batches) -> Loss:
+    """The loss that goes with batches: their own ``loss``, or the cross-entropy of logits where they have none."""
+    return getattr(batches, "loss", _cross_entropy)
+
+
+def _cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model(inputs).float(), targets)
 
 
 class Penalty(ABC):

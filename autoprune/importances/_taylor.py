@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.engine.channels import Traced
-from autoprune.engine.contracts import Batches, Importance
+from autoprune.engine.contracts import Batches, Importance, Loss, loss_on
 from autoprune.errors import DataError
 from autoprune.importances._channel_sums import sum_by_channel, weighing_members
 from autoprune.widths import Scores
@@ -44,9 +44,11 @@ class Taylor(Importance):
         weights = {name: model.get_parameter(name).detach().clone().requires_grad_() for name in names}
         totals = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in traced.groups}
         n_batches = 0
-        for inputs, labels in batches:
+        asked = _Loss(model, loss_on(batches))
+        swapped = {f"model.{name}": weight for name, weight in weights.items()}
+        for inputs, targets in batches:
             n_batches += 1
-            loss = F.cross_entropy(torch.func.functional_call(model, weights, (inputs,)).float(), labels)
+            loss = torch.func.functional_call(asked, swapped, (inputs, targets))
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
             changes = {
                 name: (weight.detach() * gradient).cpu().double()
@@ -60,3 +62,14 @@ class Taylor(Importance):
                 "a Taylor score must be measured on at least one batch, but got none. Give training images."
             )
         return {name: np.asarray((total / n_batches).numpy(), dtype=np.float64) for name, total in totals.items()}
+
+
+class _Loss(nn.Module):
+    """A network's loss as a module, so that it can be computed with other weights in place of its own."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, inputs: Any, targets: Any) -> Tensor:
+        return self.loss(self.model, inputs, targets)

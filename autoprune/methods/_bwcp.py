@@ -136,7 +136,7 @@ class BWCP(Method):
 
         def fold(batches: Batches) -> None:
             activity.settle()
-            fold_compactors(model, inserted, batches)
+            fold_compactors(model, inserted, batches, forward=traced.forward)
 
         scales = [name.removesuffix(".weight") for name in scale_names(traced)]
         return Hooks(

@@ -123,7 +123,7 @@ def universality(model: nn.Module, traced: Traced, *, batches: Batches) -> dict[
     largest: dict[str, list[Tensor]] = {group.name: [] for group in traced.groups}
     try:
         for inputs, _ in batches:
-            model(inputs)
+            traced.forward(model, inputs)
             for group in traced.groups:
                 views = [seen[m.module][:, torch.from_numpy(m.index)].amax(2) for m in group.members if m.axis == "in"]
                 largest[group.name].append(torch.stack(views).amax(0))  # (N, C)

@@ -169,7 +169,7 @@ class ResRep(Method):
             weight_decay=dict.fromkeys(scale_names(traced), self.scale_decay) | dict.fromkeys(names, 0.0),
             momentum=dict.fromkeys(names, self.momentum),
             state=rows,
-            fold=lambda batches: fold_compactors(model, inserted, batches),
+            fold=lambda batches: fold_compactors(model, inserted, batches, forward=traced.forward),
         )
 
     def _prior(self, model: nn.Module, traced: Traced) -> Scores:

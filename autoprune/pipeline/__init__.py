@@ -1,24 +1,41 @@
 """One trial, from a spec to a pruned and fine-tuned network on disk; here names become torch objects."""
 
 from autoprune.pipeline.calibration import calibrate
-from autoprune.pipeline.evaluation import Link, open_test, score
-from autoprune.pipeline.saved import layout_of, load_beside_dense, load_model, read_record
+from autoprune.pipeline.chance import score_by_chance
+from autoprune.pipeline.evaluation import Link, score
+from autoprune.pipeline.notes import notes_on
+from autoprune.pipeline.pruning import Pruned, prune
+from autoprune.pipeline.saved import (
+    example_of,
+    exported_by,
+    forward_of,
+    layout_of,
+    load_beside_dense,
+    load_model,
+    read_record,
+)
 from autoprune.pipeline.trial import run_trial
 from autoprune.pipeline.workbench import Workbench, open_workbench
 from autoprune.pipeline.worker import enter_worker, phase_folder
 
 __all__ = [
     "Link",
+    "Pruned",
     "Workbench",
     "calibrate",
     "enter_worker",
+    "example_of",
+    "exported_by",
+    "forward_of",
     "layout_of",
     "load_beside_dense",
     "load_model",
-    "open_test",
+    "notes_on",
     "open_workbench",
     "phase_folder",
+    "prune",
     "read_record",
     "run_trial",
     "score",
+    "score_by_chance",
 ]

@@ -38,23 +38,21 @@ def calibrate(setting: SettingSpec) -> dict[str, float]:
     half_s = _image_s(cut(workbench.network, groups, kept), workbench=workbench)
     ratio = workbench.traced.cost.macs_ratio({name: len(indices) for name, indices in kept.items()})
     macs_s = min(max((dense_s - half_s) / (1 - ratio), 0.0), dense_s)
-    scored = 2 * len(workbench.splits.validation) + setting.recalibration_images
+    scored = 2 * workbench.work.n_validation + setting.recalibration_images
     return {"base_s": dense_s - macs_s, "macs_s": macs_s, "overhead_s": 1.0 + scored * dense_s * _FORWARD_SHARE}
 
 
 def _image_s(network: nn.Module, *, workbench: Workbench) -> float:
-    images, recipe = workbench.splits.train, workbench.setting.finetune
-    batch = min(recipe.batch, len(images))
-    n_steps = _WARM_STEPS + _TIMED_STEPS
+    work, recipe, n_steps = workbench.work, workbench.setting.finetune, _WARM_STEPS + _TIMED_STEPS
     # Slow enough that the untrained network stays finite.
     spec: TrainSpec = dataclasses.replace(
-        recipe, epochs=n_steps * batch / len(images), learning_rate=1e-6, schedule="constant"
+        recipe, epochs=n_steps * work.examples_in(1, recipe) / work.n_examples, learning_rate=1e-6, schedule="constant"
     )
-    training = Training(network, images, spec, runtime=workbench.runtime, seed=0)
+    training = Training(network, work.feed(), spec, runtime=workbench.runtime, seed=0)
     training.run(until=_WARM_STEPS)
     start = _now()
     training.run(until=n_steps)
-    return (_now() - start) / ((n_steps - _WARM_STEPS) * batch)
+    return (_now() - start) / work.examples_in(n_steps - _WARM_STEPS, recipe)
 
 
 def _now() -> float:

@@ -7,21 +7,19 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autoprune import methods
 from autoprune.config import Progressed, SettingSpec, TrialSpec, seed_of
 from autoprune.engine.files import PhaseStore
-from autoprune.engine.images import ImageSet, load_test
-from autoprune.engine.training import accuracy
+from autoprune.engine.tasks import TestData
 from autoprune.errors import DataError
 from autoprune.pipeline.lineage import as_kept, inherited
 from autoprune.pipeline.steps import Choice, Cut, Parent, compensated, cut_from, finetuned, parent_of, recalibrated
 from autoprune.pipeline.teacher import teacher_of
-from autoprune.pipeline.workbench import Workbench, open_workbench
+from autoprune.pipeline.workbench import open_workbench
 
-__all__ = ["Link", "Repetition", "evaluation_seed", "open_test", "repeat", "score"]
+__all__ = ["Link", "Repetition", "evaluation_seed", "repeat", "score"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class Repetition:
 
     pruned: Cut
     parent: Parent
-
-
-def open_test(setting: SettingSpec, workbench: Workbench) -> tuple[ImageSet, str]:
-    """The test split of a study's setting, and the hash of its content; see `engine.images.load_test`."""
-    return load_test(setting.data, workbench.splits, folder=Path(setting.artifacts) / "data")
 
 
 def evaluation_seed(setting: SettingSpec, number: int, seed: int) -> int:
@@ -96,11 +89,11 @@ def _say_nothing(report: Progressed) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _test_images(setting: SettingSpec, fingerprint: str) -> ImageSet:
-    images, found = open_test(setting, open_workbench(setting))
-    if found != fingerprint:
+def _test_data(setting: SettingSpec, fingerprint: str) -> TestData:
+    test = open_workbench(setting).work.test()
+    if test.fingerprint != fingerprint:
         raise DataError("[data] `test` must not change while it is scored on, but it has. Run the same command again.")
-    return images
+    return test
 
 
 def score(lineage: Sequence[Link], *, seed: int, fingerprint: str, phases: PhaseStore) -> dict[str, Any]:
@@ -113,16 +106,16 @@ def score(lineage: Sequence[Link], *, seed: int, fingerprint: str, phases: Phase
         phases: Where the parent lies.
 
     Returns:
-        Plain data: ``accuracy``, ``n_images``, ``wall_s``, ``is_untouched``, and the parent's ``phase_file`` and
-        ``phase_kind`` for the ledger.
+        Plain data: the score under its metric's name, ``n_images``, ``wall_s``, ``is_untouched``, and the parent's
+        ``phase_file`` and ``phase_kind`` for the ledger.
     """
     start, spec = time.monotonic(), lineage[-1].spec
-    images = _test_images(spec.setting, fingerprint)
+    test = _test_data(spec.setting, fingerprint)
     again = repeat(lineage, seed_for=lambda spec: evaluation_seed(spec.setting, spec.number, seed), phases=phases)
-    found = accuracy(again.pruned.network, images, runtime=open_workbench(spec.setting).runtime)
+    found = test.score(again.pruned.network)
     return {
-        "accuracy": found,
-        "n_images": len(images),
+        spec.setting.task.metric_name: found,
+        "n_images": test.n_examples,
         "wall_s": round(time.monotonic() - start, 3),
         "is_untouched": again.pruned.is_untouched,
         "phase_file": again.parent.phase.file,

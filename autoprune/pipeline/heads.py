@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.engine.channels import Traced, Unprunable, kind_of, reads
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import Randomness, Runtime
+from autoprune.engine.training import Randomness, default_device
 from autoprune.errors import first_line
-from autoprune.pipeline.probing import run_in_training
 from autoprune.pipeline.witness import failing
 from autoprune.widths import Kept
 
@@ -19,7 +20,7 @@ _ADVICE = "they stay dense; build the network without its auxiliary heads to hav
 
 
 def read_in_training(
-    network: nn.Module, traced: Traced, images: Tensor, *, runtime: Runtime
+    network: nn.Module, traced: Traced, train_once: Callable[[nn.Module], object]
 ) -> tuple[list[str], list[Unprunable]]:
     """Groups whose channels something reads that runs in training mode only, such as an auxiliary head.
 
@@ -30,8 +31,7 @@ def read_in_training(
     Args:
         network: The dense network, left as it is.
         traced: Its channel groups.
-        images: Training images, uint8, shape (N, C, H, W), on which it runs in training mode.
-        runtime: Where and how it runs.
+        train_once: Places a network, and runs it in training mode on a few examples.
 
     Returns:
         The names of these groups, and what is told of the layers that write them: once for each reader.
@@ -39,12 +39,12 @@ def read_in_training(
     sound: Kept = {}
     names: list[str] = []
     layers: dict[str, list[str]] = {}
-    with Randomness(runtime.device, 0).in_use():
+    with Randomness(default_device(), 0).in_use():
         fewer = {group.name: np.arange(group.width - 1) for group in traced.groups if group.width > 1}
-        if _fault(network, traced, fewer, images, runtime=runtime) is None:
+        if _fault(network, traced, fewer, train_once) is None:
             return [], []
         for name, kept in fewer.items():
-            fault = _fault(network, traced, {**sound, name: kept}, images, runtime=runtime)
+            fault = _fault(network, traced, {**sound, name: kept}, train_once)
             if fault is None:
                 sound = {**sound, name: kept}
             else:
@@ -53,12 +53,12 @@ def read_in_training(
     return names, [Unprunable(tuple(writers), fault, _ADVICE) for fault, writers in layers.items()]
 
 
-def _fault(network: nn.Module, traced: Traced, kept: Kept, images: Tensor, *, runtime: Runtime) -> str | None:
-    model = runtime.place(cut(network, traced.groups, kept)).train()
+def _fault(network: nn.Module, traced: Traced, kept: Kept, train_once: Callable[[nn.Module], object]) -> str | None:
+    model = cut(network, traced.groups, kept).train()
     try:
-        run_in_training(model, runtime, images)
+        train_once(model)
     except Exception as error:  # Whatever `forward` raises on a smaller network.
-        where = failing(model, lambda: run_in_training(model, runtime, images))
+        where = failing(model, lambda: train_once(model))
         return f"without some of its channels the network fails in training mode {where}: {first_line(error)}"
     return None
 

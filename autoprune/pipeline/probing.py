@@ -7,12 +7,14 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from autoprune.engine.asking import Forward, ask
 from autoprune.engine.training import AUXILIARY_WEIGHT, Answer, Randomness, Runtime, answer_of, described
 from autoprune.errors import DataError, NetworkError, first_line
 from autoprune.pipeline.witness import culprit, failing
@@ -245,19 +247,20 @@ class Probe:
         return runtime.place(copied(self._network))
 
 
-def settle(network: nn.Module, example: Tensor, *, seed: int = 0) -> None:
+def settle(network: nn.Module, example: Any, *, seed: int = 0, forward: Forward = ask) -> None:
     """Have lazy layers take their sizes; a network without any is not run.
 
     Args:
         network: On the CPU; left in evaluation mode where it was run.
-        example: Normalised images, shape (N, C, H, W).
+        example: Inputs, such as normalised images, shape (N, C, H, W).
         seed: What weights that had to wait for their sizes are drawn with.
+        forward: Runs the network.
     """
     if not any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
         return
     with torch.random.fork_rng(devices=[]), torch.no_grad(), contextlib.suppress(Exception):
         torch.manual_seed(seed)
-        network.eval()(example)  # What fails here fails again where it is told.
+        forward(network.eval(), example)  # What fails here fails again where it is told.
 
 
 def copied(network: nn.Module) -> nn.Module:

@@ -12,16 +12,19 @@ import torch
 from torch import nn
 
 from autoprune import architectures
+from autoprune.engine.asking import Forward, ask
 from autoprune.engine.files import load_into, read_tensors, sha256_of
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.surgery import cut
+from autoprune.engine.tasks import KINDS, Task, core_of, example_from, whole_of
 from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, WeightsError
 from autoprune.pipeline.probing import settle
 
-__all__ = ["layout_of", "load_beside_dense", "load_model", "read_record"]
+__all__ = ["example_of", "exported_by", "forward_of", "layout_of", "load_beside_dense", "load_model", "read_record"]
 
 _NEEDED = ("image_shape", "n_classes", "kept", "normalisation")
+_NEEDED_OF_TASKS = ("task", "example", "kept")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -54,10 +57,11 @@ def read_record(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} must be the file that {beside.name} speaks of, but its hash is another. Copy both anew."
         )
-    lacking = [key for key in _NEEDED if record.get(key) is None]
+    needed = _NEEDED_OF_TASKS if "task" in record else _NEEDED
+    lacking = [key for key in needed if record.get(key) is None]
     if lacking:
         raise WeightsError(
-            f"{beside} must hold {', '.join(_NEEDED)}, but lacks {', '.join(lacking)}. "
+            f"{beside} must hold {', '.join(needed)}, but lacks {', '.join(lacking)}. "
             "Take the record that the trial wrote."
         )
     return record
@@ -69,12 +73,63 @@ def layout_of(record: Mapping[str, Any]) -> torch.memory_format:
     return torch.contiguous_format if is_plain else torch.channels_last
 
 
-def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def example_of(record: Mapping[str, Any]) -> Any:
+    """Inputs of the structure that the network of a record takes, a batch of one."""
+    return torch.zeros(1, *record["image_shape"]) if "image_shape" in record else example_from(record["example"])
+
+
+def forward_of(record: Mapping[str, Any], task: Task | None = None) -> Forward:
+    """How the network of a record is run as far as it can be pruned.
+
+    Args:
+        record: Beside the network.
+        task: The study's, where it runs networks in a way of its own.
+
+    Raises:
+        ConfigError: It does, and the task is not given.
+    """
+    told = record.get("task")
+    return ask if told is None else core_of(KINDS[told["kind"]], _own_forward(told, task), told["submodule"])
+
+
+def exported_by(
+    record: Mapping[str, Any], model: nn.Module, inputs: Any, *, task: Task | None = None
+) -> tuple[Any, Forward]:
+    """Inputs of the network of a record as an exported file takes them, and what is exported: all that can be followed.
+
+    Args:
+        record: Beside the network.
+        model: The network.
+        inputs: As it takes them itself.
+        task: See `forward_of`.
+    """
+    told = record.get("task")
+    if told is None:
+        return inputs, ask
+    kind = KINDS[told["kind"]]
+    if told["submodule"] is not None:
+        return inputs, whole_of(kind, _own_forward(told, task))
+    return kind.exported(model, inputs), forward_of(record, task)
+
+
+def _own_forward(told: Mapping[str, Any], task: Task | None) -> Forward | None:
+    if not told["has_forward"]:
+        return None
+    if task is None or task.forward is None:
+        raise ConfigError(
+            "this network's Task has a `forward` of its own, and a file is not allowed to choose what is imported. "
+            "Pass the Task: load_model(path, factory=..., task=...)."
+        )
+    return task.forward
+
+
+def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None, task: Task | None = None) -> nn.Module:
     """Rebuild a pruned network from its file.
 
     Args:
         path: The ``.safetensors`` file of a trial or an export; its ``.json`` record lies beside it.
         factory: Builds the dense network, where the study had a factory: a record can't make us import code.
+        task: The study's, where it has one whose networks are run in a way of its own (`Task.forward`).
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -83,11 +138,13 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         WeightsError: A file is missing, damaged or does not fit the network.
         ConfigError: The network came from a factory and ``factory`` is not given.
     """
-    _, pruned = load_beside_dense(Path(path), factory)
+    _, pruned = load_beside_dense(Path(path), factory, task)
     return pruned
 
 
-def load_beside_dense(path: Path, factory: Callable[[], nn.Module] | None = None) -> tuple[nn.Module, nn.Module]:
+def load_beside_dense(
+    path: Path, factory: Callable[[], nn.Module] | None = None, task: Task | None = None
+) -> tuple[nn.Module, nn.Module]:
     """The dense network that a pruned one was cut from, with fresh weights, and the pruned one; see `load_model`."""
     record = read_record(path)
     if factory is not None:
@@ -100,9 +157,9 @@ def load_beside_dense(path: Path, factory: Callable[[], nn.Module] | None = None
     else:
         channels = record["image_shape"][0]
         dense = architectures.build(record["architecture"], n_classes=record["n_classes"], in_channels=channels)
-    example = torch.zeros(1, *record["image_shape"])
+    example, forward = example_of(record), forward_of(record, task)
     settle(dense, example)
-    traced = trace(dense.eval(), example)
+    traced = trace(dense.eval(), example, forward=forward)
     kept = {name: np.asarray(indices, dtype=np.int64) for name, indices in record["kept"].items()}
     for name in kept:
         traced.group(name)

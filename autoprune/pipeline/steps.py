@@ -7,26 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from autoprune.config import Progressed, TrainSpec, TrialSpec, seed_of
 from autoprune.cost import CostModel
+from autoprune.engine.asking import joined
 from autoprune.engine.channels import Traced
-from autoprune.engine.contracts import Method
+from autoprune.engine.contracts import Batches, Method
 from autoprune.engine.files import Phase, PhaseStore, with_state
-from autoprune.engine.folding import compensate, fold_constants, silent_channels
-from autoprune.engine.measuring import measure_damages
+from autoprune.engine.folding import compensate, fold_constants
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import Pacer, Samples, Teacher, Training, recalibrate, train
-from autoprune.errors import TrialError
-from autoprune.pipeline.answers import assert_same, logits_of
+from autoprune.engine.training import Pacer, Training, train
+from autoprune.pipeline.answers import answers_of, assert_same
+from autoprune.pipeline.choosing import Ranking
 from autoprune.pipeline.lineage import Inherited, inherit
 from autoprune.pipeline.progress import Reporter, throttled
 from autoprune.pipeline.teacher import teacher_of
 from autoprune.pipeline.workbench import Workbench
-from autoprune.widths import Evidence, Kept, Scores, keep_best, rule_named
+from autoprune.widths import Kept
 
 __all__ = [
     "Choice",
@@ -40,7 +38,6 @@ __all__ = [
     "is_untouched",
     "parent_of",
     "recalibrated",
-    "silent_last",
 ]
 
 # Any moments make a fold exact; measured ones give BatchNorm statistics that training can go on from. Not a setting,
@@ -136,10 +133,9 @@ class Cut:
     is_untouched: bool
 
 
-def example_of(workbench: Workbench) -> Tensor:
-    """A batch of validation images to compare answers on."""
-    images = next(workbench.splits.validation.read([torch.arange(min(16, len(workbench.splits.validation)))]))
-    return workbench.runtime.inputs(images)
+def example_of(workbench: Workbench) -> Any:
+    """A batch of validation inputs to compare answers on."""
+    return workbench.work.comparison()
 
 
 def parent_of(
@@ -176,30 +172,31 @@ def _sparsify(
     recipe, seed = spec.setting.sparsify, workbench.sparsify_seed
     teacher = teacher_of(recipe, dense, workbench=workbench, phases=phases, report=report, seed=seed)
     model, inputs = workbench.with_weights(dense.tensors), example_of(workbench)
-    before = logits_of(model, inputs)
+    forward = workbench.work.forward
+    before = answers_of(model, inputs, forward)
     plan = workbench.sparsify_plan(macs_target=spec.macs_target, params=spec.params_limit)
     hooks = method.attach(model, workbench.traced, plan=plan)
-    assert_same(before, logits_of(model, inputs), tolerance=1e-6, what=f"attaching {spec.method}")
+    assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
     train(
-        model, workbench.splits.train, recipe, runtime=workbench.runtime, seed=seed,
-        hooks=hooks, teacher=teacher, on_step=throttled(report, "sparsify"),
+        model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
+        hooks=hooks, on_step=throttled(report, "sparsify"),
     )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}
     if hooks.fold is not None:
-        trained = logits_of(model, inputs)
+        trained = answers_of(model, inputs, forward)
         hooks.fold(_samples(workbench, n_images=_FOLDING_IMAGES))
         record["fold_difference"] = assert_same(
-            trained, logits_of(model, inputs), tolerance=1e-4, what=f"folding {spec.method}"
+            trained, answers_of(model, inputs, forward), tolerance=1e-4, what=f"folding {spec.method}"
         )
     return with_state(model.state_dict(), state), record
 
 
-def _samples(workbench: Workbench, *, n_images: int | None = None) -> Samples:
+def _samples(workbench: Workbench, *, n_images: int | None = None) -> Batches:
     """Training images that channels are measured on, as many as for recalibration by default."""
     setting = workbench.setting
     n_images = n_images or setting.recalibration_images
-    return Samples(workbench.splits.train, workbench.runtime, n_images, seed_of("rank", setting.seed))
+    return workbench.work.samples(n_images, seed=seed_of("rank", setting.seed))
 
 
 def choose(spec: TrialSpec, parent: Parent, *, workbench: Workbench) -> Choice:
@@ -213,38 +210,9 @@ def choose(spec: TrialSpec, parent: Parent, *, workbench: Workbench) -> Choice:
     limits = workbench.limits(macs_target=spec.macs_target, params=spec.params_limit)
     if parent.inherited is not None and limits.keeps(traced.cost, {group.name: group.width for group in traced.groups}):
         return Choice(workbench.traced.cost, parent.inherited.kept)  # Trained on at the widths that it has.
-    state = {name: tensor.to(workbench.runtime.device) for name, tensor in parent.phase.state.items()}
-    samples = _samples(workbench)
-    scores = parent.method.rank(model, traced, state=state, batches=samples)
-    scores = silent_last(scores, model, traced, silence=parent.method.silence)
-    for name, score in scores.items():
-        if not np.isfinite(score).all():
-            raise TrialError(
-                f"the importance of every channel must be a finite number, but {spec.method} gave others in group "
-                f"{name!r}. The weights have diverged; lower the learning rate of [train.sparsify]."
-            )
-    evidence = Evidence(
-        traced.cost,
-        scores,
-        multipliers=spec.multipliers,
-        measure=lambda: measure_damages(model, traced, batches=samples),
-    )
-    rule = rule_named(spec.width_rule)
-    kept = keep_best(traced.cost, scores, rule.widths(evidence, limits))
-    return Choice(workbench.traced.cost, parent.in_dense(kept), rule.findings(evidence, kept))
-
-
-def silent_last(scores: Scores, model: nn.Module, traced: Traced, *, silence: float) -> Scores:
-    """The same scores, but at most 0 for channels that only say a constant: it moves to their readers.
-
-    Args:
-        scores: By group, shape (C,).
-        model: The network.
-        traced: Its channel groups.
-        silence: Scales up to this size, >= 0, are taken for zero.
-    """
-    silent = silent_channels(model, traced, silence=silence)
-    return {name: np.where(silent[name], np.minimum(score, 0), score) for name, score in scores.items()}
+    ranking = Ranking(spec.method, parent.method, _samples(workbench), parent.phase.state)
+    kept, findings = ranking.kept(model, traced, rule=spec.width_rule, limits=limits, multipliers=spec.multipliers)
+    return Choice(workbench.traced.cost, parent.in_dense(kept), findings)
 
 
 def is_untouched(parent: Parent, choice: Choice) -> bool:
@@ -266,15 +234,14 @@ def compensated(parent: Parent, choice: Choice, pruned: Cut, *, workbench: Workb
     if not workbench.setting.compensate or pruned.is_untouched:
         return
     _, traced = parent.opened(workbench)
-    inputs = torch.cat([images for images, _ in _samples(workbench, n_images=_COMPENSATION_IMAGES)])
+    inputs = joined([inputs for inputs, _ in _samples(workbench, n_images=_COMPENSATION_IMAGES)])
     compensate(pruned.network, pruned.folded, traced, kept=parent.within(choice.kept), inputs=inputs)
 
 
 def recalibrated(network: nn.Module, *, workbench: Workbench) -> nn.Module:
     """The same network, its BatchNorm statistics estimated anew as in every trial of the study."""
     setting, seed = workbench.setting, seed_of("recalibrate", workbench.setting.seed)
-    images, n_images = workbench.splits.train, setting.recalibration_images
-    recalibrate(network, images, runtime=workbench.runtime, n_images=n_images, seed=seed)
+    workbench.work.recalibrate(network, n_examples=setting.recalibration_images, seed=seed)
     return network
 
 
@@ -284,7 +251,7 @@ def finetuned(
     *,
     workbench: Workbench,
     seed: int,
-    teacher: Teacher | None = None,
+    teacher: Any = None,
     on_step: Callable[[float], None] = lambda share: None,
     time_left: Callable[[], float] | None = None,
 ) -> int:
@@ -299,8 +266,8 @@ def finetuned(
         on_step: Called after each step with the share of the phase done, in (0, 1].
         time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
-    images = workbench.splits.train
-    training = Training(network, images, recipe, runtime=workbench.runtime, seed=seed, teacher=teacher)
+    work = workbench.work
+    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)
     pacer = None if time_left is None else Pacer(training, time_left)
 
     def after_step(share: float) -> None:
@@ -309,4 +276,4 @@ def finetuned(
         on_step(share)
 
     training.run(after_step)
-    return training.step * min(recipe.batch, len(images))
+    return work.examples_in(training.step, recipe)

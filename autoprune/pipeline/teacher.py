@@ -14,7 +14,8 @@ from torch import Tensor
 
 from autoprune.config import Progressed, TrainSpec, seed_of
 from autoprune.engine.files import Phase, PhaseStore, phase_key, read_tensors
-from autoprune.engine.images import View, fixed_view
+from autoprune.engine.images import ImageSet, View, fixed_view
+from autoprune.engine.tasks import ImageWorkload, TaskTeacher, TaskWorkload
 from autoprune.engine.training import OnlineTeacher, StoredTeacher, Teacher
 from autoprune.errors import TrialError
 from autoprune.pipeline.progress import Reporter, throttled
@@ -30,7 +31,7 @@ _MOST_BYTES = 4 * 10**9  # Of stored logits in each worker; above it the teacher
 
 def teacher_of(
     recipe: TrainSpec, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Reporter, seed: int
-) -> Teacher | None:
+) -> Teacher | TaskTeacher | None:
     """The teacher of a phase of training, or None where its recipe wants none.
 
     The logits of some thousand images of a view are a phase of their own, so that what one worker has computed is there
@@ -50,8 +51,12 @@ def teacher_of(
     spec = recipe.distill
     if spec is None:
         return None
-    images, n_views = workbench.splits.train, 1 if recipe.augmentation == "none" else spec.views
-    if n_views == 0 or spec.views == 0 or 2 * n_views * len(images) * workbench.splits.n_classes > _MOST_BYTES:
+    work = workbench.work
+    if isinstance(work, TaskWorkload):
+        return work.teacher(spec, workbench.with_weights(dense.tensors))
+    assert isinstance(work, ImageWorkload)
+    images, n_views = work.splits.train, 1 if recipe.augmentation == "none" else spec.views
+    if n_views == 0 or spec.views == 0 or 2 * n_views * len(images) * work.splits.n_classes > _MOST_BYTES:
         return OnlineTeacher(spec, workbench.with_weights(dense.tensors), runtime=workbench.runtime)
     height = images.shape[1]
     views = [fixed_view(recipe.augmentation, k, n=len(images), height=height) for k in range(n_views)]
@@ -62,7 +67,7 @@ def teacher_of(
         for k, view in enumerate(views)
         for share in shares
     }
-    _compute(parts, dense, workbench=workbench, phases=phases, report=report)
+    _compute(parts, dense, images, workbench=workbench, phases=phases, report=report)
     paths = [phases.path("teacher", key) for key in parts]
     logits = [_read(tuple(paths[i : i + len(shares)])) for i in range(0, len(paths), len(shares))]
     return StoredTeacher(spec, logits, views, first=seed_of("first view", seed) % n_views)
@@ -77,6 +82,7 @@ def _read(paths: tuple[Path, ...]) -> Tensor:
 def _compute(
     parts: dict[str, tuple[View | None, Tensor]],
     dense: Phase,
+    images: ImageSet,
     *,
     workbench: Workbench,
     phases: PhaseStore,
@@ -92,7 +98,7 @@ def _compute(
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with filelock.FileLock(path.with_suffix(".computing"), blocking=False):
-                    compute = functools.partial(_logits, *parts[key], dense, workbench=workbench, report=report)
+                    compute = functools.partial(_logits, *parts[key], dense, images, workbench=workbench, report=report)
                     phases.get("teacher", key, compute)
             except filelock.Timeout:
                 continue  # Another worker is at it; should it die, the lock is free again.
@@ -104,10 +110,9 @@ def _compute(
 
 
 def _logits(
-    view: View | None, share: Tensor, dense: Phase, *, workbench: Workbench, report: Reporter
+    view: View | None, share: Tensor, dense: Phase, images: ImageSet, *, workbench: Workbench, report: Reporter
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    images, runtime = workbench.splits.train, workbench.runtime
-    network = workbench.with_weights(dense.tensors)
+    runtime, network = workbench.runtime, workbench.with_weights(dense.tensors)
     runtime.place(network)
     batches, found, tell = share.split(_BATCH), [], throttled(report, "teacher")
     for indices, pixels in zip(batches, images.read(batches), strict=True):

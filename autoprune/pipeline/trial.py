@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune import methods
 from autoprune.config import Progressed, TrialResult, TrialSpec, seed_of
@@ -17,9 +17,9 @@ from autoprune.cost import CONVENTION
 from autoprune.engine.files import PhaseStore, load_into, phase_key, publish, read_tensors
 from autoprune.engine.measuring import measure
 from autoprune.engine.surgery import cut, masked
-from autoprune.engine.training import Teacher, accuracy
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError
-from autoprune.pipeline.answers import assert_same, logits_of
+from autoprune.importing import told
+from autoprune.pipeline.answers import answers_of, assert_same
 from autoprune.pipeline.progress import Clock, Reporter, throttled
 from autoprune.pipeline.steps import (
     Choice,
@@ -94,14 +94,15 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
         )  # fmt: skip
     clock.move(tuned.scoring_s, "finetune", "scoring")
     origin = {} if parent.inherited is None else {"started_from": parent.inherited.number}
-    facts = {**_facts(choice, tuned.rungs), "images": tuned.images, **origin}
+    facts = {**_facts(spec, choice, tuned.rungs), "images": tuned.images, **origin}
     facts |= {**latency, **choice.findings, "differences": differences}
     with clock.phase("save"):
         path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
         record = {**facts, **_provenance(spec, parent, choice, workbench=workbench)}
         sha256 = _save(path, record, parent, choice, pruned.network, workbench=workbench)
-    found = {key: value for key, value in facts.items() if key != "accuracy"}
-    return TrialResult(score=facts["accuracy"], **found, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
+    metric = spec.setting.task.metric_name
+    score = facts.pop(metric)
+    return TrialResult(metric=metric, score=score, **facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
 
 
 def _check(spec: TrialSpec) -> None:
@@ -124,10 +125,10 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
 
 def _differences(parent: Parent, choice: Choice, pruned: Cut, *, workbench: Workbench) -> dict[str, float]:
     """How far answers moved where they must not, over the largest logit: when channels were cut, and when folded."""
-    inputs = example_of(workbench)
+    inputs, forward = example_of(workbench), workbench.work.forward
     groups = workbench.traced.groups if parent.inherited is None else parent.inherited.traced.groups
-    silenced = logits_of(masked(pruned.folded, groups, parent.within(choice.kept)), inputs)
-    after = logits_of(pruned.network, inputs)
+    silenced = answers_of(masked(pruned.folded, groups, parent.within(choice.kept)), inputs, forward)
+    after = answers_of(pruned.network, inputs, forward)
     found = {"surgery": assert_same(silenced, after, tolerance=1e-4, what="surgery")}
     if "fold_difference" in parent.phase.record:
         found["fold"] = parent.phase.record["fold_difference"]
@@ -138,9 +139,10 @@ def _differences(parent: Parent, choice: Choice, pruned: Cut, *, workbench: Work
 def _latency(parent: Parent, pruned: Cut, *, workbench: Workbench, batch: int) -> dict[str, float]:
     """Median time of one batch, and its ratio to the dense network's; short, since other trials wait for the cores."""
     networks = {"dense": workbench.with_weights(parent.dense.tensors), "pruned": pruned.network}
-    shape, device = workbench.splits.train.shape, workbench.runtime.device
-    layout = workbench.runtime.memory_format
-    found = measure(networks, shape, batch=batch, device=device, n_runs=20, time_limit_s=20.0, memory_format=layout)
+    found = measure(
+        networks, workbench.work.example, batch=batch, device=workbench.runtime.device, n_runs=20, time_limit_s=20.0,
+        memory_format=workbench.runtime.memory_format, forward=workbench.work.forward,
+    )  # fmt: skip
     ratio = found["pruned"].median_ms / found["dense"].median_ms
     return {"latency_ms": found["pruned"].median_ms, "latency_ratio": ratio}
 
@@ -151,7 +153,7 @@ def _keep_latency(
     """Stop a trial whose network is too slow, with its accuracy at rung 0."""
     if spec.latency_limit_ms is None or found["latency_ms"] <= spec.latency_limit_ms:
         return
-    score = accuracy(pruned.network, workbench.splits.validation, runtime=workbench.runtime)
+    score = workbench.work.score(pruned.network)
     report(Progressed(phase="latency", progress=1.0, rung=0, score=score, macs_ratio=choice.macs_ratio))
     raise TrialStoppedError(
         f"`latency_ms` must be at most {spec.latency_limit_ms:g}, but is {found['latency_ms']:.4g}", found
@@ -181,18 +183,18 @@ def _tune(
     *,
     workbench: Workbench,
     report: Reporter,
-    teacher: Teacher | None,
+    teacher: Any,
     seed: int,
     deadline: float | None,
 ) -> _Tuned:
     """Fine-tune the pruned network; ``deadline`` is by the monotonic clock."""
     if pruned.is_untouched:
-        return _Tuned({"0": parent.dense.record["accuracy"]}, 0, 0.0)
+        return _Tuned({"0": parent.dense.record[workbench.setting.task.metric_name]}, 0, 0.0)
     scoring = [0.0]  # Seconds of each time.
 
     def score() -> float:
         start = time.monotonic()
-        found = accuracy(pruned.network, workbench.splits.validation, runtime=workbench.runtime)
+        found = workbench.work.score(pruned.network)
         scoring.append(time.monotonic() - start)
         return found
 
@@ -228,11 +230,11 @@ def _saving_s(scoring_s: float) -> float:
     return 1.5 * scoring_s + 1.0
 
 
-def _facts(choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:
+def _facts(spec: TrialSpec, choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:
     """What the trial found, as far as every trial finds it."""
     params = int(choice.cost.params(choice.widths))
     return {
-        "accuracy": rungs[str(len(rungs) - 1)],
+        spec.setting.task.metric_name: rungs[str(len(rungs) - 1)],
         "macs": choice.macs,
         "params": params,
         "macs_ratio": choice.macs_ratio,
@@ -245,7 +247,7 @@ def _facts(choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:
 
 def _provenance(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: Workbench) -> dict[str, Any]:
     """What the record beside a network says of where it comes from, and of how to build and feed it."""
-    network, preprocess = workbench.setting.network, workbench.runtime.preprocess
+    network = workbench.setting.network
     return {
         "study": spec.study,
         "trial": spec.number,
@@ -254,10 +256,8 @@ def _provenance(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
         "width_rule": spec.width_rule,
         "macs_target": spec.macs_target,
         "architecture": network.architecture,
-        "factory": network.factory,
-        "n_classes": workbench.splits.n_classes,
-        "image_shape": list(workbench.splits.train.shape),
-        "normalisation": {"mean": list(preprocess.mean), "std": list(preprocess.std)},
+        "factory": told(network.factory),
+        **workbench.work.record(),
         "memory_format": str(workbench.runtime.memory_format).removeprefix("torch."),
         "dense": parent.dense.key,
         "parent_sha256": parent.sha256,
@@ -279,9 +279,9 @@ def _save(
     Raises:
         TrialError: Its answers are not finite, or those of what was read back are others.
     """
-    inputs = example_of(workbench)
-    after: Tensor = logits_of(network, inputs)
-    if not after.isfinite().all():
+    inputs, forward = example_of(workbench), workbench.work.forward
+    after = answers_of(network, inputs, forward)
+    if not all(bool(answer.isfinite().all()) for answer in after):
         raise TrialError(
             "the pruned network's answers must be finite numbers, but some are not. The weights have diverged; "
             "lower the learning rate of [train.finetune]."
@@ -290,5 +290,5 @@ def _save(
     reloaded = cut(workbench.with_weights(parent.dense.tensors), workbench.traced.groups, choice.kept)
     load_into(reloaded, read_tensors(path), source=str(path))
     workbench.runtime.place(reloaded)  # As the other one: layouts round apart.
-    assert_same(after, logits_of(reloaded, inputs), tolerance=1e-6, what="saving and loading")
+    assert_same(after, answers_of(reloaded, inputs, forward), tolerance=1e-6, what="saving and loading")
     return sha256

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from autoprune import architectures, methods
-from autoprune.config import NetworkSpec, SettingSpec, digest, seed_of
+from autoprune.config import DataSpec, NetworkSpec, SettingSpec, TaskSpec, digest, seed_of
 from autoprune.cost import CONVENTION, Limits
+from autoprune.engine.asking import Forward, ask, first_input
 from autoprune.engine.attention import narrow_attention
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha256_of
-from autoprune.engine.images import Splits, load_splits
+from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
+from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime, accuracy, default_device, n_steps_of, train
+from autoprune.engine.training import Runtime, default_device, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
-from autoprune.importing import call_factory
+from autoprune.importing import call_factory, told
 from autoprune.pipeline.heads import read_in_training
-from autoprune.pipeline.probing import Probe, settle
+from autoprune.pipeline.probing import Probe, run_in_training, settle
+from autoprune.pipeline.task_probing import TaskProbe
 
 __all__ = ["Workbench", "open_workbench"]
 
@@ -39,7 +42,7 @@ class Workbench:
 
     Args:
         setting: The study's setting.
-        splits: Training and validation images.
+        work: What networks are trained and scored on.
         network: The dense network, untrained or with the given weights; never trained in place.
         traced: Its channel groups and cost model.
         runtime: Device, precision, normalisation.
@@ -47,7 +50,7 @@ class Workbench:
     """
 
     setting: SettingSpec
-    splits: Splits
+    work: Workload
     network: nn.Module
     traced: Traced
     runtime: Runtime
@@ -56,9 +59,9 @@ class Workbench:
     @property
     def dense_key(self) -> str:
         """Hash of everything the dense weights and their score depend on."""
-        network = {"architecture": self.setting.network.architecture, "factory": self.setting.network.factory}
-        scale = [list(self.runtime.preprocess.mean), list(self.runtime.preprocess.std)]
-        data = [self.splits.fingerprint, self.splits.indices_digest, scale, self.setting.precision]
+        network = {"architecture": self.setting.network.architecture, "factory": told(self.setting.network.factory)}
+        content, split, *seen = self.work.about
+        data = [content, split, [list(each) for each in seen], self.setting.precision]
         if self.weights_sha256 is not None:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
@@ -72,7 +75,7 @@ class Workbench:
         """
         recipe = self.setting.sparsify
         limits = self.limits(macs_target=macs_target, params=params)
-        return PhasePlan(recipe, n_steps_of(recipe, len(self.splits.train)), limits)
+        return PhasePlan(recipe, self.work.feed().n_steps(recipe), limits)
 
     def limits(
         self, *, macs_target: float | None = None, params: int | None = None, latency_ms: float | None = None
@@ -126,8 +129,7 @@ class Workbench:
     @property
     def data(self) -> list[Any]:
         """What tells the data and how they are seen, JSON-serialisable; weights that were given say nothing of it."""
-        preprocess = self.runtime.preprocess
-        return [self.splits.fingerprint, self.splits.indices_digest, preprocess.mean, preprocess.std]
+        return self.work.about
 
     @property
     def sparsify_seed(self) -> int:
@@ -137,15 +139,15 @@ class Workbench:
     @property
     def identity(self) -> dict[str, Any]:
         """What may never change within a study, JSON-serialisable."""
-        network = self.setting.network
+        network, (content, split, *seen) = self.setting.network, self.work.about
         return {
-            "network": network.architecture or network.factory,
+            "network": network.architecture or told(network.factory),
             "cost": digest(self.traced.cost.to_dict()),
             "excluded layers": sorted(network.exclude),
             "dense weights": self.dense_key,
-            "data": self.splits.fingerprint,
-            "split": self.splits.indices_digest,
-            "normalisation": [list(self.runtime.preprocess.mean), list(self.runtime.preprocess.std)],
+            "data": content,
+            "split": split,
+            "normalisation": [list(each) for each in seen],
             "cost convention": CONVENTION,
             "precision": self.setting.precision,
         }
@@ -162,9 +164,9 @@ class Workbench:
             model = copy.deepcopy(self.network)
             if self.weights_sha256 is None:
                 seed = seed_of("dense", self.setting.seed)
-                train(model, self.splits.train, self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
+                train(model, self.work.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
             record = {
-                "accuracy": accuracy(model, self.splits.validation, runtime=self.runtime),
+                self.setting.task.metric_name: self.work.score(model),
                 "macs": self.traced.cost.dense_macs,
                 "params": self.traced.cost.dense_params,
                 "convention": CONVENTION,
@@ -180,10 +182,15 @@ class Workbench:
         return model.to(self.runtime.device).eval()
 
 
-def _build(spec: NetworkSpec, *, n_classes: int, in_channels: int, seed: int) -> nn.Module:
+def _build(spec: NetworkSpec, *, n_classes: int | None, in_channels: int | None, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("network", seed))
         if spec.architecture is not None:
+            if n_classes is None or in_channels is None:
+                raise ConfigError(
+                    "[network] `architecture` is for the images of [data], whose classes and channels are known; with "
+                    "a task of your own give `factory`, a function that builds the network."
+                )
             try:
                 return architectures.build(spec.architecture, n_classes=n_classes, in_channels=in_channels)
             except ConfigError as error:
@@ -226,34 +233,89 @@ def _check_names(setting: SettingSpec) -> None:
 def _stamps(setting: SettingSpec) -> tuple[tuple[str, int, int], ...]:
     """Tells whether a file that the setting names was changed since it was opened, as it may be in a notebook."""
     data = setting.data
-    names = [name for name in (setting.network.weights, data.train, data.test, data.validation) if name is not None]
+    parts = () if data is None else (data.train, data.test, data.validation)
+    names = [name for name in (setting.network.weights, *parts) if name is not None]
     paths = [Path(name) for name in names if "/" in name and Path(name).exists()]
     return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 @functools.lru_cache(maxsize=2)
 def _open(setting: SettingSpec, stamps: tuple[tuple[str, int, int], ...]) -> Workbench:
-    splits = load_splits(setting.data, folder=Path(setting.artifacts) / "data")
+    return _open_images(setting, setting.data) if setting.data is not None else _open_task(setting)
+
+
+def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
+    folder = Path(setting.artifacts) / "data"
+    splits = load_splits(data, folder=folder)
     _check_labels(splits)
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
-    narrow_attention(network)  # So that all of its layers are called, and can be heard, in the dense network as well.
-    device = default_device()
-    runtime = Runtime(device, setting.precision, splits.preprocess)
+    runtime = Runtime(default_device(), setting.precision, splits.preprocess)
     runtime.autocast()
     batch = _least_batch(setting, len(splits.train))
     images = next(splits.train.read([torch.arange(max(2, batch)) % len(splits.train)]))
-    settle(network, splits.preprocess(images[:1], torch.device("cpu")), seed=seed_of("network", setting.seed))
+    weights_sha256 = _ready(network, splits.preprocess(images[:1], torch.device("cpu")), setting)
+    probe = Probe(network.eval(), images, runtime=runtime, n_classes=splits.n_classes, batch=batch)
+    runtime = probe.runtime()
+    work = ImageWorkload(splits, runtime, load_test=lambda: load_test(data, splits, folder=folder))
+    example = dataclasses.replace(runtime, device=torch.device("cpu")).inputs(probe.batch[:1])
+    traced = _traced(
+        network,
+        example,
+        work,
+        setting,
+        train_once=lambda model: run_in_training(runtime.place(model), runtime, probe.batch),
+    )
+    return Workbench(setting, work, network.to(runtime.device), traced, runtime, weights_sha256)
+
+
+def _open_task(setting: SettingSpec) -> Workbench:
+    task = _task(setting.task)
+    network = _build(setting.network, n_classes=None, in_channels=None, seed=setting.seed)
+    runtime = Runtime(default_device(), setting.precision, None)
+    runtime.autocast()
+    work = TaskWorkload(task, runtime)
+    weights_sha256 = _ready(network, first_input(work.example), setting, forward=work.whole)
+    learns = any(recipe.distill is not None for recipe in (setting.sparsify, setting.finetune))
+    work = TaskProbe(network.eval(), work, learns=learns).settled()
+    traced = _traced(network, work.example, work, setting, train_once=work.train_once)
+    return Workbench(setting, work, network.to(work.runtime.device), traced, work.runtime, weights_sha256)
+
+
+def _task(spec: TaskSpec) -> Task:
+    """The user's Task, which must be what the study file says.
+
+    Raises:
+        ConfigError: The factory gives something else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("task"))  # So that data which are drawn are the same in every process.
+        task = call_factory(str(spec.factory), key="task.factory")
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"`task.factory` = {spec.factory!r} must return an autoprune.Task, but returned {type(task).__name__}."
+        )
+    said = (spec.kind, spec.metric_name, spec.metric_direction)
+    found = (task.kind, task.score_name, task.score_direction)
+    if said != found:
+        raise ConfigError(
+            f"[task] must say what its Task is, kind = {found[0]!r}, metric = {found[1]!r}, direction = {found[2]!r}, "
+            f"but says {', '.join(map(repr, said))}. Bring the two together."
+        )
+    return task
+
+
+def _ready(network: nn.Module, example: Any, setting: SettingSpec, *, forward: Forward = ask) -> str | None:
+    """Have a network that was just built take its sizes and its given weights; their hash, or None without any."""
+    narrow_attention(network)  # So that all of its layers are called, and can be heard, in the dense network as well.
+    settle(network, example, seed=seed_of("network", setting.seed), forward=forward)
     weights_sha256 = None
     if setting.network.weights is not None:
         path = Path(setting.network.weights)
         load_given(network, path)
         weights_sha256 = sha256_of(path)
     plain_weights(network)  # After the given ones are there, which have the names that they were trained by.
-    probe = Probe(network.eval(), images, runtime=runtime, n_classes=splits.n_classes, batch=batch)
-    runtime = probe.runtime()
-    traced = _traced(network, probe, runtime=runtime, exclude=setting.network.exclude)
-    return Workbench(setting, splits, network.to(device), traced, runtime, weights_sha256)
+    return weights_sha256
 
 
 def _least_batch(setting: SettingSpec, n_images: int) -> int:
@@ -264,15 +326,21 @@ def _least_batch(setting: SettingSpec, n_images: int) -> int:
     return min(n_images, *(phase.batch for phase in phases))
 
 
-def _traced(network: nn.Module, probe: Probe, *, runtime: Runtime, exclude: Sequence[str]) -> Traced:
+def _traced(
+    network: nn.Module,
+    example: Any,
+    work: Workload,
+    setting: SettingSpec,
+    *,
+    train_once: Callable[[nn.Module], object],
+) -> Traced:
     """The channel groups, without those that the network can't do without in training mode."""
-    on_cpu = dataclasses.replace(runtime, device=torch.device("cpu"))
-    example = on_cpu.inputs(probe.batch[:1])
-    traced = trace(network, example, exclude=exclude)
-    stuck, refused = read_in_training(network, traced, probe.batch, runtime=runtime)
+    exclude = setting.network.exclude
+    traced = trace(network, example, exclude=exclude, forward=work.forward)
+    stuck, refused = read_in_training(network, traced, train_once)
     if not stuck:
         return traced
-    traced = trace(network, example, exclude=(*exclude, *stuck))
+    traced = trace(network, example, exclude=(*exclude, *stuck), forward=work.forward)
     return dataclasses.replace(traced, refused=(*traced.refused, *refused))
 
 

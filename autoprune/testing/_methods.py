@@ -19,7 +19,7 @@ from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Importance, Method, PhasePlan
 from autoprune.engine.images import ImageSet, load_splits
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime, Samples, n_steps_of, train
+from autoprune.engine.training import ImageFeed, Runtime, Samples, n_steps_of, train
 from autoprune.testing._holding import hold
 from autoprune.widths import Scores
 
@@ -102,7 +102,7 @@ def check_method(method: Method, *, recipe: TrainSpec | None = None, macs_target
     hooks = method.attach(model, here.traced, plan=PhasePlan(recipe, n_steps_of(recipe, len(here.images)), limits))
     hold(_close(before, here.answers(model), 1e-6), "attaching a method must not change the network's answers")
     if method.trains:
-        train(model, here.images, recipe, runtime=here.runtime, seed=0, hooks=hooks)
+        train(model, ImageFeed(here.images), recipe, runtime=here.runtime, seed=0, hooks=hooks)
     trained = here.answers(model)
     hold(bool(trained.isfinite().all()), "the answers after the sparsify phase must be finite numbers")
     state = {} if hooks.state is None else hooks.state.state_dict()

@@ -301,7 +301,7 @@ def test_a_study_without_a_test_split(url: str, monkeypatch: pytest.MonkeyPatch,
         without = dataclasses.replace(spec, source="parquet", train="here")
         return load_test(without, splits, folder=folder)
 
-    monkeypatch.setattr("autoprune.pipeline.evaluation.load_test", untested)
+    monkeypatch.setattr("autoprune.pipeline.workbench.load_test", untested)
     with pytest.raises(ConfigError, match=r"must have a test split to be scored on, but it names no `test`"):
         autoprune.evaluate("tiny", storage=url)
 

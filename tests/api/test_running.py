@@ -17,6 +17,7 @@ from autoprune.search.proposals import Proposer
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Point
 from tests.conftest import FinishedStudy
+from tests.digits_task import TABLES
 
 Write = Callable[..., Path]
 SECOND = 'name = "second"\nn_trials = 30\nstart_from = ["digits"]\n'
@@ -85,8 +86,6 @@ def test_a_trial_is_told_multipliers_and_limits(write_study: Write, tmp_path: Pa
 RMSE = """
 name = "regression"
 n_trials = 16
-metric = "rmse"
-direction = "minimize"
 reference_point = { rmse = 2.0, macs_ratio = 1.0 }
 """
 
@@ -95,7 +94,7 @@ def test_a_study_that_minimises_rmse_from_its_first_trial_to_its_front(write_stu
     space = 'methods = ["magnitude"]\nwidth_rules = ["global"]\nmacs_target = { low = 0.1, high = 0.9 }'
     recipe = "\n[space.finetune]\nlearning_rate = [0.01, 0.1]"
     config = _planning.load_config(
-        write_study(tmp_path, study=RMSE, space=space + recipe, engine=f'artifacts = "{tmp_path}"')
+        write_study(tmp_path, study=RMSE, space=space + recipe, engine=f'artifacts = "{tmp_path}"', **TABLES)
     )
     workbench = open_workbench(config.setting)
     db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.digits_task import TABLES
+
 Refused = Callable[..., None]
 Write = Callable[..., Path]
 
@@ -33,7 +35,7 @@ def here(tmp_path: Path) -> Path:
     [
         (
             [],
-            "a command must be given, one of inspect, launch, resume, status, stop, ",
+            "a command must be given, one of init, inspect, launch, resume, status, stop, ",
         ),
         (
             ["lanch", "a.toml"],
@@ -583,18 +585,8 @@ def test_a_study_of_that_name_that_is_another(
             '`objectives` is ["accuracy: maximize", "macs_ratio: minimize"] there and ',
         ),
         (
-            {
-                "study": 'name = "digits"\nmetric = "rmse"\ndirection = "minimize"\n'
-                "reference_point = { rmse = 0.5, macs_ratio = 1.0 }"
-            },
+            {"study": 'name = "digits"\nreference_point = { rmse = 0.5, macs_ratio = 1.0 }', **TABLES},
             'there and ["rmse: minimize", "macs_ratio: minimize"] here',
-        ),
-        (
-            {
-                "study": 'name = "digits"\ndirection = "minimize"\n'
-                "reference_point = { accuracy = 0.5, macs_ratio = 1.0 }"
-            },
-            'there and ["accuracy: minimize", "macs_ratio: minimize"] here',
         ),
     ]:
         first = "the study 'digits' must stay the study that it was, but "

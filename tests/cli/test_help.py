@@ -12,6 +12,9 @@ from autoprune.cli.main import build_parser
 
 # A new flag is a promise for years: whoever adds one writes it down here.
 ARGUMENTS = {
+    "init": [
+        "STUDY.toml", "--network NET", "--data PATH", "--task TASK", "--weights FILE", "--time T", "--name NAME",
+    ],
     "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",

@@ -40,9 +40,9 @@ def test_a_real_measurement(run: Any, study: RealStudy) -> None:
 def test_the_warning_of_a_network_that_got_no_faster(
     run: Any, study: RealStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(networks: Any, image_shape: Any, *, batch: int, **_: Any) -> dict[str, latency.Latency]:
+    def measure(networks: Any, example: Any, *, batch: int, **_: Any) -> dict[str, latency.Latency]:
         assert list(networks) == ["dense", "pruned"]
-        assert image_shape == [1, 8, 8]
+        assert example.shape == (1, 1, 8, 8)
         dense, pruned = (10.0, 11.0) if batch == 1 else (80.0, 8.0)
         medians = {"dense": dense, "pruned": pruned}
         return {name: latency.Latency(batch, ms, 0.9 * ms, 1.1 * ms, 50) for name, ms in medians.items()}

@@ -45,7 +45,7 @@ def test_every_built_in_network_has_one_space_made_for_it() -> None:
     assert {network: len(made_for(network)) for network in ARCHITECTURES} == dict.fromkeys(ARCHITECTURES, 1)
     assert [made_for(network) for network in TORCHVISION] == [["torchvision"]] * 3
     # No space is made for a network that is not there.
-    assert {network for _, network in MADE_FOR} == {*ARCHITECTURES, "torchvision/*"}
+    assert {network for _, network in MADE_FOR} == {*ARCHITECTURES, "torchvision/*", "*:*"}
     assert {space for space, _ in MADE_FOR} == set(stock_spaces())
 
 
@@ -53,23 +53,20 @@ def test_every_built_in_network_has_one_space_made_for_it() -> None:
     ("network", "space"),
     [
         ("resnet110", "resnet_cifar"), ("resnet_digits", "resnet_digits"), ("vgg19", "vgg_cifar"),
-        ("torchvision/resnet50", "torchvision"),
+        ("torchvision/resnet50", "torchvision"), ("mine:Net", "any"),
     ],
 )  # fmt: skip
-def test_the_space_may_be_left_out_for_a_built_in_network(network: str, space: str, load: Load) -> None:
-    config = load(f'architecture = "{network}"').space
+def test_the_space_may_be_left_out(network: str, space: str, load: Load) -> None:
+    key = "factory" if ":" in network else "architecture"
+    config = load(f'{key} = "{network}"').space
     assert (config.name, config.any_method) == (space, True)
     assert config.methods.keys() == methods.METHODS.keys()
 
 
-def test_a_network_of_ones_own_needs_a_space(load: Load, tmp_path: Path) -> None:
+def test_a_network_must_be_named_to_have_a_space(load: Load, tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
-    with pytest.raises(
-        ConfigError,
-        match=rf"^{file}: \[study\] `space` must name a search space for a network of your own, but is missing. Let "
-        rf'`autoprune inspect {file} --write-space space.toml` write one, then add space = "space.toml"\.$',
-    ):
-        load('factory = "mine:Net"')
+    with pytest.raises(ConfigError, match=rf"^{file}: \[network\] must name a network by `architecture` or `factory`"):
+        load("")
 
 
 def test_a_network_that_is_not_there(load: Load) -> None:

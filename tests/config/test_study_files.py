@@ -360,6 +360,14 @@ RMSE = 'metric = "rmse"\n' + LESS
 POINT = "reference_point = { rmse = 2.0, macs_ratio = 1.0 }\n"
 
 
+OWN = '[network]\nfactory = "a:b"\n[task]\nfactory = "a:c"\nmetric = "{}"\ndirection = "{}"\n'
+
+
+def test_a_metric_must_be_that_of_what_networks_are_for(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"must be those of \[task\], accuracy and maximize, but are rmse"):
+        load(HEAD + RMSE + POINT + REST)
+
+
 def test_a_study_that_names_no_metric_maximises_accuracy(load: Load) -> None:
     study = load(HEAD + REST).study
     assert study.score_metric == Metric("accuracy", "maximize", 0.0)
@@ -369,7 +377,7 @@ def test_a_study_that_names_no_metric_maximises_accuracy(load: Load) -> None:
 
 
 def test_a_metric_to_be_minimised(load: Load) -> None:
-    config = load(HEAD + RMSE + POINT + REST)
+    config = load(HEAD + POINT + OWN.format("rmse", "minimize"))
     assert config.study.objectives == ("rmse", "macs_ratio")
     assert config.study.directions == ("minimize", "minimize")
     assert config.study.score_metric == Metric("rmse", "minimize", 2.0)
@@ -378,10 +386,10 @@ def test_a_metric_to_be_minimised(load: Load) -> None:
 
 
 def test_another_metric_to_be_maximised(load: Load) -> None:
-    study = load(HEAD + 'metric = "miou"\nobjectives = ["params_ratio", "miou"]\n' + REST).study
+    study = load(HEAD + 'objectives = ["params_ratio", "miou"]\n' + OWN.format("miou", "maximize")).study
     assert study.directions == ("minimize", "maximize")
     assert study.reference_point == {"miou": 0.0, "macs_ratio": 1.0, "params_ratio": 1.0}
-    worse = load(HEAD + 'metric = "r2"\nreference_point = { r2 = -2.0, macs_ratio = 1.0 }\n' + REST).study
+    worse = load(HEAD + "reference_point = { r2 = -2.0, macs_ratio = 1.0 }\n" + OWN.format("r2", "maximize")).study
     assert worse.score_metric == Metric("r2", "maximize", -2.0)
 
 
@@ -540,7 +548,7 @@ def test_a_space_file_that_does_not_hold(space: str, told: str, load: Load, tmp_
     [
         (
             '[study]\nname = "s"\nspace = 3\n' + REST,
-            "study.toml: [study] `space` must name a search space (densenet_cifar, mobilenet_cifar, ",
+            "study.toml: [study] `space` must name a search space (any, densenet_cifar, mobilenet_cifar, ",
         ),
         (
             '[study]\nname = "s"\nspace = "resnet_cifer"\n' + REST,

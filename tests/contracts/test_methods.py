@@ -20,7 +20,7 @@ from autoprune.engine.images import Preprocess
 from autoprune.engine.measuring import measure_damages
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime, Samples
+from autoprune.engine.training import ImageFeed, Runtime, Samples
 from autoprune.engine.training.loop import Training
 from autoprune.errors import ConfigError, InfeasibleError, NetworkError
 from autoprune.methods import METHODS
@@ -80,7 +80,7 @@ def training(method, network, recipe=RECIPE):
         reason = str(error)
     if reason:
         pytest.skip(reason)
-    return model, hooks, Training(model, Blobs(), recipe, runtime=RUNTIME, seed=0, hooks=hooks)
+    return model, hooks, Training(model, ImageFeed(Blobs()), recipe, runtime=RUNTIME, seed=0, hooks=hooks)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_training_does_something_that_plain_training_does_not(name, network, pha
     if name == "aofp" and not any(group.scales for group in network[1].groups):
         pytest.skip("has no scales whose weight decay is its own, and a half takes more steps than there are")
     plain = copy.deepcopy(network[0])
-    Training(plain, Blobs(), RECIPE, runtime=RUNTIME, seed=0).run()
+    Training(plain, ImageFeed(Blobs()), RECIPE, runtime=RUNTIME, seed=0).run()
     assert not equal(phase[0].state_dict(), plain.state_dict())
 
 

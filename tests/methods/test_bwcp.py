@@ -15,7 +15,7 @@ from autoprune.engine.folding import sites
 from autoprune.engine.images import Preprocess
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime
+from autoprune.engine.training import ImageFeed, Runtime
 from autoprune.engine.training.loop import Training
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.methods import BWCP
@@ -57,7 +57,7 @@ def attached(name="plain", *, n_steps=4, dtype=torch.float32, change=None, exclu
 def trained(name="plain", *, until=None, precision="float32", **options):
     model, traced, hooks = attached(name, **options)
     runtime = Runtime(torch.device("cpu"), precision, Preprocess((0.5,), (0.25,)))
-    run = Training(model, Noise(), RECIPE, runtime=runtime, seed=0, hooks=hooks)
+    run = Training(model, ImageFeed(Noise()), RECIPE, runtime=runtime, seed=0, hooks=hooks)
     run.run(until=until)
     return model, traced, hooks, run
 

@@ -16,7 +16,7 @@ from autoprune.engine.folding import fold_constants
 from autoprune.engine.images import Preprocess
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime, Samples, train
+from autoprune.engine.training import ImageFeed, Runtime, Samples, train
 from autoprune.errors import NetworkError
 from autoprune.methods import METHODS
 from autoprune.widths import keep_best, remove_least
@@ -102,7 +102,7 @@ def test_works_or_says_what_it_needs(name, network):
         return
     hooks = method.attach(model, traced, plan=plan)
     if method.trains:
-        train(model, Noise(), RECIPE, runtime=RUNTIME, seed=0, hooks=hooks)
+        train(model, ImageFeed(Noise()), RECIPE, runtime=RUNTIME, seed=0, hooks=hooks)
         merged = hooks.fold is not None and name != "aofp"
         for key, parameter in model.named_parameters():
             assert parameter.requires_grad or torch.equal(parameter, before[key]), f"{key} is frozen"

@@ -13,7 +13,7 @@ from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.images import Preprocess
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import Runtime, train
+from autoprune.engine.training import ImageFeed, Runtime, train
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods import METHODS, Slimming
@@ -70,7 +70,7 @@ def after_training(model, method, spec, exclude=()):
     copied = copy.deepcopy(model)
     traced = trace(copied, torch.zeros(1, 1, 8, 8), exclude=exclude)
     hooks = method.attach(copied, traced, plan=PhasePlan(spec, n_steps=100)) if method else None
-    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
+    train(copied, ImageFeed(Noise()), spec, runtime=runtime(), seed=0, hooks=hooks)
     return scales(copied)
 
 
@@ -144,7 +144,7 @@ def test_weight_decay_of_gamma_is_its_own(model, decay, expected):
         copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
     )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.2)
-    train(copied, Silent(), spec, runtime=runtime(), seed=0, hooks=hooks)
+    train(copied, ImageFeed(Silent()), spec, runtime=runtime(), seed=0, hooks=hooks)
     for name, gamma in scales(copied).items():
         torch.testing.assert_close(gamma, scales(model)[name] * expected, rtol=1e-6, atol=1e-9)
     weight = copied.layer1[0].conv1.weight
@@ -174,7 +174,7 @@ def test_frozen_scales_are_left_alone(model):
         copied, trace(copied, torch.zeros(1, 1, 8, 8)), plan=PhasePlan(RECIPE, n_steps=100)
     )
     spec = TrainSpec(epochs=1, batch=32, learning_rate=0.1)
-    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
+    train(copied, ImageFeed(Noise()), spec, runtime=runtime(), seed=0, hooks=hooks)
     assert torch.equal(copied.bn1.weight, model.bn1.weight)
 
 
@@ -216,7 +216,7 @@ def test_training_shrinks_a_hidden_layer_too():
     copied = make("headed")
     traced, method = trace(copied, torch.zeros(1, *SHAPE)), slimming(form="prox", strength=0.062)
     hooks = method.attach(copied, traced, plan=PhasePlan(spec, n_steps=40))
-    train(copied, Noise(), spec, runtime=runtime(), seed=0, hooks=hooks)
+    train(copied, ImageFeed(Noise()), spec, runtime=runtime(), seed=0, hooks=hooks)
     scores = method.rank(copied.eval(), traced, state=hooks.state.state_dict(), batches=())
     assert 1 <= (scores["hidden"] == 0).sum() < 10
     assert 1 <= sum((score == 0).sum() for name, score in scores.items() if name != "hidden") < 14

@@ -12,7 +12,7 @@ import autoprune
 from autoprune.api import measure_latency
 from autoprune.config import DataSpec, NetworkSpec, SettingSpec, TrainSpec
 from autoprune.engine.files import PhaseStore, read_tensors
-from autoprune.pipeline import Link, layout_of, open_test, open_workbench, score
+from autoprune.pipeline import Link, layout_of, open_workbench, score
 from autoprune.pipeline import workbench as workbench_module
 from tests import brought
 from tests.brought import Helped, Lazy, Plain, Viewing, helped, lazy, normed, plain, viewing
@@ -125,7 +125,7 @@ def test_a_loaded_network_trains_on(name, studies):
 def test_the_front_on_the_test_split(name, studies):
     spec, result = studies[name].specs[0], studies[name].results[0]
     kept = json.loads(Path(result.weights).with_suffix(".json").read_text())["kept"]
-    _, fingerprint = open_test(spec.setting, open_workbench(spec.setting))
+    fingerprint = open_workbench(spec.setting).work.test().fingerprint
     phases = PhaseStore(Path(spec.setting.artifacts) / "phases")
     found = score([Link(spec, kept)], seed=0, fingerprint=fingerprint, phases=phases)
     assert found["n_images"] == 40

@@ -18,7 +18,7 @@ from autoprune import methods
 from autoprune.config import Ancestor, DataSpec, NetworkSpec, SettingSpec, TrainSpec, TrialSpec, seed_of
 from autoprune.engine.files import PhaseStore, read_tensors
 from autoprune.errors import DataError
-from autoprune.pipeline import Link, open_test, open_workbench, run_trial
+from autoprune.pipeline import Link, open_workbench, run_trial
 from autoprune.pipeline import score as score_lineage
 from autoprune.pipeline.evaluation import Repetition, evaluation_seed
 from autoprune.pipeline.evaluation import repeat as repeat_lineage
@@ -106,7 +106,7 @@ def test_the_dense_network_is_left_as_it_is(setting: SettingSpec) -> None:
 def test_a_score_repeats_itself_and_is_that_of_the_test_images(setting: SettingSpec) -> None:
     spec, phases = spec_of(setting, 5), store(setting)
     kept, _ = kept_by(spec)
-    _, fingerprint = open_test(setting, open_workbench(setting))
+    fingerprint = open_workbench(setting).work.test().fingerprint
     found = score(spec, kept, seed=0, fingerprint=fingerprint, phases=phases)
     again = score(spec, kept, seed=0, fingerprint=fingerprint, phases=phases)
     assert found.keys() == {"accuracy", "n_images", "wall_s", "is_untouched", "phase_file", "phase_kind"}
@@ -126,7 +126,7 @@ def test_a_score_repeats_itself_and_is_that_of_the_test_images(setting: SettingS
 def test_seeds_give_other_scores(setting: SettingSpec) -> None:
     spec, phases = spec_of(setting, 6, macs_target=0.3), store(setting)
     kept, _ = kept_by(spec)
-    _, fingerprint = open_test(setting, open_workbench(setting))
+    fingerprint = open_workbench(setting).work.test().fingerprint
     found = [score(spec, kept, seed=seed, fingerprint=fingerprint, phases=phases)["accuracy"] for seed in range(4)]
     assert len(set(found)) > 1
     assert len({evaluation_seed(setting, number, seed) for number in range(20) for seed in range(20)}) == 400
@@ -145,7 +145,7 @@ def test_no_other_file_is_written(setting: SettingSpec, tmp_path: Path) -> None:
     kept, _ = kept_by(spec)
     shutil.copytree(setting.artifacts, tmp_path / "copy")
     moved = dataclasses.replace(spec, setting=dataclasses.replace(setting, artifacts=str(tmp_path / "copy")))
-    _, fingerprint = open_test(moved.setting, open_workbench(moved.setting))
+    fingerprint = open_workbench(moved.setting).work.test().fingerprint
     before = {path for path in (tmp_path / "copy").rglob("*") if path.suffix != ".lock"}
     score(moved, kept, seed=0, fingerprint=fingerprint, phases=store(moved.setting))
     assert {path for path in (tmp_path / "copy").rglob("*") if path.suffix != ".lock"} == before

@@ -106,14 +106,14 @@ def test_a_parent_that_is_gone_or_damaged_gives_way_to_the_next_and_it_is_record
 
 
 def test_the_length_of_a_trial_is_its_own(setting: SettingSpec, parent: TrialResult) -> None:
-    n_images, batch = len(open_workbench(setting).splits.train), 64
+    n_images, batch = open_workbench(setting).work.n_examples, 64
     assert parent.images == round(0.5 * n_images / batch) * batch
     assert run(setting, 5, epochs=1.5).images == round(1.5 * n_images / batch) * batch
 
 
 def test_a_trial_without_time_is_cut_short_and_says_so(setting: SettingSpec) -> None:
     result = run(setting, 6, epochs=500.0, time_limit_s=4.0)
-    assert 0 < result.images < 500 * len(open_workbench(setting).splits.train) / 2
+    assert 0 < result.images < 500 * open_workbench(setting).work.n_examples / 2
     assert result.score > 0.5  # The schedule has come to its end: this network is annealed.
 
 

@@ -13,7 +13,6 @@ import autoprune
 from autoprune.cost import allowed_widths
 from autoprune.engine.files import publish, read_tensors
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import accuracy
 from autoprune.errors import ConfigError, WeightsError
 from autoprune.pipeline import load_model, open_workbench, read_record
 from tests.real_trials import concat_depthwise, run_study
@@ -72,7 +71,7 @@ def test_a_loaded_network_is_the_trial_s(built_in, number):
     assert not model.training
     assert torch.equal(logits(model), logits(by_hand(spec, result)))
     workbench = open_workbench(spec.setting)
-    assert accuracy(model, workbench.splits.validation, runtime=workbench.runtime) == result.score
+    assert workbench.work.score(model) == result.score
     assert sum(p.numel() for p in model.parameters()) == result.params < workbench.traced.cost.dense_params
 
 

@@ -110,7 +110,7 @@ def test_stored_logits_are_those_of_the_dense_network(setting: SettingSpec) -> N
     workbench, found = open_workbench(setting), ask(setting, TAUGHT, store(setting))
     assert isinstance(found, StoredTeacher)
     indices = torch.tensor([5, 700, 31])
-    (pixels,) = workbench.splits.train.read([indices])
+    (pixels,) = workbench.work.splits.train.read([indices])
     seen = found.show(pixels, indices, turn=1)
     assert seen is not None
     inputs = workbench.runtime.preprocess(seen, workbench.runtime.device)

@@ -20,12 +20,11 @@ from autoprune.engine.files import PhaseStore, load_into, publish, read_tensors
 from autoprune.engine.folding import fold_constants
 from autoprune.engine.surgery import cut
 from autoprune.engine.tracing import trace
-from autoprune.engine.training import accuracy
 from autoprune.errors import ConfigError, InfeasibleError, TrialError, TrialStoppedError
 from autoprune.methods import Slimming
 from autoprune.pipeline import open_workbench, progress, run_trial, steps, trial
 from autoprune.pipeline import workbench as workbench_module
-from autoprune.pipeline.steps import silent_last
+from autoprune.pipeline.choosing import silent_last
 from autoprune.widths import WIDTH_RULES, Evidence, keep_best
 from tests.small_networks import sequential
 
@@ -123,7 +122,7 @@ def test_the_saved_network_gives_the_reported_accuracy(first, setting):
     load_into(pruned, read_tensors(Path(result.weights)), source=result.weights)
     assert sum(parameter.numel() for parameter in pruned.parameters()) == result.params
     workbench = open_workbench(setting)
-    assert accuracy(pruned, workbench.splits.validation, runtime=workbench.runtime) == result.score
+    assert workbench.work.score(pruned) == result.score
 
 
 def test_rungs_are_reported_in_order(first):

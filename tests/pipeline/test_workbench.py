@@ -10,7 +10,6 @@ from torch import nn
 
 from autoprune.config import DataSpec, NetworkSpec, SettingSpec, TrainSpec
 from autoprune.engine.files import PhaseStore, publish
-from autoprune.engine.training import accuracy
 from autoprune.errors import ConfigError, DataError, WeightsError
 from autoprune.pipeline import open_workbench
 from autoprune.pipeline import workbench as workbench_module
@@ -52,7 +51,7 @@ def test_opens_data_network_and_groups(setting):
     torch.manual_seed(1)
     workbench = open_workbench(setting)
     assert torch.equal(torch.rand(2), expected)
-    assert (len(workbench.splits.train), len(workbench.splits.validation), workbench.splits.n_classes) == (
+    assert (workbench.work.n_examples, workbench.work.n_validation, workbench.work.record()["n_classes"]) == (
         1200,
         237,
         10,
@@ -61,7 +60,7 @@ def test_opens_data_network_and_groups(setting):
         "conv1": 16, "layer1.0.conv1": 16, "layer2.0.conv1": 32, "layer2.0.conv2": 32, "layer3.0.conv1": 64,
         "layer3.0.conv2": 64,
     }  # fmt: skip
-    assert workbench.traced.input_shape == (1, 1, 8, 8)
+    assert workbench.traced.example.shape == (1, 1, 8, 8)
     assert workbench.runtime.precision == "float32"
     assert workbench.weights_sha256 is None
 
@@ -144,7 +143,7 @@ def test_dense_is_trained_once_and_the_network_stays_untrained(setting, tmp_path
     assert all(torch.equal(tensor, again.tensors[name]) for name, tensor in first.tensors.items())
     assert not torch.equal(first.tensors["conv1.weight"], before["conv1.weight"])
     model = workbench.with_weights(first.tensors)
-    assert first.record["accuracy"] == accuracy(model, workbench.splits.validation, runtime=workbench.runtime)
+    assert first.record["accuracy"] == workbench.work.score(model)
     assert first.record["macs"] == workbench.traced.cost.dense_macs
     assert first.record["params"] == sum(parameter.numel() for parameter in model.parameters())
 

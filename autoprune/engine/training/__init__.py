@@ -2,6 +2,7 @@
 
 from autoprune.engine.training.answers import AUXILIARY_WEIGHT, Answer, answer_of, described
 from autoprune.engine.training.distillation import OnlineTeacher, StoredTeacher, Teacher
+from autoprune.engine.training.feeds import Feed, ImageFeed, Reader
 from autoprune.engine.training.loop import Training, require_trained, train
 from autoprune.engine.training.pacer import Pacer
 from autoprune.engine.training.precision import wide
@@ -14,9 +15,12 @@ from autoprune.engine.training.scoring import accuracy, recalibrate
 __all__ = [
     "AUXILIARY_WEIGHT",
     "Answer",
+    "Feed",
+    "ImageFeed",
     "OnlineTeacher",
     "Pacer",
     "Randomness",
+    "Reader",
     "Runtime",
     "Samples",
     "StoredTeacher",

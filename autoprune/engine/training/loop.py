@@ -6,18 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import Hooks
-from autoprune.engine.images import ImageSet, augment
-from autoprune.engine.training.answers import AUXILIARY_WEIGHT, answer_of
-from autoprune.engine.training.distillation import Teacher, distillation_loss
+from autoprune.engine.training.feeds import Feed
 from autoprune.engine.training.randomness import Randomness
 from autoprune.engine.training.runtime import Runtime
-from autoprune.engine.training.samples import index_batches
-from autoprune.engine.training.schedule import learning_rate, n_steps_of
+from autoprune.engine.training.schedule import learning_rate
 from autoprune.errors import NetworkError, TrialError
 
 __all__ = ["Training", "require_trained", "train"]
@@ -67,12 +63,11 @@ class Training:
 
     Args:
         model: Trained in place; moved to ``runtime.device``.
-        images: What to train on.
-        spec: Optimizer, schedule, length: ``spec.epochs`` passes over ``images``. ``hooks.recipe`` goes over it.
+        feed: What to train on.
+        spec: Optimizer, schedule, length: ``spec.epochs`` passes over the feed. ``hooks.recipe`` goes over it.
         runtime: Device, precision, normalisation.
         seed: Of this phase.
         hooks: What a method does in each step.
-        teacher: Whom the network learns from beside the labels; it may fix how images are augmented.
 
     Raises:
         NetworkError: All parameters are frozen, and there is a step to take.
@@ -81,19 +76,17 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        images: ImageSet,
+        feed: Feed,
         spec: TrainSpec,
         *,
         runtime: Runtime,
         seed: int,
         hooks: Hooks | None = None,
-        teacher: Teacher | None = None,
     ) -> None:
-        self._hooks, self._teacher = hooks or Hooks(), teacher
-        self._steps_a_pass = len(images) // min(spec.batch, len(images))
-        self._spec = self._hooks.recipe or spec
-        self._images, self._runtime, self._model = images, runtime, model
-        self.step, self.n_steps = 0, n_steps_of(spec, len(images))
+        self._hooks = hooks or Hooks()
+        self._spec, self._steps_a_pass = self._hooks.recipe or spec, feed.steps_a_pass(spec)
+        self._feed, self._runtime, self._model = feed, runtime, model
+        self.step, self.n_steps = 0, feed.n_steps(spec)
         if self.n_steps:
             require_trained(model)
         runtime.place(model)
@@ -101,8 +94,7 @@ class Training:
         self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "float16")
         self._random = Randomness(runtime.device, seed)
         self._planned, self._at, self._pace = self.n_steps, 0.0, 1.0  # Where the schedule stands, in planned steps.
-        generator = self._random.generator
-        self._index_batches = list(index_batches(len(images), self.n_steps, batch=spec.batch, generator=generator))
+        self._read = feed.open(spec, self.n_steps, generator=self._random.generator)
 
     def run(self, on_step: Callable[[float], None] = lambda share: None, *, until: int | None = None) -> None:
         """Take the steps that remain; the model is left in training mode.
@@ -116,11 +108,10 @@ class Training:
             TrialError: The loss is no longer finite.
             NetworkError: The loss depends on nothing that trains.
         """
-        batches = self._index_batches[self.step : until]
         self._model.train()
         with self._random.in_use():
-            for indices, pixels in zip(batches, self._images.read(batches), strict=True):
-                self._take_step(indices, pixels)
+            for batch in self._read(self.step, until):
+                self._take_step(batch)
                 self.step += 1
                 self._at += self._pace
                 on_step(self._at / self._planned)
@@ -137,28 +128,13 @@ class Training:
         if self.step < n_steps < self.n_steps:
             self.n_steps, self._pace = n_steps, (self._planned - self._at) / (n_steps - self.step)
 
-    def _take_step(self, indices: Tensor, pixels: Tensor) -> None:
+    def _take_step(self, batch: Any) -> None:
         spec, runtime, hooks, optimizer, scaler = self._spec, self._runtime, self._hooks, self._optimizer, self._scaler
         rate = learning_rate(spec, self._at, self._planned)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        teacher, turn = self._teacher, self.step // self._steps_a_pass
-        seen = None if teacher is None else teacher.show(pixels, indices, turn=turn)
-        if seen is None:
-            seen = augment(pixels, spec.augmentation, self._random.generator)
-        inputs = runtime.inputs(seen)
-        targets = self._images.labels[indices].to(runtime.device, non_blocking=True)
-        with runtime.autocast():
-            answer = answer_of(self._model(inputs))
-        logits, smoothing = answer.logits.float(), spec.label_smoothing
-        if teacher is None:
-            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        else:
-            soft = teacher.logits(inputs, indices, turn=turn)
-            loss = distillation_loss(logits, soft, targets, spec=teacher.spec, label_smoothing=smoothing)
-        for auxiliary in answer.auxiliary:
-            heads_loss = F.cross_entropy(auxiliary.float(), targets, label_smoothing=smoothing)
-            loss = loss + AUXILIARY_WEIGHT * heads_loss
+        turn, generator = self.step // self._steps_a_pass, self._random.generator
+        loss = self._feed.loss(self._model, batch, spec, runtime=runtime, turn=turn, generator=generator)
         if hooks.extra_loss is not None:
             loss = loss + hooks.extra_loss()
         if (self.step % _CHECKED_EVERY == 0 or self.step == self.n_steps - 1) and not torch.isfinite(loss):
@@ -221,28 +197,26 @@ def _from_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def train(
     model: nn.Module,
-    images: ImageSet,
+    feed: Feed,
     spec: TrainSpec,
     *,
     runtime: Runtime,
     seed: int,
     hooks: Hooks | None = None,
-    teacher: Teacher | None = None,
     on_step: Callable[[float], None] = lambda share: None,
 ) -> None:
     """Run a whole phase of `Training`.
 
     Args:
         model: Trained in place.
-        images: What to train on.
+        feed: What to train on.
         spec: Optimizer, schedule, length.
         runtime: Device, precision, normalisation.
         seed: Of the phase.
         hooks: What a method does in each step.
-        teacher: Whom the network learns from beside the labels.
         on_step: Called after each step with the share of the phase done, in (0, 1].
 
     Raises:
         TrialError: The loss is no longer finite.
     """
-    Training(model, images, spec, runtime=runtime, seed=seed, hooks=hooks, teacher=teacher).run(on_step)
+    Training(model, feed, spec, runtime=runtime, seed=seed, hooks=hooks).run(on_step)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.engine.asking import laid, moved
 from autoprune.engine.images import Preprocess
 from autoprune.errors import ConfigError
 
@@ -28,18 +30,23 @@ class Runtime:
     Args:
         device: Of weights and images.
         precision: Of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        preprocess: Normalisation.
+        preprocess: Normalisation of images; None where inputs come from loaders, which have them ready.
         memory_format: Layout of weights and images; contiguous where a network fails on the faster one.
     """
 
     device: torch.device
     precision: str
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     memory_format: torch.memory_format = torch.channels_last
 
     def inputs(self, images: Tensor) -> Tensor:
         """What a network is shown of a uint8 batch, shape (N, C, H, W): normalised, on the device, in the layout."""
+        assert self.preprocess is not None
         return self.preprocess(images, self.device).contiguous(memory_format=self.memory_format)
+
+    def bring(self, values: Any) -> Any:
+        """A batch of any structure on the device, maps of floats, shape (N, C, H, W), in the layout."""
+        return laid(moved(values, self.device), self.memory_format)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network, in place, to the device and the layout; the same network."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from autoprune.engine.asking import Forward, ask
+from autoprune.engine.contracts import Batches
 from autoprune.engine.images import ImageSet
 from autoprune.engine.training.runtime import Runtime
-from autoprune.engine.training.samples import Samples
 
 __all__ = ["accuracy", "recalibrate"]
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, images: ImageSet, *, runtime: Runtime, n_images: int, seed: int) -> None:
+def recalibrate(model: nn.Module, batches: Batches, *, runtime: Runtime, forward: Forward = ask) -> None:
     """Re-estimate the running statistics of every BatchNorm by plain averages over fresh batches.
 
     Args:
         model: Changed in place; left in evaluation mode.
-        images: Training images, seen without augmentation.
-        runtime: Device, precision, normalisation.
-        n_images: How many to look at, at least one batch.
-        seed: Fixes which.
+        batches: Of training inputs, seen without augmentation; at least one.
+        runtime: Device, precision.
+        forward: Runs the whole network.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -30,9 +30,9 @@ def recalibrate(model: nn.Module, images: ImageSet, *, runtime: Runtime, n_image
         norm.reset_running_stats()
         norm.momentum = None  # A cumulative average instead of an exponential one.
         norm.train()
-    for inputs, _ in Samples(images, runtime, n_images, seed):
+    for inputs, _ in batches:
         with runtime.autocast():
-            model(inputs)
+            forward(model, inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

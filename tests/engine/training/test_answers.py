@@ -9,7 +9,7 @@ from torch import nn
 
 from autoprune.config import TrainSpec
 from autoprune.engine.images import ImageSet, Preprocess
-from autoprune.engine.training import Runtime, answer_of, described, train
+from autoprune.engine.training import ImageFeed, Runtime, answer_of, described, train
 from autoprune.errors import NetworkError
 
 MAIN, AUX, MORE, OTHER = torch.zeros(2, 3), torch.ones(2, 3), torch.full((2, 3), 2.0), torch.zeros(2, 5)
@@ -95,7 +95,13 @@ def test_auxiliary_losses_count_three_tenths(smoothing):
         epochs=1, batch=4, learning_rate=0.5, schedule="constant", momentum=0.0, weight_decay=0.0,
         label_smoothing=smoothing,
     )  # fmt: skip
-    train(model, images, spec, runtime=Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,))), seed=0)
+    train(
+        model,
+        ImageFeed(images),
+        spec,
+        runtime=Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,))),
+        seed=0,
+    )
     x = ((images.images.float() / 255 - 0.5) / 0.25).flatten(1)
     for head, weight in ((expected.main, 1.0), (expected.aux, 0.3), (expected.more, 0.3)):
         loss = weight * F.cross_entropy(head(x), images.labels, label_smoothing=smoothing)

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.config import DistillSpec, TrainSpec
 from autoprune.engine.images import fixed_view
-from autoprune.engine.training import OnlineTeacher, StoredTeacher, Training
+from autoprune.engine.training import ImageFeed, OnlineTeacher, StoredTeacher, Training
 from autoprune.engine.training.distillation import distillation_loss
 from tests.engine.training.test_loop import RUNTIME, Images, make
 
@@ -100,7 +100,7 @@ def test_the_passes_of_a_training_are_told_apart() -> None:
 
     views = [fixed_view("crop_flip", k, n=20, height=4) for k in range(2)]
     teacher = Listening(DistillSpec(), [torch.zeros(20, 2).half()] * 2, views, first=0)
-    Training(make(), images, RECIPE, runtime=RUNTIME, seed=0, teacher=teacher).run()
+    Training(make(), ImageFeed(images, teacher=teacher), RECIPE, runtime=RUNTIME, seed=0).run()
     assert turns == [0, 0, 1, 1, 2]  # 2 epochs of 20 images are 5 steps of 8.
 
 
@@ -109,7 +109,9 @@ def test_with_a_teacher_training_can_be_taken_up_in_the_middle() -> None:
     network = make().eval()
 
     def training(model: nn.Module) -> Training:
-        return Training(model, images, RECIPE, runtime=RUNTIME, seed=3, teacher=stored(network, images, 2, spec))
+        return Training(
+            model, ImageFeed(images, teacher=stored(network, images, 2, spec)), RECIPE, runtime=RUNTIME, seed=3
+        )
 
     whole, first, second = make(), make(), make()
     training(whole).run()
@@ -133,7 +135,7 @@ def test_a_student_follows_its_teacher_where_labels_are_noise() -> None:
     with torch.no_grad():
         student[-1].weight.zero_()
     recipe = TrainSpec(epochs=60, batch=32, learning_rate=0.05)
-    Training(student, images, recipe, runtime=RUNTIME, seed=0, teacher=teacher).run()
+    Training(student, ImageFeed(images, teacher=teacher), recipe, runtime=RUNTIME, seed=0).run()
     inputs = RUNTIME.preprocess(images.images, RUNTIME.device)
     with torch.no_grad():
         agree = (student.eval()(inputs).argmax(1) == wise(inputs).argmax(1)).float().mean()

@@ -14,6 +14,7 @@ from autoprune.engine.contracts import Hooks
 from autoprune.engine.files import publish, read_tensors
 from autoprune.engine.images import ImageSet, Preprocess, augment
 from autoprune.engine.training import (
+    ImageFeed,
     Runtime,
     Samples,
     accuracy,
@@ -61,7 +62,7 @@ def make(dropout=0.0, bias=True):
 
 def trained(model=None, images=None, spec=PLAIN, seed=0, runtime=RUNTIME, **options):
     model = copy.deepcopy(model) if model is not None else make()
-    train(model, images or Images(), spec, runtime=runtime, seed=seed, **options)
+    train(model, ImageFeed(images or Images()), spec, runtime=runtime, seed=seed, **options)
     return model
 
 
@@ -134,7 +135,7 @@ def test_the_rate_reaches_the_optimizer():
             ),
             shrink=told.append,
         )  # fmt: skip
-        train(model, Images(), spec, runtime=RUNTIME, seed=0, hooks=hooks)
+        train(model, ImageFeed(Images()), spec, runtime=RUNTIME, seed=0, hooks=hooks)
         before.append(weight.detach().clone())
         for step, gradient in enumerate(gradients):
             moved = before[step + 1] - before[step]
@@ -152,7 +153,7 @@ def test_the_rate_reaches_the_optimizer():
 def test_number_of_steps(n, batch, epochs, n_steps):
     images, shares = Images(n), []
     spec = TrainSpec(epochs=epochs, batch=batch, learning_rate=1e-3)
-    train(make(), images, spec, runtime=RUNTIME, seed=0, on_step=shares.append)
+    train(make(), ImageFeed(images), spec, runtime=RUNTIME, seed=0, on_step=shares.append)
     assert len(images.asked) == n_steps
     assert shares == [(step + 1) / n_steps for step in range(n_steps)]
     assert {len(indices) for indices in images.asked} <= {min(batch, n)}
@@ -160,7 +161,7 @@ def test_number_of_steps(n, batch, epochs, n_steps):
 
 def test_every_epoch_is_a_permutation():
     images = Images(20)
-    train(make(), images, TrainSpec(epochs=3, batch=5, learning_rate=1e-3), runtime=RUNTIME, seed=0)
+    train(make(), ImageFeed(images), TrainSpec(epochs=3, batch=5, learning_rate=1e-3), runtime=RUNTIME, seed=0)
     order = [index for batch in images.asked for index in batch]
     epochs = [order[start : start + 20] for start in (0, 20, 40)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(20))] * 3
@@ -229,15 +230,15 @@ def test_the_random_state_of_the_caller_is_left_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    train(model, images, TrainSpec(epochs=1, batch=8, augmentation="shift"), runtime=RUNTIME, seed=3)
-    recalibrate(model, images, runtime=RUNTIME, n_images=10, seed=3)
+    train(model, ImageFeed(images), TrainSpec(epochs=1, batch=8, augmentation="shift"), runtime=RUNTIME, seed=3)
+    recalibrate(model, Samples(images, RUNTIME, 10, seed=3), runtime=RUNTIME)
     accuracy(model, images, runtime=RUNTIME)
 
     def stop(share):
         raise InterruptedError("enough")
 
     with pytest.raises(InterruptedError, match="enough"):
-        train(model, images, PLAIN, runtime=RUNTIME, seed=3, on_step=stop)
+        train(model, ImageFeed(images), PLAIN, runtime=RUNTIME, seed=3, on_step=stop)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -258,7 +259,7 @@ def test_hooks_run_in_the_documented_order():
         after_step=lambda: calls.append(("after_step", model.training)),
     )
     train(
-        model, Images(16), PLAIN, runtime=RUNTIME, seed=0, hooks=hooks,
+        model, ImageFeed(Images(16)), PLAIN, runtime=RUNTIME, seed=0, hooks=hooks,
         on_step=lambda share: calls.append(("on_step", share)),
     )  # fmt: skip
     order = ["extra_loss", "transform_gradients", "shrink", "after_step", "on_step"]
@@ -273,8 +274,15 @@ def test_extra_loss_adds_its_gradient():
     model = make()
     plain, more = copy.deepcopy(model), copy.deepcopy(model)
     spec = TrainSpec(epochs=1, batch=20, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.0)
-    train(plain, Images(), spec, runtime=RUNTIME, seed=0)
-    train(more, Images(), spec, runtime=RUNTIME, seed=0, hooks=Hooks(extra_loss=lambda: 0.5 * more[1].weight.sum()))
+    train(plain, ImageFeed(Images()), spec, runtime=RUNTIME, seed=0)
+    train(
+        more,
+        ImageFeed(Images()),
+        spec,
+        runtime=RUNTIME,
+        seed=0,
+        hooks=Hooks(extra_loss=lambda: 0.5 * more[1].weight.sum()),
+    )
     torch.testing.assert_close(plain[1].weight - more[1].weight, torch.full((4,), 0.05), rtol=0, atol=1e-6)
     assert torch.equal(plain[3].weight, more[3].weight)
 
@@ -286,7 +294,7 @@ def test_shrink_sees_the_updated_weights_and_lasts():
         with torch.no_grad():
             model[1].weight.clamp_(max=0.25)
 
-    train(model, Images(), PLAIN, runtime=RUNTIME, seed=0, hooks=Hooks(shrink=shrink))
+    train(model, ImageFeed(Images()), PLAIN, runtime=RUNTIME, seed=0, hooks=Hooks(shrink=shrink))
     assert model[1].weight.max().item() == 0.25
 
 
@@ -301,7 +309,7 @@ def test_momentum_by_name(optimizer):
         spec = TrainSpec(
             epochs=2, batch=20, learning_rate=0.1, schedule="constant", momentum=momentum, optimizer=optimizer
         )
-        train(model, images, spec, runtime=RUNTIME, seed=0, hooks=hooks)
+        train(model, ImageFeed(images), spec, runtime=RUNTIME, seed=0, hooks=hooks)
         return model[7].bias.detach().clone()
 
     assert torch.equal(moved(0.5, Hooks(momentum={"7.bias": 0.9})), moved(0.9, None))
@@ -327,7 +335,7 @@ def test_weight_decay_by_name(optimizer):
         epochs=1, batch=20, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.5, optimizer=optimizer
     )
     hooks = Hooks(weight_decay={"1.weight": 0.0, "4.weight": 2.0})
-    train(model, images, spec, runtime=RUNTIME, seed=0, hooks=hooks)
+    train(model, ImageFeed(images), spec, runtime=RUNTIME, seed=0, hooks=hooks)
     for name, factor in {"0.weight": 0.95, "3.weight": 0.95, "1.weight": 1.0, "4.weight": 0.8}.items():
         torch.testing.assert_close(model.get_parameter(name), before.get_parameter(name) * factor, rtol=1e-5, atol=1e-8)
 
@@ -370,7 +378,7 @@ def test_on_step_may_score_the_network():
         seen.append(accuracy(model, images, runtime=RUNTIME))
         assert not model.training
 
-    train(model, images, PLAIN, runtime=RUNTIME, seed=0, on_step=score)
+    train(model, ImageFeed(images), PLAIN, runtime=RUNTIME, seed=0, on_step=score)
     assert model.training
     assert len(seen) == 2
     assert equal(model, trained())
@@ -413,7 +421,12 @@ def training(spec, runtime=RUNTIME):
     model = make(dropout=0.3)
     counter = Counter(model)
     return model, Training(
-        model, Images(40), spec, runtime=runtime, seed=3, hooks=Hooks(after_step=counter.count, state=counter)
+        model,
+        ImageFeed(Images(40)),
+        spec,
+        runtime=runtime,
+        seed=3,
+        hooks=Hooks(after_step=counter.count, state=counter),
     )
 
 
@@ -510,7 +523,7 @@ def test_a_step_that_overflowed_in_float16_is_left_out(monkeypatch):
         shrink=lambda rate: calls.append("shrink"),
         after_step=lambda: calls.append("after_step"),
     )
-    train(model, Images(24), PLAIN, runtime=runtime, seed=0, hooks=hooks)
+    train(model, ImageFeed(Images(24)), PLAIN, runtime=runtime, seed=0, hooks=hooks)
     assert calls == ["loss", "shrink", "after_step", "loss", "loss", "shrink", "after_step"]
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[1], weights[2])
@@ -525,7 +538,7 @@ def test_recalibration_is_the_average_over_batches():
     momenta = [0.03, None]
     for norm, momentum in zip((model[1], model[4]), momenta, strict=True):
         norm.momentum = momentum
-    recalibrate(model, images, runtime=RUNTIME, n_images=192, seed=4)
+    recalibrate(model, Samples(images, RUNTIME, 192, seed=4), runtime=RUNTIME)
     assert [len(indices) for indices in images.asked] == [64, 64, 64]
     assert len({index for batch in images.asked for index in batch}) == 192
 
@@ -572,7 +585,7 @@ def test_recalibration_forgets_the_old_statistics_and_follows_its_seed():
         other[4].running_var.fill_(1e6)
         other[4].num_batches_tracked.fill_(100)
     for model, seed in ((one, 0), (other, 0), (third, 1)):
-        recalibrate(model, Images(200), runtime=RUNTIME, n_images=64, seed=seed)
+        recalibrate(model, Samples(Images(200), RUNTIME, 64, seed=seed), runtime=RUNTIME)
     assert equal(one, other)
     assert not equal(one, third)
 
@@ -580,7 +593,7 @@ def test_recalibration_forgets_the_old_statistics_and_follows_its_seed():
 @pytest.mark.parametrize(("n", "n_images", "sizes"), [(10, 1, [10]), (10, 25, [10] * 2), (100, 5000, [64] * 78)])
 def test_recalibration_of_few_images(n, n_images, sizes):
     images = Images(n)
-    recalibrate(make(), images, runtime=RUNTIME, n_images=n_images, seed=0)
+    recalibrate(make(), Samples(images, RUNTIME, n_images, seed=0), runtime=RUNTIME)
     assert [len(indices) for indices in images.asked] == sizes
 
 
@@ -590,10 +603,10 @@ def test_normalisations_without_statistics_and_dropout_are_left_in_peace():
         nn.Dropout(0.9), nn.BatchNorm1d(16), nn.Linear(16, 2),
     )  # fmt: skip
     torch.manual_seed(0)
-    recalibrate(model, Images(64), runtime=RUNTIME, n_images=64, seed=0)
+    recalibrate(model, Samples(Images(64), RUNTIME, 64, seed=0), runtime=RUNTIME)
     recalibrated = model[5].running_mean.clone()
     torch.manual_seed(1)
-    recalibrate(model, Images(64), runtime=RUNTIME, n_images=64, seed=0)
+    recalibrate(model, Samples(Images(64), RUNTIME, 64, seed=0), runtime=RUNTIME)
     assert torch.equal(model[5].running_mean, recalibrated)
 
 
@@ -659,6 +672,6 @@ def test_augmentation_is_used():
     model = make()
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].min().item()))
     for kind in ("none", "shift"):
-        train(model, images, TrainSpec(epochs=1, batch=8, augmentation=kind), runtime=RUNTIME, seed=0)
+        train(model, ImageFeed(images), TrainSpec(epochs=1, batch=8, augmentation=kind), runtime=RUNTIME, seed=0)
     assert seen == [2.0, -2.0]
     assert augment(images.images, "none", torch.Generator()) is images.images

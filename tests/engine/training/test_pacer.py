@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.config import TrainSpec
-from autoprune.engine.training import Pacer, Training, loop
+from autoprune.engine.training import ImageFeed, Pacer, Training, loop
 from tests.engine.training.test_loop import RUNTIME, Images, make
 
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ def test_a_shortened_schedule_goes_on_in_longer_steps_to_its_end(monkeypatch: py
 
     monkeypatch.setattr(loop, "learning_rate", remembered)
     recipe = TrainSpec(epochs=5, batch=10, learning_rate=0.01)  # Ten steps over twenty images.
-    training, shares = Training(make(), Images(20), recipe, runtime=RUNTIME, seed=0), list[float]()
+    training, shares = Training(make(), ImageFeed(Images(20)), recipe, runtime=RUNTIME, seed=0), list[float]()
 
     def on_step(share: float) -> None:
         shares.append(share)
@@ -45,7 +45,7 @@ def test_a_shortened_training_can_be_taken_up_in_the_middle() -> None:
     recipe = TrainSpec(epochs=5, batch=10, learning_rate=0.05)
 
     def training(model: Any) -> Training:
-        return Training(model, Images(20), recipe, runtime=RUNTIME, seed=0)
+        return Training(model, ImageFeed(Images(20)), recipe, runtime=RUNTIME, seed=0)
 
     whole, first, second = make(), make(), make()
     one = training(whole)
