@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
+import pickle
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import ConfigError, unknown_name
 
-__all__ = ["call_factory", "import_named", "is_own", "lazy_names"]
+__all__ = ["call_factory", "called_as", "given_name", "import_named", "is_own", "lazy_names", "told"]
 
+_GIVEN = "pickle:"
 _RAISED = (Exception, SystemExit)  # A user's module may raise anything, and may be a script that exits.
 
 
@@ -55,15 +59,17 @@ def call_factory(name: str, *, key: str) -> Any:
     """Import ``package.module:function`` and call it without arguments.
 
     Args:
-        name: Where the function is.
+        name: Where the function is; or the file of an object that was given in Python, see `given_name`.
         key: The key of the study file that named it, for the message.
 
     Returns:
-        What the function returned.
+        What the function returned, or the object anew.
 
     Raises:
         ConfigError: It can't be imported, is not callable, or raises.
     """
+    if name.startswith(_GIVEN):
+        return _read_given(name, key=key)
     target = import_named(name, key=key, what="function")
     if not callable(target):
         raise ConfigError(f"`{key}` = {name!r} must be a function, but it is a {type(target).__name__}.")
@@ -71,6 +77,41 @@ def call_factory(name: str, *, key: str) -> Any:
         return target()
     except _RAISED as error:  # Told to its author as one sentence; the traceback stays chained.
         raise ConfigError(f"`{key}` = {name!r} raised {_in_words(error)}. Fix the function.") from error
+
+
+def given_name(path: Path, sha256: str) -> str:
+    """What stands in a configuration for an object that was given in Python.
+
+    Args:
+        path: The file that it was pickled to.
+        sha256: Its hash. What is read back must have it, so that no other file can be put in its place.
+    """
+    return f"{_GIVEN}{path}#{sha256}"
+
+
+def told(name: str | None) -> str | None:
+    """A factory's name, for people and for identities: where an object was kept says nothing of it."""
+    return "given in Python" if name is not None and name.startswith(_GIVEN) else name
+
+
+def _read_given(name: str, *, key: str) -> Any:
+    path, _, sha256 = name.removeprefix(_GIVEN).rpartition("#")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"`{key}` was given in Python and kept in {path}, but that can't be read ({error.strerror}). Put the "
+            "study's artifacts folder back."
+        ) from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"`{key}`: {path} must be what the study was started with, but its hash is another.")
+    try:
+        return pickle.loads(content)
+    except _RAISED as error:
+        raise ConfigError(
+            f"`{key}` was given in Python and can't be read back: {_in_words(error)}. Let its modules be importable, "
+            "or name a function, package.module:function."
+        ) from error
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -89,6 +130,23 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return value
 
     return get
+
+
+def called_as(package: str, home: str) -> None:
+    """Let a package be called like the function of the same name that people know.
+
+    Importing ``autoprune.search``, the room, puts it in the place of ``autoprune.search``, the function.
+
+    Args:
+        package: Its dotted name.
+        home: The module that the function lives in; imported with the first call.
+    """
+
+    class Called(types.ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module(home), package.rpartition(".")[2])(*args, **kwargs)
+
+    sys.modules[package].__class__ = Called
 
 
 def _import(module_name: str, *, named: str) -> Any:

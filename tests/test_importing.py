@@ -1,11 +1,15 @@
 """A user's functions are found where autoprune is started, and every way to miss them is one sentence."""
 
+import hashlib
+import importlib
+import pickle
 import sys
+import types
 
 import pytest
 
 from autoprune.errors import ConfigError
-from autoprune.importing import call_factory
+from autoprune.importing import call_factory, given_name, told
 
 
 @pytest.fixture
@@ -129,3 +133,48 @@ def test_the_cause_stays_chained(module):
 def test_a_function_that_takes_arguments(module):
     module("own_net_g", "def build(width):\n    return width\n")
     assert "raised TypeError: build() missing 1 required positional argument: 'width'" in failing("own_net_g:build")
+
+
+def test_a_room_with_the_name_of_a_function_is_called_like_it(module, monkeypatch):
+    import autoprune
+    import autoprune.search.pareto  # Importing the room puts it where the function was.
+
+    assert isinstance(autoprune.search, types.ModuleType)
+    monkeypatch.setattr("autoprune.api.search", lambda *args, **kwargs: (args, kwargs))
+    assert autoprune.search("network", "task", n_trials=1) == (("network", "task"), {"n_trials": 1})
+
+
+def kept(folder, value):
+    content = pickle.dumps(value)
+    path = folder / "kept.pkl"
+    path.write_bytes(content)
+    return path, given_name(path, hashlib.sha256(content).hexdigest())
+
+
+def test_an_object_that_was_given_in_python_is_read_anew_each_time(tmp_path):
+    _, name = kept(tmp_path, {"a": [1, 2]})
+    first, again = call_factory(name, key="network.factory"), call_factory(name, key="network.factory")
+    assert first == again == {"a": [1, 2]}
+    assert first is not again
+    assert (told(name), told("mine:net"), told(None)) == ("given in Python", "mine:net", None)
+
+
+def test_only_what_the_study_was_started_with_is_read(tmp_path):
+    path, name = kept(tmp_path, [1])
+    path.write_bytes(pickle.dumps([2]))
+    with pytest.raises(ConfigError, match=r"^`network.factory`: .*kept.pkl must be what the study was started with"):
+        call_factory(name, key="network.factory")
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"was given in Python and kept in .*, but that can't be read"):
+        call_factory(name, key="network.factory")
+
+
+def test_what_needs_a_module_that_is_gone_is_told(module, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = module("own_kept", "class Net:\n    pass\n")
+    _, given = kept(tmp_path, __import__(name).Net())
+    del sys.modules[name]
+    (tmp_path / "own_kept.py").unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="can't be read back: ModuleNotFoundError: No module named 'own_kept'"):
+        call_factory(given, key="network.factory")
