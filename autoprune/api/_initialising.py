@@ -72,14 +72,15 @@ def init(
         raise ConfigError("a study needs either data, labelled images, or a task of your own. Give one of the two.")
     if time_limit is not None:
         seconds_of(time_limit)
-    draft = _Draft(file, name or file.stem, network, time_limit)
+    said = None if task is None else _task(task)
     try:
-        workbench = _workbench(draft.text(_data(data, file), task, weights, worst=1.0), file)
+        draft = _Draft(file, name or file.stem, network, time_limit, _data(data, file), task, said, weights)
+        workbench = _workbench(draft.text(worst=1.0), file)
         worst = None
         if workbench.setting.task.metric_direction == "minimize":
             worst = float(f"{score_by_chance(workbench.setting):.3g}")
         found = inspection_of(workbench)
-        text = draft.text(_data(data, file), task, weights, worst=worst, inspection=found)
+        text = draft.text(worst=worst, inspection=found)
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except OSError as error:
@@ -99,6 +100,13 @@ def _workbench(text: str, file: Path) -> Any:
         trial.unlink(missing_ok=True)
 
 
+def _task(name: str) -> Task:
+    said = call_factory(name, key="task.factory")
+    if not isinstance(said, Task):
+        raise ConfigError(f"{name!r} must return an autoprune.Task, but returned {type(said).__name__}.")
+    return said
+
+
 def _data(data: str | None, file: Path) -> dict[str, Any]:
     if data is None or data == "digits":
         return {} if data is None else {"source": "digits"}
@@ -114,22 +122,19 @@ class _Draft:
     name: str
     network: str
     time_limit: str | None
+    data: dict[str, Any]
+    factory: str | None
+    task: Task | None  # What the factory returns.
+    weights: str | None
 
     @property
     def command(self) -> str:
         limit = "" if self.time_limit is None else f" --time-limit {self.time_limit}"
         return f"autoprune launch {self.file}{limit}"
 
-    def text(
-        self,
-        data: dict[str, Any],
-        task: str | None,
-        weights: str | None,
-        *,
-        worst: float | None = None,
-        inspection: Inspection | None = None,
-    ) -> str:
+    def text(self, *, worst: float | None = None, inspection: Inspection | None = None) -> str:
         """The study file; with what tracing found where that is known."""
+        data, task, weights = self.data, self.task, self.weights
         kind = "factory" if ":" in self.network else "architecture"
         is_small = data.get("source") == "digits" or data.get("image_size", 32) < _LEAST_FOR_FLIPS
         augmentation = "none" if task is not None else "shift" if is_small else "crop_flip"
@@ -142,7 +147,7 @@ class _Draft:
         lines += ["[study]", f"name = {json.dumps(self.name)}"]
         if self.time_limit is None:
             lines += ["n_trials = 60 # more where there is time: `autoprune resume` goes on"]
-        lines += self._task(task, worst)
+        lines += self._scoring(worst)
         lines += ["", "[network]", f"{kind} = {json.dumps(self.network)}"]
         if weights is not None:
             path = os.path.relpath(weights, self.file.resolve().parent)
@@ -155,46 +160,36 @@ class _Draft:
         if weights is None:
             lines += [
                 "", "[train.dense] # there are no weights, so the network is trained first", "epochs = 30",
-                *self._recipe(task, times=5), f'augmentation = "{augmentation}"',
+                *self._recipe(times=5), f'augmentation = "{augmentation}"',
             ]  # fmt: skip
         lines += [
             "", "[train.sparsify] # what methods that train do before channels are removed", "epochs = 3",
-            *self._recipe(task), f'augmentation = "{augmentation}"',
+            *self._recipe(), f'augmentation = "{augmentation}"',
             "", "[train.finetune] # pruned networks; under a time limit the search plans the lengths itself",
-            "epochs = 3", *self._recipe(task), f'augmentation = "{augmentation}"',
-            *self._teacher(task),
+            "epochs = 3", *self._recipe(), f'augmentation = "{augmentation}"',
         ]  # fmt: skip
+        if task is None or task.teaches:
+            lines += ["distill = { weight = 0.5 } # learn from the dense network as well"]
         if default_device().type != "cpu":
             lines += ["", "[resources]", "gpu = 1.0 # of one trial; 0.5 lets two share one"]
         return "\n".join([*lines, ""])
 
-    @staticmethod
-    def _task(task: str | None, worst: float | None) -> list[str]:
-        if task is None:
+    def _scoring(self, worst: float | None) -> list[str]:
+        """The end of [study], and [task]."""
+        if self.task is None:
             return []
-        said: Task = call_factory(task, key="task.factory")
-        if not isinstance(said, Task):
-            raise ConfigError(f"{task!r} must return an autoprune.Task, but returned {type(said).__name__}.")
-        lines = []
+        said, lines = self.task, []
         if said.score_direction == "minimize":
             point = f"{{ {said.score_name} = {worst or 1.0:g}, macs_ratio = 1.0 }}"
             lines += [f"reference_point = {point} # the score of the network with weights of chance"]
-        lines += ["", "[task]", f"kind = {json.dumps(said.kind)}", f"factory = {json.dumps(task)}"]
+        lines += ["", "[task]", f"kind = {json.dumps(said.kind)}", f"factory = {json.dumps(self.factory)}"]
         if said.metric_name is not None:
             lines += [f"metric = {json.dumps(said.score_name)}", f"direction = {json.dumps(said.score_direction)}"]
         return lines
 
-    @staticmethod
-    def _recipe(task: str | None, *, times: int = 1) -> list[str]:
+    def _recipe(self, *, times: int = 1) -> list[str]:
         """Optimizer and learning rate of the kind of task; of SGD a rate that many times as high."""
-        kind = "classification" if task is None else call_factory(task, key="task.factory").kind
-        recipe = KINDS[kind].recipe
+        recipe = KINDS["classification" if self.task is None else self.task.kind].recipe
         if recipe.optimizer != "sgd":
             return [f'optimizer = "{recipe.optimizer}"', f"learning_rate = {recipe.learning_rate:g}"]
         return [f"learning_rate = {times * recipe.learning_rate:g}"]
-
-    @staticmethod
-    def _teacher(task: str | None) -> list[str]:
-        if task is not None and call_factory(task, key="task.factory").kind == "detection":
-            return []
-        return ["distill = { weight = 0.5 } # learn from the dense network as well"]

@@ -119,7 +119,8 @@ class _Kept:
         weights = {} if dense is not None else {"weights": str(keep_weights(folder, _called(self.model).state_dict()))}
         network = {"factory": _named(self.model, folder), **weights, **self.table("network")}
         said = {"kind": task.kind, "metric": task.score_name, "direction": task.score_direction}
-        finetune = finetune or dataclasses.replace(KINDS[task.kind].recipe, distill=_distill(task))
+        teacher = DistillSpec(weight=0.5) if task.teaches else None
+        finetune = finetune or dataclasses.replace(KINDS[task.kind].recipe, distill=teacher)
         parts = {
             "network": network,
             "task": {**said, "factory": _named(self.task, folder)},
@@ -172,8 +173,3 @@ class _Made:
 
 def _made(make: Callable[[], Any]) -> Any:
     return make()
-
-
-def _distill(task: Task) -> DistillSpec | None:
-    """A teacher, where it is known what is learnt from one."""
-    return None if task.kind == "detection" and task.distill is None else DistillSpec(weight=0.5)

@@ -2,7 +2,7 @@
 
 from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
-from autoprune.config.metrics import ACCURACY, COSTS, Metric
+from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
@@ -37,6 +37,7 @@ __all__ = [
     "ACCURACY",
     "AS_MANY_AS_FIT",
     "COSTS",
+    "DIRECTIONS",
     "SAMPLERS",
     "SHAPE",
     "TASKS",

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from autoprune.engine.asking import Forward
 from autoprune.engine.channels import Traced, Unprunable, kind_of, reads
 from autoprune.engine.surgery import cut
+from autoprune.engine.tracing import trace
 from autoprune.engine.training import Randomness, default_device
 from autoprune.errors import first_line
 from autoprune.pipeline.witness import failing
 from autoprune.widths import Kept
 
-__all__ = ["read_in_training"]
+__all__ = ["read_in_training", "trace_for_training"]
 
 _ADVICE = "they stay dense; build the network without its auxiliary heads to have them pruned"
+
+
+def trace_for_training(
+    network: nn.Module,
+    example: Any,
+    train_once: Callable[[nn.Module], object],
+    *,
+    exclude: Sequence[str],
+    forward: Forward,
+) -> Traced:
+    """The channel groups of a network, without those that it can't do without in training mode.
+
+    Args:
+        network: Left as it is.
+        example: See `trace`.
+        train_once: See `read_in_training`.
+        exclude: See `trace`.
+        forward: See `trace`.
+    """
+    traced = trace(network, example, exclude=exclude, forward=forward)
+    stuck, refused = read_in_training(network, traced, train_once)
+    if not stuck:
+        return traced
+    traced = trace(network, example, exclude=(*exclude, *stuck), forward=forward)
+    return dataclasses.replace(traced, refused=(*traced.refused, *refused))
 
 
 def read_in_training(

@@ -311,8 +311,17 @@ def _check_gradients(model: nn.Module, answer: Answer) -> None:
             "the network must have weights that can be trained, but `forward` cuts them off (`no_grad`, `.data`). Let "
             "them have gradients."
         )
+    take_gradients(_loss(answer))
+
+
+def take_gradients(loss: Tensor) -> None:
+    """Go back from a loss through the network.
+
+    Raises:
+        NetworkError: It can't be done.
+    """
     try:
-        _loss(answer).backward()
+        loss.backward()
     except Exception as error:
         raise NetworkError(
             f"the network must have gradients in training mode, but they fail: {first_line(error)}. Look for "

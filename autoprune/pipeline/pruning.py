@@ -26,7 +26,7 @@ from autoprune.engine.tracing import trace
 from autoprune.engine.training import Runtime, default_device, train
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.pipeline.choosing import Ranking
-from autoprune.pipeline.heads import read_in_training
+from autoprune.pipeline.heads import trace_for_training
 from autoprune.pipeline.task_probing import TaskProbe
 
 __all__ = ["Pruned", "prune"]
@@ -209,11 +209,10 @@ def _settled(task: Task | None, dense: nn.Module, *, forward: Forward | None) ->
 def _traced(
     dense: nn.Module, example: Any, work: TaskWorkload | None, *, exclude: Sequence[str], forward: Forward
 ) -> Traced:
-    forward = forward if work is None else work.forward
-    traced = trace(dense, example, exclude=exclude, forward=forward)
-    if work is not None:
-        stuck, _ = read_in_training(dense, traced, work.train_once)
-        traced = trace(dense, example, exclude=(*exclude, *stuck), forward=forward) if stuck else traced
+    if work is None:
+        traced = trace(dense, example, exclude=exclude, forward=forward)
+    else:
+        traced = trace_for_training(dense, example, work.train_once, exclude=exclude, forward=work.forward)
     if not traced.groups:
         first = next((f" ({str(refusal).rstrip('.')})" for refusal in traced.refused), "")
         raise NetworkError(f"the network must have a channel group that can be pruned, but there is none{first}.")

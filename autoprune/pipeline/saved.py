@@ -158,7 +158,7 @@ def load_beside_dense(
         channels = record["image_shape"][0]
         dense = architectures.build(record["architecture"], n_classes=record["n_classes"], in_channels=channels)
     example, forward = example_of(record), forward_of(record, task)
-    settle(dense, example)
+    settle(dense, example, forward=forward)
     traced = trace(dense.eval(), example, forward=forward)
     kept = {name: np.asarray(indices, dtype=np.int64) for name, indices in record["kept"].items()}
     for name in kept:

@@ -33,7 +33,6 @@ __all__ = [
     "choose",
     "compensated",
     "cut_from",
-    "example_of",
     "finetuned",
     "is_untouched",
     "parent_of",
@@ -133,11 +132,6 @@ class Cut:
     is_untouched: bool
 
 
-def example_of(workbench: Workbench) -> Any:
-    """A batch of validation inputs to compare answers on."""
-    return workbench.work.comparison()
-
-
 def parent_of(
     spec: TrialSpec, dense: Phase, *, method: Method, workbench: Workbench, phases: PhaseStore, report: Reporter
 ) -> Parent:
@@ -171,7 +165,7 @@ def _sparsify(
     """The tensors and the record of a sparsify phase."""
     recipe, seed = spec.setting.sparsify, workbench.sparsify_seed
     teacher = teacher_of(recipe, dense, workbench=workbench, phases=phases, report=report, seed=seed)
-    model, inputs = workbench.with_weights(dense.tensors), example_of(workbench)
+    model, inputs = workbench.with_weights(dense.tensors), workbench.work.comparison()
     forward = workbench.work.forward
     before = answers_of(model, inputs, forward)
     plan = workbench.sparsify_plan(macs_target=spec.macs_target, params=spec.params_limit)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.config import DistillSpec
-from autoprune.engine.tasks import Passes, TaskWorkload, check_alike
+from autoprune.engine.tasks import Passes, TaskTeacher, TaskWorkload, check_alike
 from autoprune.engine.training import Randomness, Runtime
 from autoprune.errors import AutopruneError, DataError, NetworkError, first_line
 from autoprune.pipeline.answers import answers_of
-from autoprune.pipeline.probing import copied
+from autoprune.pipeline.probing import copied, take_gradients
 from autoprune.pipeline.witness import failing
 
 __all__ = ["TaskProbe"]
@@ -141,18 +141,12 @@ class TaskProbe:
                 "Task: the loss must be differentiable, but depends on no weight of the network in a way that torch "
                 "follows. Do not `detach` or leave torch (`.item()`, numpy) in `loss`."
             )
-        try:
-            loss.backward()
-        except Exception as error:
-            raise NetworkError(
-                f"the network must have gradients in training mode, but they fail: {first_line(error)}. Look for "
-                "operations in place (`+=`, `inplace=True`) on what a gradient needs."
-            ) from error
+        take_gradients(loss)
 
     def _learn(self, work: TaskWorkload) -> None:
         model = self._copy(work.runtime).train()
         with torch.no_grad():
-            work.train_once(model, teacher=work.teacher(DistillSpec(), self._copy(work.runtime).eval()))
+            work.train_once(model, teacher=TaskTeacher(DistillSpec(), self._copy(work.runtime).eval()))
 
 
 def _first_of(passes: Passes) -> Passes:

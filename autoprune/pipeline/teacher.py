@@ -53,7 +53,7 @@ def teacher_of(
         return None
     work = workbench.work
     if isinstance(work, TaskWorkload):
-        return work.teacher(spec, workbench.with_weights(dense.tensors))
+        return TaskTeacher(spec, workbench.with_weights(dense.tensors))
     assert isinstance(work, ImageWorkload)
     images, n_views = work.splits.train, 1 if recipe.augmentation == "none" else spec.views
     if n_views == 0 or spec.views == 0 or 2 * n_views * len(images) * work.splits.n_classes > _MOST_BYTES:

@@ -28,7 +28,6 @@ from autoprune.pipeline.steps import (
     choose,
     compensated,
     cut_from,
-    example_of,
     finetuned,
     is_untouched,
     parent_of,
@@ -125,7 +124,7 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
 
 def _differences(parent: Parent, choice: Choice, pruned: Cut, *, workbench: Workbench) -> dict[str, float]:
     """How far answers moved where they must not, over the largest logit: when channels were cut, and when folded."""
-    inputs, forward = example_of(workbench), workbench.work.forward
+    inputs, forward = workbench.work.comparison(), workbench.work.forward
     groups = workbench.traced.groups if parent.inherited is None else parent.inherited.traced.groups
     silenced = answers_of(masked(pruned.folded, groups, parent.within(choice.kept)), inputs, forward)
     after = answers_of(pruned.network, inputs, forward)
@@ -279,7 +278,7 @@ def _save(
     Raises:
         TrialError: Its answers are not finite, or those of what was read back are others.
     """
-    inputs, forward = example_of(workbench), workbench.work.forward
+    inputs, forward = workbench.work.comparison(), workbench.work.forward
     after = answers_of(network, inputs, forward)
     if not all(bool(answer.isfinite().all()) for answer in after):
         raise TrialError(

@@ -25,11 +25,10 @@ from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha
 from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
-from autoprune.engine.tracing import trace
 from autoprune.engine.training import Runtime, default_device, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory, told
-from autoprune.pipeline.heads import read_in_training
+from autoprune.pipeline.heads import trace_for_training
 from autoprune.pipeline.probing import Probe, run_in_training, settle
 from autoprune.pipeline.task_probing import TaskProbe
 
@@ -259,13 +258,11 @@ def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
     runtime = probe.runtime()
     work = ImageWorkload(splits, runtime, load_test=lambda: load_test(data, splits, folder=folder))
     example = dataclasses.replace(runtime, device=torch.device("cpu")).inputs(probe.batch[:1])
-    traced = _traced(
-        network,
-        example,
-        work,
-        setting,
-        train_once=lambda model: run_in_training(runtime.place(model), runtime, probe.batch),
-    )
+
+    def train_once(model: nn.Module) -> object:
+        return run_in_training(runtime.place(model), runtime, probe.batch)
+
+    traced = trace_for_training(network, example, train_once, exclude=setting.network.exclude, forward=work.forward)
     return Workbench(setting, work, network.to(runtime.device), traced, runtime, weights_sha256)
 
 
@@ -278,7 +275,9 @@ def _open_task(setting: SettingSpec) -> Workbench:
     weights_sha256 = _ready(network, first_input(work.example), setting, forward=work.whole)
     learns = any(recipe.distill is not None for recipe in (setting.sparsify, setting.finetune))
     work = TaskProbe(network.eval(), work, learns=learns).settled()
-    traced = _traced(network, work.example, work, setting, train_once=work.train_once)
+    traced = trace_for_training(
+        network, work.example, work.train_once, exclude=setting.network.exclude, forward=work.forward
+    )
     return Workbench(setting, work, network.to(work.runtime.device), traced, work.runtime, weights_sha256)
 
 
@@ -324,24 +323,6 @@ def _least_batch(setting: SettingSpec, n_images: int) -> int:
     if setting.network.weights is None:
         phases.append(setting.dense)
     return min(n_images, *(phase.batch for phase in phases))
-
-
-def _traced(
-    network: nn.Module,
-    example: Any,
-    work: Workload,
-    setting: SettingSpec,
-    *,
-    train_once: Callable[[nn.Module], object],
-) -> Traced:
-    """The channel groups, without those that the network can't do without in training mode."""
-    exclude = setting.network.exclude
-    traced = trace(network, example, exclude=exclude, forward=work.forward)
-    stuck, refused = read_in_training(network, traced, train_once)
-    if not stuck:
-        return traced
-    traced = trace(network, example, exclude=(*exclude, *stuck), forward=work.forward)
-    return dataclasses.replace(traced, refused=(*traced.refused, *refused))
 
 
 def open_workbench(setting: SettingSpec) -> Workbench:

@@ -35,15 +35,10 @@ class ImageWorkload(Workload):
         self.n_examples, self.n_validation = len(splits.train), len(splits.validation)
 
     @property
-    def prints(self) -> tuple[str, str]:
-        """Hashes of content and indices."""
-        return self.splits.fingerprint, self.splits.indices_digest
-
-    @property
     def about(self) -> list[Any]:
-        """The hashes, mean and deviation."""
+        """Hashes of content and indices, mean and deviation."""
         preprocess = self.splits.preprocess
-        return [*self.prints, preprocess.mean, preprocess.std]
+        return [self.splits.fingerprint, self.splits.indices_digest, preprocess.mean, preprocess.std]
 
     @property
     def example(self) -> Tensor:

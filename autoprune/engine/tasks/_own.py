@@ -65,15 +65,10 @@ class TaskWorkload(Workload):
     # -- what it says of itself -------------------------------------------------------------------------------------
 
     @property
-    def prints(self) -> tuple[str, str]:
+    def about(self) -> list[Any]:
         """What the task says of its data, and a hash of its kind and of how many batches and examples there are."""
         sizes = [(each.n_batches, each.n_examples) for each in (self.train, self.validation)]
-        return self.task.fingerprint or "not told", digest(self.task.kind, sizes)
-
-    @property
-    def about(self) -> list[Any]:
-        """The same."""
-        return list(self.prints)
+        return [self.task.fingerprint or "not told", digest(self.task.kind, sizes)]
 
     @property
     def example(self) -> Any:
@@ -127,15 +122,6 @@ class TaskWorkload(Workload):
         """The loss of a network in training mode, which is placed, on the first training batch."""
         self.runtime.place(model)
         return self.loss_of(model, self.runtime.bring(self.train.first), TrainSpec(), teacher=teacher)
-
-    def teacher(self, spec: DistillSpec, network: nn.Module) -> TaskTeacher:
-        """The dense network as a teacher.
-
-        Args:
-            spec: Weight and temperature.
-            network: On the device, in evaluation mode.
-        """
-        return TaskTeacher(spec, network)
 
     def apart(self, student: Any, teacher: Any, spec: DistillSpec) -> Tensor:
         """How far a student's answer is from the teacher's.
@@ -246,7 +232,7 @@ class TaskWorkload(Workload):
         if any(self.task.test is other for other in (self.task.train, self.task.validation)):
             raise DataError("Task: `test` must be data of its own, but is the loader that was trained or chosen on.")
         check_alike(self.kind.parts(passes.first)[0], self.example, name="test")
-        print_ = digest(self.prints[0], passes.n_batches, passes.n_examples)
+        print_ = digest(self.about[0], passes.n_batches, passes.n_examples)
         return TestData(print_, passes.n_examples, lambda model: self.score_on(model, passes))
 
     def examples_in(self, n_steps: int, recipe: TrainSpec) -> int:
@@ -298,12 +284,9 @@ class _LoaderSamples:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Inputs and the whole batch, of which the loss is told."""
-        state = torch.get_rng_state()
-        torch.manual_seed(self._seed)
-        try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
             batches = list(itertools.islice(self._work.train.once(), self._n_batches))
-        finally:
-            torch.set_rng_state(state)
         for batch in batches:
             brought = self._work.runtime.bring(batch)
             yield self._work.kind.parts(brought)[0], brought

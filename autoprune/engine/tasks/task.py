@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoprune.config import TASKS
+from autoprune.config import DIRECTIONS, TASKS
 from autoprune.engine.asking import Forward
 from autoprune.engine.tasks.kinds import KINDS, Losses, Metric
 from autoprune.errors import ConfigError, unknown_name
@@ -69,7 +69,7 @@ class Task:
             raise ConfigError(f"Task: `kind`: {unknown_name('kind of task', self.kind, KINDS)}")
         if self.metric is not None and self.evaluate is not None:
             raise ConfigError("Task: `metric` and `evaluate` both score networks. Give one of them.")
-        if self.direction not in (None, "maximize", "minimize"):
+        if self.direction not in (None, *DIRECTIONS):
             raise ConfigError(
                 f'Task: `direction` must be "maximize" or "minimize", but got {self.direction!r}. Give one of them.'
             )
@@ -78,6 +78,11 @@ class Task:
                 f"Task: `metric_name` = {self.metric_name!r} needs `direction`, since it is not the metric of the kind "
                 f'{self.kind!r}. Add direction="maximize" or "minimize".'
             )
+
+    @property
+    def teaches(self) -> bool:
+        """Whether it is known what is learnt from a teacher."""
+        return self.distill is not None or KINDS[self.kind].teaches
 
     @property
     def score_name(self) -> str:

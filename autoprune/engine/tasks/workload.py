@@ -44,13 +44,8 @@ class Workload(ABC):
 
     @property
     @abstractmethod
-    def prints(self) -> tuple[str, str]:
-        """What tells data and split from others."""
-
-    @property
-    @abstractmethod
     def about(self) -> list[Any]:
-        """What tells the data and how they are seen, JSON-serialisable."""
+        """What tells data, split and how they are seen from others, in this order, JSON-serialisable."""
 
     @property
     @abstractmethod

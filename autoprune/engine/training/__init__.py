@@ -1,7 +1,7 @@
 """Trains, recalibrates and scores networks."""
 
 from autoprune.engine.training.answers import AUXILIARY_WEIGHT, Answer, answer_of, described
-from autoprune.engine.training.distillation import OnlineTeacher, StoredTeacher, Teacher
+from autoprune.engine.training.distillation import OnlineTeacher, StoredTeacher, Teacher, divergence
 from autoprune.engine.training.feeds import Feed, ImageFeed, Reader
 from autoprune.engine.training.loop import Training, require_trained, train
 from autoprune.engine.training.pacer import Pacer
@@ -30,6 +30,7 @@ __all__ = [
     "answer_of",
     "default_device",
     "described",
+    "divergence",
     "learning_rate",
     "n_steps_of",
     "recalibrate",

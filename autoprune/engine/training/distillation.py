@@ -13,7 +13,7 @@ from autoprune.config import DistillSpec
 from autoprune.engine.images import View
 from autoprune.engine.training.runtime import Runtime
 
-__all__ = ["OnlineTeacher", "StoredTeacher", "Teacher", "distillation_loss"]
+__all__ = ["OnlineTeacher", "StoredTeacher", "Teacher", "distillation_loss", "divergence"]
 
 
 def distillation_loss(
@@ -35,9 +35,13 @@ def distillation_loss(
     """
     hard = F.cross_entropy(student, labels, label_smoothing=label_smoothing)
     t = spec.temperature
-    ours, theirs = F.log_softmax(student / t, 1), F.log_softmax(teacher / t, 1)
-    soft = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    return (1 - spec.weight) * hard + spec.weight * t * t * soft
+    return (1 - spec.weight) * hard + spec.weight * t * t * divergence(student, teacher, temperature=t)
+
+
+def divergence(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """``KL(softmax(t / T) || softmax(s / T))``, mean over the rows, shape (N, K) both; a scalar."""
+    ours, theirs = F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1)
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 class Teacher(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autoprune.config import DistillSpec, TrainSpec
-from autoprune.engine.tasks import Task, TaskWorkload
+from autoprune.engine.tasks import Task, TaskTeacher, TaskWorkload
 from autoprune.engine.tasks.structures import example_from, structure_of
 from autoprune.engine.training import Runtime, Training, train
 from autoprune.errors import ConfigError, DataError, NetworkError
@@ -43,10 +43,10 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_what_tells_the_data_from_others() -> None:
-    same, named = workload().prints, workload(fingerprint="2026").prints
-    assert same == workload().prints
+    same, named = workload().about, workload(fingerprint="2026").about
+    assert same == workload().about
     assert (same[0], named[0]) == ("not told", "2026")
-    assert same[1] == named[1] != workload(train=loader(24)).prints[1]
+    assert same[1] == named[1] != workload(train=loader(24)).about[1]
 
 
 def test_a_phase_has_the_loaders_batches() -> None:
@@ -145,7 +145,7 @@ def test_the_teachers_share() -> None:
         nn.init.constant_(layer.weight, weight)
         nn.init.constant_(layer.bias, bias)
     work = workload()
-    told = work.teacher(DistillSpec(weight=0.25), teacher)
+    told = TaskTeacher(DistillSpec(weight=0.25), teacher)
     # Off by 1 from the targets, by 3 from the teacher, squared.
     assert work.train_once(student, teacher=told).item() == pytest.approx(0.75 * 1 + 0.25 * 9)
     own = workload(distill=lambda mine, theirs: (mine - theirs).abs().mean())

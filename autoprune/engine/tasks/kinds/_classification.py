@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.config import TrainSpec
-from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, alike, soft_cross_entropy, torchmetrics_at_hand
+from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, softened_apart, torchmetrics_at_hand
 from autoprune.engine.training import AUXILIARY_WEIGHT, answer_of
 from autoprune.errors import DataError
 
@@ -50,7 +50,7 @@ class Classification(Kind):
 
     def distill(self, student: Any, teacher: Any, *, temperature: float) -> Tensor:
         """Divergence of the softened classes."""
-        return soft_cross_entropy(*alike(student, teacher), temperature=temperature)
+        return softened_apart(student, teacher, temperature=temperature)
 
 
 def _told(targets: Any) -> str:

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import TrainSpec
 from autoprune.engine.asking import ask
-from autoprune.engine.training import answer_of
+from autoprune.engine.training import answer_of, divergence
 from autoprune.errors import ConfigError, DataError
 
-__all__ = ["Kind", "Losses", "Metric", "alike", "soft_cross_entropy", "torchmetrics_at_hand"]
+__all__ = ["Kind", "Losses", "Metric", "alike", "shape_of", "softened_apart", "torchmetrics_at_hand"]
 
 _TARGETS = ("labels", "label", "targets", "target", "masks", "mask")
 
@@ -45,6 +44,8 @@ class Kind(ABC):
     name: ClassVar[str]
     recipe: ClassVar[TrainSpec] = TrainSpec(epochs=10, learning_rate=0.01)
     """How pruned networks are trained where nobody says; gentle, since nothing is known of the network."""
+    teaches: ClassVar[bool] = True
+    """Whether `distill` knows what is learnt from a teacher."""
 
     def parts(self, batch: Any) -> tuple[Any, Any]:
         """Inputs and targets of a batch; targets are None where it has none.
@@ -131,15 +132,15 @@ def alike(student: Any, teacher: Any) -> tuple[Tensor, Tensor]:
     return ours, theirs
 
 
-def soft_cross_entropy(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(t / T) || softmax(s / T))``, mean over all but the classes, which are on axis 1; a scalar.
+def softened_apart(student: Any, teacher: Any, *, temperature: float) -> Tensor:
+    """``T^2 KL(softmax(t / T) || softmax(s / T))`` of what both answer, mean over all but the classes, on axis 1."""
+    ours, theirs = (logits.movedim(1, -1).flatten(0, -2) for logits in alike(student, teacher))
+    return temperature * temperature * divergence(ours, theirs, temperature=temperature)
 
-    References:
-        Hinton, Vinyals and Dean (2015), arXiv 1503.02531, equation 4.
-    """
-    ours, theirs = (F.log_softmax(logits / temperature, 1) for logits in (student, teacher))
-    each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
-    return temperature * temperature * each.mean()
+
+def shape_of(targets: Any) -> Any:
+    """The shape of a batch's targets, or what they are where they are no tensor, for people."""
+    return tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
 
 
 @contextmanager

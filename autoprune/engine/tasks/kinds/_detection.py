@@ -25,6 +25,7 @@ class Detection(Kind):
     """
 
     name: ClassVar[str] = "detection"
+    teaches: ClassVar[bool] = False
 
     def parts(self, batch: Any) -> tuple[Any, Any]:
         """Lists of images and of their targets.

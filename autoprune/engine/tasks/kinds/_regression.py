@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.config import TrainSpec
-from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, alike, torchmetrics_at_hand
+from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, alike, shape_of, torchmetrics_at_hand
 from autoprune.engine.training import answer_of
 from autoprune.errors import DataError
 
@@ -26,10 +26,9 @@ class Regression(Kind):
         """Mean squared error; one number for each example may come with or without an axis of its own."""
         answer = answer_of(output).logits
         if not isinstance(targets, Tensor) or targets.numel() != answer.numel() or len(targets) != len(answer):
-            told = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
             raise DataError(
                 "a batch of a regression must have as many numbers as the network answers with, in the shape "
-                f"{tuple(answer.shape)}, but its targets are {told}. Bring them to one shape."
+                f"{tuple(answer.shape)}, but its targets are {shape_of(targets)}. Bring them to one shape."
             )
         return F.mse_loss(answer.float(), targets.float().view_as(answer))
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.config import TrainSpec
-from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, alike, soft_cross_entropy, torchmetrics_at_hand
+from autoprune.engine.tasks.kinds._contract import Kind, Losses, Metric, shape_of, softened_apart, torchmetrics_at_hand
 from autoprune.engine.training import AUXILIARY_WEIGHT, answer_of
 from autoprune.errors import DataError
 
@@ -27,11 +27,10 @@ class Segmentation(Kind):
         answer = answer_of(output)
         shape = answer.logits.shape
         if not isinstance(targets, Tensor) or targets.shape != (shape[0], *shape[2:]):
-            told = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
             raise DataError(
                 "a batch of a segmentation must have one class for each pixel of the logits, whose shape is "
-                f"{tuple(shape)}, but its masks are {told}. Give masks of shape (N, H, W) in whole numbers, and let "
-                "the network answer at that size."
+                f"{tuple(shape)}, but its masks are {shape_of(targets)}. Give masks of shape (N, H, W) in whole "
+                "numbers, and let the network answer at that size."
             )
         smoothing, masks = spec.label_smoothing, targets.long()
         loss = F.cross_entropy(answer.logits.float(), masks, ignore_index=_IGNORED, label_smoothing=smoothing)
@@ -53,4 +52,4 @@ class Segmentation(Kind):
 
     def distill(self, student: Any, teacher: Any, *, temperature: float) -> Tensor:
         """Divergence of the softened classes, mean over pixels."""
-        return soft_cross_entropy(*alike(student, teacher), temperature=temperature)
+        return softened_apart(student, teacher, temperature=temperature)
