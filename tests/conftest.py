@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,7 +201,10 @@ def _finish(file: Path, results: Sequence[tuple[float, float]] = VALUES) -> Fini
 
 @pytest.fixture
 def finished(finished_once: FinishedStudy, tmp_path: Path) -> FinishedStudy:
-    """A copy that a test may change."""
+    """A copy that a test may change; its driver is seen now, however long ago the study was made."""
     folder = tmp_path / "finished"
     shutil.copytree(finished_once.file.parent, folder)
-    return FinishedStudy(folder / "study.toml", folder / "autoprune.db")
+    copy = FinishedStudy(folder / "study.toml", folder / "autoprune.db")
+    with closing(sqlite3.connect(copy.database)) as connection, connection:
+        connection.execute("UPDATE autoprune_drivers SET seen_at = ?", (time.time(),))
+    return copy
