@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.engine.asking import Forward, ask
-from autoprune.engine.training import AUXILIARY_WEIGHT, Answer, Randomness, Runtime, answer_of, described
+from autoprune.engine.training import AUXILIARY_WEIGHT, Answer, Randomness, Runtime, answer_of, described, seeded
 from autoprune.errors import DataError, NetworkError, first_line
 from autoprune.pipeline.witness import culprit, failing
 
@@ -258,8 +258,7 @@ def settle(network: nn.Module, example: Any, *, seed: int = 0, forward: Forward 
     """
     if not any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
         return
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), contextlib.suppress(Exception):
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad(), contextlib.suppress(Exception):
         forward(network.eval(), example)  # What fails here fails again where it is told.
 
 

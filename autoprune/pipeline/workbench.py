@@ -25,7 +25,7 @@ from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha
 from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
-from autoprune.engine.training import Runtime, default_device, train
+from autoprune.engine.training import Runtime, default_device, seeded, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory, told
 from autoprune.pipeline.heads import trace_for_training
@@ -182,8 +182,7 @@ class Workbench:
 
 
 def _build(spec: NetworkSpec, *, n_classes: int | None, in_channels: int | None, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("network", seed))
+    with seeded(seed_of("network", seed)):
         if spec.architecture is not None:
             if n_classes is None or in_channels is None:
                 raise ConfigError(
@@ -287,8 +286,7 @@ def _task(spec: TaskSpec) -> Task:
     Raises:
         ConfigError: The factory gives something else.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("task"))  # So that data which are drawn are the same in every process.
+    with seeded(seed_of("task")):  # So that data which are drawn are the same in every process.
         task = call_factory(str(spec.factory), key="task.factory")
     if not isinstance(task, Task):
         raise ConfigError(

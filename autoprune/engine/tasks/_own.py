@@ -19,7 +19,7 @@ from autoprune.engine.tasks.running import core_of, whole_of
 from autoprune.engine.tasks.structures import check_alike, structure_of
 from autoprune.engine.tasks.task import Task
 from autoprune.engine.tasks.workload import TestData, Workload
-from autoprune.engine.training import Feed, Reader, Runtime, recalibrate
+from autoprune.engine.training import Feed, Randomness, Reader, Runtime, recalibrate, seeded
 from autoprune.errors import AutopruneError, ConfigError, DataError, first_line
 
 __all__ = ["TaskTeacher", "TaskWorkload", "total"]
@@ -178,8 +178,7 @@ class TaskWorkload(Workload):
             DataError: It gives no number.
         """
         self.runtime.place(model).eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)  # Of loaders that draw; the caller's own state is left as it was.
+        with seeded(0), torch.no_grad():  # For loaders that draw.
             if self.task.evaluate is not None:
                 with self.runtime.autocast():
                     found = self.task.evaluate(model, passes.loader)
@@ -253,18 +252,26 @@ class _LoaderFeed(Feed):
         return round(spec.epochs * self._work.train.n_batches)
 
     def open(self, spec: TrainSpec, n_steps: int, *, generator: torch.Generator) -> Reader:
-        """The loader draws its order itself, by torch's global generator, which is seeded while a phase trains."""
-        passes, place = self._work.train, [0]
-        batches = passes.again()
+        """The loader draws its order itself, by global generators that nothing else draws from while it does."""
+        passes = self._work.train
+        seed = int(torch.randint(2**62, (), generator=generator))
+
+        def begun() -> tuple[Randomness, Iterator[Any]]:
+            return Randomness(torch.device("cpu"), seed), passes.again()
+
+        drawn, batches, place = *begun(), 0
 
         def read(start: int, stop: int | None) -> Iterator[Any]:
-            nonlocal batches
-            if start != place[0]:  # Taken up elsewhere: what was trained on already is passed over.
-                batches = itertools.islice(passes.again(), start, None)
-                place[0] = start
-            for batch in itertools.islice(batches, (n_steps if stop is None else min(stop, n_steps)) - start):
-                place[0] += 1
-                yield batch
+            nonlocal drawn, batches, place
+            if start < place:
+                drawn, batches, place = *begun(), 0
+            end = n_steps if stop is None else min(stop, n_steps)
+            while place < end:
+                with drawn.in_use():
+                    batch = next(batches)
+                place += 1
+                if place > start:  # Taken up elsewhere: what was trained on already is passed over.
+                    yield batch
 
         return read
 
@@ -284,8 +291,7 @@ class _LoaderSamples:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Inputs and the whole batch, of which the loss is told."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with seeded(self._seed):
             batches = list(itertools.islice(self._work.train.once(), self._n_batches))
         for batch in batches:
             brought = self._work.runtime.bring(batch)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import torch
-
 from autoprune.engine.asking import size_of, tensors_of
 from autoprune.engine.tasks.kinds import Kind
+from autoprune.engine.training import apart
 from autoprune.errors import DataError, first_line
 
 __all__ = ["Passes", "opened"]
@@ -78,7 +77,7 @@ def opened(loader: Iterable[Any], name: str, *, kind: Kind) -> Passes:
     Raises:
         DataError: It is empty, can be gone through only once, or its batches hold no tensors.
     """
-    with torch.random.fork_rng(devices=[]):  # A loader that shuffles draws, and the caller's numbers are not ours.
+    with apart():  # A loader that shuffles draws, and the caller's numbers are not ours.
         _check_repeats(loader, name)
         passes = Passes(loader, name, 0, 0, None)
         batches = passes.once()

@@ -6,7 +6,7 @@ from autoprune.engine.training.feeds import Feed, ImageFeed, Reader
 from autoprune.engine.training.loop import Training, require_trained, train
 from autoprune.engine.training.pacer import Pacer
 from autoprune.engine.training.precision import wide
-from autoprune.engine.training.randomness import Randomness
+from autoprune.engine.training.randomness import Randomness, apart, seeded
 from autoprune.engine.training.runtime import Runtime, default_device
 from autoprune.engine.training.samples import Samples
 from autoprune.engine.training.schedule import learning_rate, n_steps_of
@@ -28,6 +28,7 @@ __all__ = [
     "Training",
     "accuracy",
     "answer_of",
+    "apart",
     "default_device",
     "described",
     "divergence",
@@ -35,6 +36,7 @@ __all__ = [
     "n_steps_of",
     "recalibrate",
     "require_trained",
+    "seeded",
     "train",
     "wide",
 ]

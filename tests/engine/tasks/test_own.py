@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from autoprune.config import DistillSpec, TrainSpec
 from autoprune.engine.tasks import Task, TaskTeacher, TaskWorkload
@@ -62,6 +64,84 @@ def test_a_phase_has_the_loaders_batches() -> None:
     assert [b[0].flatten().tolist() for b in work.feed().open(spec, 15, generator=torch.Generator())(13, None)] == seen[
         13:
     ]
+
+
+class Drawn(Dataset[tuple[Tensor, Tensor]]):
+    """Examples that are drawn when they are asked for, by the generators that people use."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        values = [float(np.random.rand()), random.gauss(0, 1), float(torch.rand(()))]  # noqa: NPY002
+        return torch.tensor(values), torch.tensor([values[0] + index])
+
+
+def drawn_by_all() -> list[float]:
+    return [float(np.random.rand()), random.random(), float(torch.rand(()))]  # noqa: NPY002
+
+
+def start_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+def test_what_data_draw_comes_from_the_seed_alone() -> None:
+    """By torch, NumPy or Python; the caller's generators go on as if nothing had been drawn."""
+
+    def run() -> list[list[float]]:
+        work = workload(train=DataLoader(Drawn(), batch_size=4, shuffle=True), validation=DataLoader(Drawn()))
+        read = work.feed().open(TrainSpec(epochs=2), 6, generator=torch.Generator().manual_seed(1))
+        seen = [batch[0].flatten().tolist() for batch in read(0, None)]
+        seen += [inputs.flatten().tolist() for inputs, _ in work.samples(8, seed=3)]
+        return [*seen, [work.score(model)]]
+
+    model = nn.Linear(3, 1)
+    found, expected = [], []
+    for seed in (1, 2):
+        start_all(seed)
+        expected.append(drawn_by_all())
+        start_all(seed)
+        found.append(run())
+        assert drawn_by_all() == expected[-1]
+    assert found[0] == found[1]
+    assert len({tuple(batch) for batch in found[0]}) == len(found[0])
+
+
+@pytest.mark.parametrize("pause", [1, 3, 5])
+def test_a_phase_that_is_taken_up_goes_on_as_if_it_had_not_been_left(pause: int) -> None:
+    """In the middle of a pass, with a network that draws as well."""
+
+    def begin() -> tuple[nn.Module, Training]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        work = workload(train=DataLoader(Drawn(), batch_size=4, shuffle=True))
+        return model, Training(model, work.feed(), TrainSpec(epochs=2), runtime=RUNTIME, seed=5)
+
+    whole, training = begin()
+    training.run()
+    _, first = begin()
+    first.run(until=pause)
+    saved = first.state_dict()
+    rest, second = begin()
+    second.load_state_dict(saved)
+    start_all(9)
+    second.run()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters(), strict=True))
+
+
+def test_a_state_of_an_earlier_version_is_taken_up() -> None:
+    """It holds torch's generators alone."""
+    model = nn.Linear(1, 1)
+    training = Training(model, workload().feed(), TrainSpec(epochs=2), runtime=RUNTIME, seed=5)
+    training.run(until=2)
+    saved = {
+        name: each for name, each in training.state_dict().items() if name not in ("random:numpy", "random:python")
+    }
+    training.load_state_dict(saved)
+    training.run()
+    assert training.step == training.n_steps
 
 
 def test_a_line_is_learnt() -> None:
