@@ -16,7 +16,7 @@ from autoprune.search.proposals.gains import ErrorModel, Member, gain
 from autoprune.search.proposals.pace import Pace, TimeLeft
 from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
 
-__all__ = ["Budget", "Planner", "Step"]
+__all__ = ["Budget", "Look", "Planner", "Step"]
 
 _OPENING = 0.85  # Share of the time that the ladder of the opening takes.
 _NEAREST = 1.08  # Two members of the front nearer than this factor of MACs leave no gap to be filled.
@@ -99,17 +99,25 @@ class Planner:
         self.pace = _ANY_PACE
         """As it is taken to be before there are trials to tell it; a launch that ends at a time measures it."""
 
-    def steps(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> list[Step] | None:
-        """What to do next, best first; none while nothing is known of what the ladder gave.
+    def look(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Look:
+        """Read the history once for all that is asked of it at this moment.
 
         Args:
             history: All trials of the study, by number.
             time: What is left of it; None without a time limit.
+        """
+        trials = [StoredTrial(trial) for trial in history]
+        return Look(trials, metric=self._metric, budget=self._budget, pace=self.pace, time=time)
+
+    def steps(self, look: Look) -> list[Step] | None:
+        """What to do next, best first; none while nothing is known of what the ladder gave.
+
+        Args:
+            look: At the moment.
 
         Returns:
             The steps, or None where the time is too short for another trial.
         """
-        look = self._look(history, time)
         tried = {trial.point.macs_target for trial in look.trials if Attr.POINT in trial.attrs}
         waiting = [target for target in self.ladder if target not in tried]
         if waiting:
@@ -118,49 +126,39 @@ class Planner:
             return []
         else:
             found = self._best(look, look.model)
-        return found if found or time is None else None
+        return found if found or not look.is_timed else None
 
-    def probe(
-        self, target: float, history: Sequence[FrozenTrial], time: TimeLeft | None = None, *, n_probes: int
-    ) -> Step | None:
+    def probe(self, target: float, look: Look, *, n_probes: int) -> Step | None:
         """A trial from the dense network that tries a recipe, or None where the time is too short for it.
 
         Args:
             target: Its MACs target.
-            history: All trials of the study, by number.
-            time: What is left of it; None without a time limit.
+            look: At the moment.
             n_probes: How many of its kind share their part of the time.
         """
-        why = f"{target:.3g} of the MACs, to try a recipe"
+        why, time = f"{target:.3g} of the MACs, to try a recipe", look.time
         if time is None:
             return Step(target, None, None, why, is_plain=True)
-        look = self._look(history, time)
         epochs = look.epochs(target, seconds=_PROBES * time.of * time.workers / n_probes)
         return None if epochs is None else Step(target, None, min(epochs, self._budget.epochs), why, is_plain=True)
 
-    def after_phase(self, target: float, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Step | None:
+    def after_phase(self, target: float, look: Look) -> Step | None:
         """A trial that starts from a sparsify phase, or None where the phase would take too much of the time.
 
         Args:
             target: Its MACs target.
-            history: All trials of the study, by number.
-            time: What is left of it; None without a time limit.
+            look: At the moment.
         """
-        why = f"{target:.3g} of the MACs, from a sparsify phase"
+        why, time = f"{target:.3g} of the MACs, from a sparsify phase", look.time
         if time is None:
             return Step(target, None, None, why)
-        look = self._look(history, time)
         phase_s = look.pace.seconds(self._budget.phase_epochs * self._budget.n_images, 1.0)
         if phase_s > min(_PHASE_SHARE * time.of * time.workers, time.seconds):
             return None
         epochs = look.epochs(target, seconds=look.later_s(), after_s=phase_s)
         return None if epochs is None else Step(target, None, epochs, why)
 
-    def _look(self, history: Sequence[FrozenTrial], time: TimeLeft | None) -> _Look:
-        trials = [StoredTrial(trial) for trial in history]
-        return _Look(trials, metric=self._metric, budget=self._budget, pace=self.pace, time=time)
-
-    def _rung(self, target: float, look: _Look, *, left: float) -> list[Step]:
+    def _rung(self, target: float, look: Look, *, left: float) -> list[Step]:
         parent = look.above(target)
         epochs = look.epochs(target, seconds=look.rung_s(_effort(target), left=left))
         if epochs is None and look.is_timed:
@@ -169,7 +167,7 @@ class Planner:
         why = f"opening: {target:.3g} of the MACs, from {_named(parent)}"
         return [Step(target, parent, epochs, why, is_plain=True)]
 
-    def _best(self, look: _Look, model: ErrorModel) -> list[Step]:
+    def _best(self, look: Look, model: ErrorModel) -> list[Step]:
         front, found, is_plain = look.front(), [], look.n_to_come() < _TO_EXPLORE
         metric = self._metric
         for target, parent, is_more in self._candidates(look):
@@ -191,7 +189,7 @@ class Planner:
         found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
         return [step for _, step in found]
 
-    def _candidates(self, look: _Look) -> Iterator[tuple[float, Member | None, bool]]:
+    def _candidates(self, look: Look) -> Iterator[tuple[float, Member | None, bool]]:
         """Targets with their parents, and whether the parent keeps its widths."""
         least, most = self._within
         for member in look.members:
@@ -205,13 +203,13 @@ class Planner:
                 yield short, look.above(short), False
 
 
-class _Look:
-    """The history at one moment, as far as planning goes."""
+class Look:
+    """The history at one moment, as far as planning goes; `Planner.look` makes it."""
 
     def __init__(
         self, trials: Sequence[StoredTrial], *, metric: Metric, budget: Budget, pace: Pace, time: TimeLeft | None
     ) -> None:
-        self._metric, self._budget, self._time, self.trials = metric, budget, time, trials
+        self._metric, self._budget, self.time, self.trials = metric, budget, time, trials
         self._by_number = {trial.number: trial for trial in trials}
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
         self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
@@ -227,7 +225,8 @@ class _Look:
 
     @property
     def is_timed(self) -> bool:
-        return self._time is not None
+        """Whether the study ends at a time."""
+        return self.time is not None
 
     @property
     def taken(self) -> list[float]:
@@ -257,23 +256,23 @@ class _Look:
 
     def rung_s(self, effort: float, *, left: float) -> float:
         """Seconds for the next rung, whose effort is a part of what is ``left``; what runs is half done, on average."""
-        if self._time is None:
+        if self.time is None:
             return 0.0
-        there_s = max(self._time.seconds - (1 - _OPENING) * self._time.of, 0.0)
+        there_s = max(self.time.seconds - (1 - _OPENING) * self.time.of, 0.0)
         left += sum(_effort(trial.point.macs_target) for trial in self._running) / 2
-        return there_s * min(self._time.workers * effort / left, 1.0)
+        return there_s * min(self.time.workers * effort / left, 1.0)
 
     def later_s(self) -> float:
         """Seconds for a trial after the opening: as much as a rung of it got."""
-        if self._time is None:
+        if self.time is None:
             return 0.0
         own = [sum((trial.attrs.get(Attr.WALL_S) or {}).values()) for trial in self._by_number.values()]
         own = [seconds for seconds in own if seconds > self.pace.overhead_s]
-        return float(np.median(own)) if own else self._time.of / 10
+        return float(np.median(own)) if own else self.time.of / 10
 
     def n_to_come(self) -> float:
         """How many trials the time is still long enough for."""
-        return math.inf if self._time is None else self._time.seconds * self._time.workers / self.later_s()
+        return math.inf if self.time is None else self.time.seconds * self.time.workers / self.later_s()
 
     def epochs(self, macs_ratio: float, *, seconds: float, after_s: float = 0.0) -> float | None:
         """Length of a trial that is to take so long, or all of the time where the rest would be too short for another.
@@ -285,9 +284,9 @@ class _Look:
             seconds: That it is to take.
             after_s: Seconds before it begins.
         """
-        if self._time is None:
+        if self.time is None:
             return None
-        left = self._time.seconds - after_s - max(_SPARE * self._time.of, _SPARE_S)
+        left = self.time.seconds - after_s - max(_SPARE * self.time.of, _SPARE_S)
         if left < 1.5 * seconds:
             seconds = left
         least_s = self.pace.seconds(self._budget.least_epochs * self._budget.n_images, macs_ratio)

@@ -15,7 +15,7 @@ from autoprune.errors import IdentityError, SpaceExhaustedError
 from autoprune.search.pareto import front_mask
 from autoprune.search.proposals.observations import Observations, Observer
 from autoprune.search.proposals.pace import TimeLeft
-from autoprune.search.proposals.planner import Planner, Step
+from autoprune.search.proposals.planner import Look, Planner, Step
 from autoprune.search.proposals.recipe import RecipeSearch
 from autoprune.search.proposals.samplers import SAMPLERS, Draw, Sampler, sampler_named
 from autoprune.search.proposals.space import Space
@@ -167,14 +167,15 @@ class Proposer:
             SpaceExhaustedError: Hundreds of draws gave nothing new.
         """
         tried = {StoredTrial(trial).key for trial in history}
-        first = _untried(self._dense, tried) or self._probe(history, time)
+        look = None if self._planner is None else self._planner.look(history, time)
+        first = _untried(self._dense, tried) or self._probe(history, look)
         recipe = {} if self._recipe is None else self._recipe.chosen(history)
         first = first or self._opened(history, tried, recipe)
         if first is not None:
             return self._proposal(*first, history)
         steps: Sequence[Step] = ()
-        if self._planner is not None:
-            planned = self._planner.steps(history, time)
+        if self._planner is not None and look is not None:
+            planned = self._planner.steps(look)
             if planned is None:
                 return None
             steps = planned
@@ -183,7 +184,7 @@ class Proposer:
         observations, draw, n_attempts = self._observer.look(history), Draw(self._seed, number), 0
         for sampler in self._samplers:
             for drawn in self._drawn(sampler, observations, draw, plain=bool(steps) and steps[0].is_plain):
-                for point, step in self._planned(drawn, steps, history, time):
+                for point, step in self._planned(drawn, steps, look):
                     point = dataclasses.replace(point, recipe=recipe)
                     key = self._key(point, step)
                     if key not in tried:
@@ -194,14 +195,14 @@ class Proposer:
             f"tried in {len(history)} trials. Widen a range, add a method, or lower `n_trials`."
         )
 
-    def _probe(self, history: Sequence[FrozenTrial], time: TimeLeft | None) -> _First | None:
+    def _probe(self, history: Sequence[FrozenTrial], look: Look | None) -> _First | None:
         """The next trial that tries a recipe, if one is to come and the time is long enough."""
         recipe = None if self._recipe is None else self._recipe.next(history)
         if self._recipe is None or recipe is None:
             return None
         target, step = self._recipe.target, None
-        if self._planner is not None:
-            step = self._planner.probe(target, history, time, n_probes=len(self._recipe.probes))
+        if self._planner is not None and look is not None:
+            step = self._planner.probe(target, look, n_probes=len(self._recipe.probes))
             if step is None:
                 return None
         plain = _plain(self._space, self._planner)
@@ -230,15 +231,13 @@ class Proposer:
         for values in sampler.attempts(observations, draw):
             yield self._space.point(values)
 
-    def _planned(
-        self, drawn: Point, steps: Sequence[Step], history: Sequence[FrozenTrial], time: TimeLeft | None
-    ) -> Iterator[tuple[Point, Step | None]]:
+    def _planned(self, drawn: Point, steps: Sequence[Step], look: Look | None) -> Iterator[tuple[Point, Step | None]]:
         """The drawn point at each of the planned steps, or at its own target where it starts from a phase."""
-        if not steps or self._planner is None:
+        if not steps or self._planner is None or look is None:
             yield drawn, None
             return
         if self._has_phase(drawn):
-            after = self._planner.after_phase(drawn.macs_target, history, time)
+            after = self._planner.after_phase(drawn.macs_target, look)
             steps = [] if after is None else [after]
         for step in steps:
             number = None if step.parent is None else step.parent.number
