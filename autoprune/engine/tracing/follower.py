@@ -313,6 +313,7 @@ class Follower(OperatorMode):
             positions=ledger.positions,
             other_macs=ledger.other_macs,
             products=ledger.products,
+            heads=ledger.heads_that_fill(),
             idle=[ledger.names[module] for module in waiting],
             random=self._random,
         )

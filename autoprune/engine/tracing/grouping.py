@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,14 @@ def trace(model: nn.Module, example: Any, *, exclude: Sequence[str] = (), forwar
     groups, refused = _form_groups(model, record, _Channels.of(record))
     groups = _without(model, groups, exclude)
     broken = find_broken(model, example, groups, forward=forward)
+    more = _counted_elsewhere(record, [group for group in groups if group.name in broken])
+    if more:
+        tied = dataclasses.replace(record, edges=np.concatenate([record.edges, *more]))
+        again, refused_then = _form_groups(model, tied, _Channels.of(tied))
+        again = _without(model, again, exclude)
+        broken_then = find_broken(model, example, again, forward=forward)
+        if len(broken_then) < len(broken):
+            record, groups, refused, broken = tied, again, refused_then, broken_then
     order = [axis.layer for axis in _writers(record)]
     refused += _broken_refusals([group for group in groups if group.name in broken], broken, order)
     groups = [group for group in groups if group.name not in broken]
@@ -167,6 +176,28 @@ def _refusals(record: LabelRecord, channels: _Channels, writers: list[Axis]) -> 
         for family, (reason, advice) in reasons.items()
         if family in layers
     ]
+
+
+def _counted_elsewhere(record: LabelRecord, broken: Sequence[ChannelGroup]) -> list[NDArray[np.int64]]:
+    """Ties by which groups may yet be removed: `forward` may take a width from what a layer reads, not from the layer.
+
+    So a head goes with its share of what is read, and what a layer writes with what it reads, where both are as wide.
+
+    Args:
+        record: Of the pass.
+        broken: Groups that can't be removed as they are.
+    """
+    axes = {(axis.module, axis.axis): axis for axis in record.axes}
+    lost = [axes[member.module, member.axis].start + member.index for group in broken for member in group.members]
+    atoms = np.concatenate([np.zeros(0, dtype=np.int64), *(each.ravel() for each in lost)])
+    ties = [heads.edges for heads in record.heads if np.isin(heads.written, atoms).any()]
+    writers = _writers(record)
+    for group in broken:
+        written = [axis for member in group.members if (axis := axes[member.module, member.axis]) in writers]
+        read = axes.get((written[0].module, "in")) if len(written) == 1 else None
+        if read is not None and read.size == written[0].size and np.isin(read.atoms, atoms).all():
+            ties.append(np.stack([written[0].atoms, read.atoms], axis=1))
+    return ties
 
 
 def _broken_refusals(

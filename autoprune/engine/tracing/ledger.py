@@ -14,10 +14,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.engine.channels import AxisName, Kind, axis_size, axis_sizes, is_atomic, kind_of, reads
 from autoprune.engine.tracing.calls import FIXED, collapse
-from autoprune.engine.tracing.record import Axis, Pin, Product, components
+from autoprune.engine.tracing.record import Axis, Heads, Pin, Product, components
 
 __all__ = ["Layer", "Ledger"]
 
+_COUNTING = ("chan", "dim", "embed", "feat", "filter", "head", "hidden", "plane", "width")
 _MOST_ELEMENTS = 2**20  # Of a tensor whose elements are followed one by one.
 
 
@@ -64,6 +65,7 @@ class Ledger:
         self.products: list[Product] = []
         self.ran: set[nn.Module] = set()
         self.stack: list[nn.Module] = []
+        self._heads: list[NDArray[np.int64]] = []
         self._numbers: dict[tuple[nn.Module, str], list[NDArray[np.int64]]] = {}
         self._own = WeakTensorKeyDictionary()  # parameters and buffers: (module, name)
         for module in self.names:
@@ -158,12 +160,16 @@ class Ledger:
         """Numbers of the module that runs that are as many as these channels follow their number."""
         if not self.stack or len(atoms) < 2 or (atoms == FIXED).any():
             return
-        module = self.stack[-1]
+        module, found = self.stack[-1], []
         for name, value in vars(module).items():
             if type(value) is int and value == len(atoms):
-                self._tie_number(module, name, atoms)
+                found.append(name)
             elif len(atoms) in _whole_numbers(value):
-                self._tie_number(module, f"{name}.{value.index(len(atoms))}", atoms)
+                found.append(f"{name}.{value.index(len(atoms))}")
+        # A window of three beside three heads: where names tell which of them counts channels, they are believed.
+        told = [name for name in found if any(word in name for word in _COUNTING)]
+        for name in told or found:
+            self._tie_number(module, name, atoms)
 
     def count_heads(self, units: NDArray[np.int64]) -> None:
         """Numbers of the module that runs that say how many heads there are, or how many channels they have."""
@@ -171,11 +177,26 @@ class Ledger:
             return
         first = np.sort(np.unique(units[:, 0], return_index=True)[1])
         heads, module = units[first], self.stack[-1]
+        self._heads.append(heads)
         for name, value in vars(module).items():
             if type(value) is int and "head" in name and value == len(heads):
                 self._tie_number(module, name, heads[:, 0])
             elif type(value) is int and value == heads.size != len(heads):
                 self._tie_number(module, name, heads.ravel())
+
+    def heads_that_fill(self) -> list[Heads]:
+        """Attentions whose heads together take as many channels as the layer reads that wrote them."""
+        found = []
+        for heads in self._heads:
+            wrote = next((key for key, axis in self.axes.items() if axis.writes and heads[0, 0] in axis.atoms), None)
+            read = None if wrote is None else self._read_beside(*wrote)
+            if read is not None and read.size == heads.size:
+                found.append(Heads(heads, read.atoms.reshape(heads.shape)))
+        return found
+
+    def _read_beside(self, module: nn.Module, written: AxisName) -> Axis | None:
+        """What a layer, or a bare matrix, reads that writes an axis."""
+        return self.axes.get((module, "in" if written == "out" else written.replace("[0]", "[1]")))
 
     def _tie_number(self, module: nn.Module, name: str, atoms: NDArray[np.int64]) -> None:
         self._numbers.setdefault((module, name), []).append(atoms)

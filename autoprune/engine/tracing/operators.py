@@ -48,7 +48,7 @@ _REDUCTIONS = {
     "mean", "sum", "amax", "amin", "aminmax", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "logsumexp",
     "linalg_vector_norm", "norm", "argmax", "argmin", "any", "all",
 }  # fmt: skip
-_ALONG = {"_softmax", "_log_softmax", "cumsum", "cumprod", "sort"}
+_ALONG = {"_softmax", "_safe_softmax", "_log_softmax", "cumsum", "cumprod", "sort"}
 
 Rule = Callable[[Call], Any]
 """From a call to the labels of its outputs; None where channels can't be followed."""

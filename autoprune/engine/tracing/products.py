@@ -86,7 +86,7 @@ def _multiply(call: Call, a: Labels, b: Labels) -> Found:
         return _contract(call, a, b)
     rows, columns = a[:, :, :1], b[:, :1, :]  # (B, M, 1), (B, 1, N)
     if _varies(a, 1) and _varies(b, 2):
-        return Found(None, whole)  # Every channel beside every other: no width but the square of one.
+        return _cross(call, a, b)
     side = columns if _varies(b, 2) or ((b != FIXED).any() and not _varies(a, 1)) else rows
     other = rows if side is columns else columns
     if (other != FIXED).any():
@@ -95,6 +95,17 @@ def _multiply(call: Call, a: Labels, b: Labels) -> Found:
         met = np.broadcast_shapes(side.shape, other.shape)
         call.ledger.tie(np.broadcast_to(side, met).ravel(), np.broadcast_to(other, met).ravel())
     return Found(side, whole // side.size, side)
+
+
+def _cross(call: Call, a: Labels, b: Labels) -> Found:
+    """Every channel beside every other one: no width but the square of one, unless whole heads go."""
+    whole = a.size * b.shape[2]
+    per_batch = np.concatenate([a[:, :, 0], b[:, 0, :]], axis=1)
+    if (per_batch == FIXED).any() or not _varies(per_batch, 0):
+        return Found(None, whole)
+    units = per_batch[:, :1]
+    call.ledger.tie(np.broadcast_to(units, per_batch.shape).ravel(), per_batch.ravel())
+    return Found(units[:, :, None], whole // len(units), units[:, 0], a[:, :, 0])
 
 
 def _contract(call: Call, a: Labels, b: Labels) -> Found:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autoprune.engine.channels import AxisName, side_of
 
-__all__ = ["Axis", "LabelRecord", "Pin", "Product", "components"]
+__all__ = ["Axis", "Heads", "LabelRecord", "Pin", "Product", "components"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,28 @@ class Pin:
 
 
 @dataclass(frozen=True, eq=False)
+class Heads:
+    """An attention whose heads take as many channels together as there are in what it reads.
+
+    `forward` may work out the size of a head from the width that it reads: then a head has to take its share of that
+    with it. Which channels are its share is free; by their order, all attentions of a stream say the same.
+
+    Args:
+        written: Atoms of the channels of each head, shape (H, D).
+        read: Atoms of the channels that the layer reads which wrote them, shape (H, D).
+    """
+
+    written: NDArray[np.int64]
+    read: NDArray[np.int64]
+
+    @property
+    def edges(self) -> NDArray[np.int64]:
+        """What ties each head to its share, shape (2 H D, 2)."""
+        first = np.broadcast_to(self.written[:, :1], self.written.shape).ravel()
+        return np.stack([np.tile(first, 2), np.concatenate([self.written.ravel(), self.read.ravel()])], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
 class LabelRecord:
     """What one pass has shown.
 
@@ -61,6 +83,7 @@ class LabelRecord:
             input positions of a transposed one.
         other_macs: MACs that no width changes, by the module that computes them.
         products: MACs that channels are counted by.
+        heads: Attentions whose heads may have to take a share of what is read with them.
         idle: Convolutions and linear layers that did not run.
         random: Where numbers were drawn at random, for people; empty if none were.
     """
@@ -72,6 +95,7 @@ class LabelRecord:
     positions: Counter[str]
     other_macs: Counter[str]
     products: list[Product]
+    heads: list[Heads]
     idle: list[str]
     random: str
 

@@ -472,6 +472,83 @@ def test_heads_hidden_layers_and_the_stream_of_a_transformer(fused: bool) -> Non
     assert fewer == 5 * 32 * 4 * 8 + 2 * 5 * 5 * 8
 
 
+class StreamAttention(nn.Module):
+    """The size of a head is worked out from the stream, as in Swin and PVT; beside three heads lies a window of three."""
+
+    def __init__(self, width: int, num_heads: int, kind: str) -> None:
+        super().__init__()
+        self.num_heads, self.window, self.kind = num_heads, [3, 3], kind
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.randn(num_heads, 9, 9))
+        self.reduce, self.norm = nn.Conv2d(width, width, 3, 3), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        read = x
+        if self.kind == "reduced":  # Keys and values of fewer places, by a convolution as wide as the stream.
+            reduced = self.reduce(x.transpose(1, 2).reshape(n, c, 3, 3)).reshape(n, c, -1).transpose(1, 2)
+            read = x + self.norm(reduced)
+        q, k, v = self.qkv(read).reshape(n, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.kind == "across":  # Channels attend to channels, as in XCiT and DaViT.
+            x = ((q.transpose(-2, -1) @ k) * t**-0.5).softmax(-1) @ v.transpose(-2, -1)
+            return self.proj(x.permute(0, 3, 1, 2).reshape(n, t, c))
+        scores = q * (c // self.num_heads) ** -0.5 @ k.transpose(-2, -1)
+        scores = scores.view(n, self.num_heads, t, t) + self.bias
+        x = scores.softmax(-1) @ v
+        return self.proj(x.transpose(1, 2).reshape(n, t, c))
+
+
+class StreamTransformer(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 4, 4)
+        self.norms = nn.ModuleList(nn.LayerNorm(24) for _ in range(4))
+        self.blocks = nn.ModuleList(StreamAttention(24, 3, kind) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(24, 64), nn.GELU(), nn.Linear(64, 24))
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        for block, norm in zip(self.blocks, self.norms, strict=False):
+            x = x + block(norm(x))
+        return self.head(self.norms[3](x + self.mlp(self.norms[2](x))).mean(1))
+
+
+@pytest.mark.parametrize("kind", ["plain", "across", "reduced"])
+def test_heads_take_their_share_of_the_stream_with_them_where_their_size_follows_it(kind: str) -> None:
+    model = StreamTransformer(kind)
+    traced = assert_exact(model, (3, 12, 12))
+    assert table(traced) == {"patches": 3, "mlp.0": 64}
+    stream = traced.group("patches")
+    assert stream.member("patches").index.tolist() == [list(range(8 * h, 8 * h + 8)) for h in range(3)]
+    assert stream.member("blocks.0", "num_heads").index.tolist() == [[0], [1], [2]]
+    assert not any(member.axis.startswith("window") for member in stream.members)
+    refused = {layer for each in traced.refused for layer in each.layers}
+    assert refused == (set() if kind == "reduced" else {"blocks.0.reduce", "blocks.1.reduce"})  # They do not run.
+
+
+def test_channels_that_attend_to_channels_go_by_heads_and_cost_their_square() -> None:
+    """9 tokens: a head less is 3 * 8 rows of qkv and 8 columns of proj of 24, and two products of 8 x 8 x 9."""
+    traced = assert_exact(CrossCovariance(), (3, 12, 12))
+    assert table(traced) == {"patches": 24, "qkv": 3}
+    fewer = traced.cost.dense_macs - traced.cost.macs({"patches": 24, "qkv": 2})
+    assert fewer == 9 * 24 * 4 * 8 + 2 * 8 * 8 * 9
+
+
+class CrossCovariance(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.num_heads, self.head_dim = nn.Conv2d(3, 24, 4, 4), 3, 8
+        self.qkv, self.proj, self.head = nn.Linear(24, 72), nn.Linear(24, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 4, 1).unbind(0)
+        y = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)).softmax(-1) @ v
+        return self.head((x + self.proj(y.permute(0, 3, 1, 2).flatten(2))).mean(1))
+
+
 def test_a_transformer_cut_twice_is_cut_once() -> None:
     model = Transformer()
     traced = trace(model, torch.zeros(1, 3, 8, 8))
