@@ -473,7 +473,7 @@ def test_heads_hidden_layers_and_the_stream_of_a_transformer(fused: bool) -> Non
 
 
 class StreamAttention(nn.Module):
-    """The size of a head is worked out from the stream, as in Swin and PVT; beside three heads lies a window of three."""
+    """The size of a head is worked out from the stream, as in Swin and PVT; three heads, a window of three."""
 
     def __init__(self, width: int, num_heads: int, kind: str) -> None:
         super().__init__()
