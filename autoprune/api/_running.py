@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api._cleaning import retain
+from autoprune.api._kept import kept_at
+from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
-from autoprune.api._planning import identity_of, load_config, overridden, planner_of, recipe_search_of, space_of
+from autoprune.api._planning import load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
     Ancestor,
+    Numerics,
     Progressed,
     SearchConfig,
     SettingSpec,
@@ -131,15 +134,14 @@ def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
     started = time.monotonic()
-    search, setting = config.study, config.setting
-    workbench = open_workbench(setting)
-    space = space_of(config, workbench)
+    config = kept_at(storage_url(storage), config)
+    search, space = config.study, space_of(config, open_workbench(config.setting))
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with open_cluster(address) as cluster:
         slots = plan_slots(cluster, config.resources)
-        ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
         db = Database.open(storage_url(storage), create=True)
-        record = _join(config, workbench, db)
+        config, workbench, record = _settled(config, db, slots=slots, progress=progress)
+        setting, ready = config.setting, _threaded(config.setting, slots)
         study, owner = Study(db, record), new_owner()
         expire_dead_leases(record)
         left_s = None if time_limit_s is None else max(0.0, started + time_limit_s - time.monotonic())
@@ -188,15 +190,25 @@ def _run(
     )
 
 
-def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle:
-    return StudyHandle.create_or_join(
-        db,
-        name=config.study.name,
-        identity=identity_of(config, workbench),
-        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
-        directions=config.study.directions,
-        objectives=config.study.objectives,
-    )
+def _settled(
+    config: StudyConfig, db: Database, *, slots: Slots, progress: Progress
+) -> tuple[StudyConfig, Workbench, StudyHandle]:
+    """Join the study, once it is known in which precision; what is timed has the threads of a trial."""
+    is_new = False
+
+    def measure(setting: SettingSpec) -> Numerics:
+        nonlocal is_new
+        is_new = True
+        return measured(_threaded(setting, slots), slots=slots, progress=progress)
+
+    settled = settle(config, db, measure)
+    if not is_new:
+        warn_where_slow(_threaded(settled[0].setting, slots), slots=slots)
+    return settled
+
+
+def _threaded(setting: SettingSpec, slots: Slots) -> SettingSpec:
+    return dataclasses.replace(setting, threads=setting.threads or slots.threads)
 
 
 def _dispatcher(

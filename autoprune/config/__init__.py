@@ -3,6 +3,7 @@
 from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
+from autoprune.config.numerics import LAYOUTS, PRECISIONS, Numerics, preferred
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
@@ -38,6 +39,8 @@ __all__ = [
     "AS_MANY_AS_FIT",
     "COSTS",
     "DIRECTIONS",
+    "LAYOUTS",
+    "PRECISIONS",
     "SAMPLERS",
     "SHAPE",
     "TASKS",
@@ -49,6 +52,7 @@ __all__ = [
     "Failed",
     "Metric",
     "NetworkSpec",
+    "Numerics",
     "Progressed",
     "Range",
     "Report",
@@ -70,6 +74,7 @@ __all__ = [
     "named_space",
     "names_its_trials",
     "option",
+    "preferred",
     "read",
     "read_stored",
     "resolved",

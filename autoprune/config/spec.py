@@ -8,9 +8,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.numerics import AUTO, LAYOUTS, PRECISIONS, Numerics
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError
@@ -237,9 +238,14 @@ class EngineSpec:
 
     With ``compensate`` the layers that read removed channels are refitted to what they said before, by least squares
     over a few images, before anything is trained.
+
+    With ``precision = "auto"`` the launch that makes a study measures in which precision and layout its device trains
+    fastest, and the study keeps these. A precision that is given goes with channels-last layout unless `layout` says
+    otherwise.
     """
 
-    precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
+    precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
+    layout: str | None = option(None, choices=LAYOUTS)
     recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
@@ -253,6 +259,21 @@ class EngineSpec:
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
             )
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether precision and layout are still to be measured."""
+        return self.precision == AUTO
+
+    @property
+    def numerics(self) -> Numerics:
+        """Precision and layout; as long as they are not measured, those that everything else is compared with."""
+        usual = Numerics()
+        return Numerics(usual.precision if self.is_measured else self.precision, self.layout or usual.layout)
+
+    def computed_in(self, numerics: Numerics) -> Self:
+        """The same in a certain precision and layout."""
+        return dataclasses.replace(self, precision=numerics.precision, layout=numerics.layout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,7 +118,7 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
     if setting.compensate:
         recipe.append("compensated")
     training: Any = "none" if is_untouched(parent, choice) else recipe
-    measured = [setting.precision, setting.latency_batch]
+    measured = [workbench.setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)
 
 
