@@ -88,8 +88,13 @@ def measured(setting: SettingSpec, *, slots: Slots, progress: Progress) -> Numer
     return chosen
 
 
-def warn_where_slow(setting: SettingSpec, *, slots: Slots) -> float:
+def warn_where_slow(setting: SettingSpec, *, slots: Slots, go_on: Callable[[], bool] = lambda: True) -> float:
     """Warn where a study's own precision and layout are much slower here than the usual.
+
+    Args:
+        setting: Of the study.
+        slots: Of its trials.
+        go_on: Asked about once a second; False ends the timing.
 
     Returns:
         How many times as long they take; 1 for the usual, which is not timed.
@@ -97,7 +102,7 @@ def warn_where_slow(setting: SettingSpec, *, slots: Slots) -> float:
     own, usual = setting.numerics, Numerics()
     if own == usual:
         return 1.0
-    seconds = _timed(setting, (usual, own), slots=slots)
+    seconds = _timed(setting, (usual, own), slots=slots, go_on=go_on)
     if not {own, usual} <= seconds.keys():
         return 1.0
     factor = seconds[own] / seconds[usual]
@@ -110,7 +115,13 @@ def warn_where_slow(setting: SettingSpec, *, slots: Slots) -> float:
     return factor
 
 
-def _timed(setting: SettingSpec, candidates: Sequence[Numerics] | None, *, slots: Slots) -> dict[Numerics, float]:
+def _timed(
+    setting: SettingSpec,
+    candidates: Sequence[Numerics] | None,
+    *,
+    slots: Slots,
+    go_on: Callable[[], bool] = lambda: True,
+) -> dict[Numerics, float]:
     """Mean seconds of a trained example over workers that are timed together; what one of them fails in is left out."""
     found = list[dict[Numerics, float]]()
 
@@ -119,11 +130,10 @@ def _timed(setting: SettingSpec, candidates: Sequence[Numerics] | None, *, slots
 
     run_each(
         range(min(slots.concurrency, _MOST_TIMED)), functools.partial(_time, setting, candidates), slots=slots,
-        go_on=lambda: True, on_done=lambda _, told: found.append(dict(told["seconds"])), on_failed=fail,
+        go_on=go_on, on_done=lambda _, told: found.append(dict(told["seconds"])), on_failed=fail,
     )  # fmt: skip
-    return {
-        each: statistics.fmean(one[each] for one in found) for each in found[0] if all(each in one for one in found)
-    }
+    common = [each for each in (found[0] if found else ()) if all(each in one for one in found)]
+    return {each: statistics.fmean(one[each] for one in found) for each in common}
 
 
 def _time(setting: SettingSpec, candidates: Iterable[Numerics] | None, worker: int) -> dict[str, Any]:

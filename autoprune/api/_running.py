@@ -19,14 +19,13 @@ from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
     Ancestor,
-    Numerics,
     Progressed,
     SearchConfig,
     SettingSpec,
     StudyConfig,
     TrialSpec,
 )
-from autoprune.distributed import Slots, drive, obey_signals, open_cluster, plan_alone, plan_slots
+from autoprune.distributed import CoresWatch, Slots, drive, obey_signals, open_cluster, plan_alone, plan_slots
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
@@ -133,14 +132,18 @@ def resume(
 def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
-    started = time.monotonic()
+    started, watch = time.monotonic(), CoresWatch()
     config = kept_at(storage_url(storage), config)
-    search, space = config.study, space_of(config, open_workbench(config.setting))
+    search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address) as cluster:
+    with open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
+        if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
+            progress.note(str(cluster.cores))
         db = Database.open(storage_url(storage), create=True)
-        config, workbench, record = _settled(config, db, slots=slots, progress=progress)
+        config, workbench, record = settle(
+            config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
+        )
         setting, ready = config.setting, _threaded(config.setting, slots)
         study, owner = Study(db, record), new_owner()
         expire_dead_leases(record)
@@ -161,6 +164,8 @@ def _run(
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
+                    if not is_new:
+                        warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
                     if planner is not None and time_limit_s is not None:
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
@@ -176,35 +181,22 @@ def _run(
                 )
         finally:
             record.leave(owner)
+    return _outcome(study, dispatcher, n_trials=search.n_trials)
+
+
+def _outcome(study: Study, dispatcher: Dispatcher, *, n_trials: int) -> Outcome:
     counts = dispatcher.counts()
-    stopping, is_open_ended = dispatcher.stopping, search.n_trials == AS_MANY_AS_FIT
+    stopping, is_open_ended = dispatcher.stopping, n_trials == AS_MANY_AS_FIT
     is_planned = stopping is Stopping.STALLED or (is_open_ended and stopping is Stopping.TIME)
-    finished = counts.finished >= search.n_trials or is_planned
+    finished = counts.finished >= n_trials or is_planned
     return Outcome(
         study=study,
         finished=finished,
         n_finished=counts.finished,
-        n_trials=None if is_open_ended else search.n_trials,
+        n_trials=None if is_open_ended else n_trials,
         why=stopping.value if stopping is not None and not finished else None,
         interrupted=stopping is Stopping.INTERRUPT,
     )
-
-
-def _settled(
-    config: StudyConfig, db: Database, *, slots: Slots, progress: Progress
-) -> tuple[StudyConfig, Workbench, StudyHandle]:
-    """Join the study, once it is known in which precision; what is timed has the threads of a trial."""
-    is_new = False
-
-    def measure(setting: SettingSpec) -> Numerics:
-        nonlocal is_new
-        is_new = True
-        return measured(_threaded(setting, slots), slots=slots, progress=progress)
-
-    settled = settle(config, db, measure)
-    if not is_new:
-        warn_where_slow(_threaded(settled[0].setting, slots), slots=slots)
-    return settled
 
 
 def _threaded(setting: SettingSpec, slots: Slots) -> SettingSpec:
