@@ -20,7 +20,7 @@ from autoprune.engine.surgery import cut, masked
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError
 from autoprune.importing import told
 from autoprune.pipeline.answers import answers_of, assert_same
-from autoprune.pipeline.progress import Clock, Reporter, throttled
+from autoprune.pipeline.progress import Clock, Pulse, Reporter
 from autoprune.pipeline.steps import (
     Choice,
     Cut,
@@ -62,7 +62,8 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     method = methods.build(spec.method, spec.hyper)
     started, clock, workbench = time.monotonic(), Clock(), open_workbench(spec.setting)
     with clock.phase("dense"):
-        dense = workbench.dense(phases, throttled(report, "dense"))
+        a_step = workbench.work.examples_in(1, spec.setting.dense)
+        dense = workbench.dense(phases, Pulse(report, "dense", images=a_step))
     with clock.phase("sparsify"):
         parent = parent_of(spec, dense, method=method, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
@@ -199,17 +200,18 @@ def _tune(
 
     reached: dict[str, float] = {}
     waiting = list(spec.setting.rungs)
-    tell = throttled(report, "finetune")
+    tell = Pulse(report, "finetune", images=workbench.work.examples_in(1, spec.finetune))
 
     def reach(share: float) -> None:
-        rung = len(reached)
+        rung, known = len(reached), {"macs_ratio": choice.macs_ratio, **tell.pace(share)}
         reached[str(rung)] = found = score()
-        report(Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio))
+        report(Progressed(phase="finetune", progress=share, rung=rung, score=found, **known))
 
     def on_step(share: float) -> None:
         if waiting and waiting[0] <= share < 1:
             while waiting and waiting[0] <= share:
                 waiting.pop(0)
+            tell.count(share)
             reach(share)
         else:
             tell(share)
