@@ -62,7 +62,8 @@ class Pulse:
         self.count(share)
         if self._clock() - self._told_at >= _TELL_EVERY_S:
             self._told_at = self._clock()
-            self._report(Progressed(phase=self._phase, progress=share, **self.pace(share)))
+            rate, left_s = self.pace(share)
+            self._report(Progressed(phase=self._phase, progress=share, images_per_s=rate, seconds_left=left_s))
 
     def count(self, share: float) -> None:
         """Count a step of which the driver is told otherwise."""
@@ -70,11 +71,11 @@ class Pulse:
         if self._n_steps == 1:  # It is slower than all others, so the pace is that of what follows.
             self._first = self._clock(), share
 
-    def pace(self, share: float) -> dict[str, float]:
-        """``images_per_s`` and ``seconds_left`` of the phase; nothing before its second step."""
+    def pace(self, share: float) -> tuple[float | None, float | None]:
+        """Images a second where they are counted, and seconds left of the phase; None before its second step."""
         start, before = self._first
         passed = self._clock() - start
         if self._n_steps < 2 or passed <= 0 or share <= before:
-            return {}
-        pace = {"seconds_left": passed * (1 - share) / (share - before)}
-        return pace | ({"images_per_s": (self._n_steps - 1) * self._images / passed} if self._images else {})
+            return None, None
+        rate = (self._n_steps - 1) * self._images / passed if self._images else None
+        return rate, passed * (1 - share) / (share - before)

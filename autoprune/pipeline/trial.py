@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -203,9 +204,10 @@ def _tune(
     tell = Pulse(report, "finetune", images=workbench.work.examples_in(1, spec.finetune))
 
     def reach(share: float) -> None:
-        rung, known = len(reached), {"macs_ratio": choice.macs_ratio, **tell.pace(share)}
+        rung, (rate, left_s) = len(reached), tell.pace(share)
         reached[str(rung)] = found = score()
-        report(Progressed(phase="finetune", progress=share, rung=rung, score=found, **known))
+        word = Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio)
+        report(dataclasses.replace(word, images_per_s=rate, seconds_left=left_s))
 
     def on_step(share: float) -> None:
         if waiting and waiting[0] <= share < 1:
