@@ -50,6 +50,14 @@ class Range:
 
     With ``points`` or ``step`` the values lie on a grid, so that trials share phases and a range can
     be narrowed or widened later without breaking the study's history.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        scale: ``log`` spreads values evenly over orders of magnitude; it needs ``low`` > 0.
+        points: So many values, evenly spread over the scale.
+        step: Distance of values, on a linear scale.
+        values: The values themselves, in the place of all else.
     """
 
     low: float | None = option(None)
@@ -115,7 +123,17 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """The network: a built-in architecture or a user's factory, with or without dense weights."""
+    """The network: a built-in architecture or a user's factory, with or without dense weights.
+
+    Args:
+        architecture: One of ``autoprune list architectures``, or ``"torchvision/NAME"``.
+        factory: ``"package.module:function"``, a function without arguments that returns the network.
+        weights: File of trained dense weights: ``.safetensors``, ``.pt`` or ``.pth``. Without it the network is
+            trained once for the study.
+        exclude: Names of layers, all of whose channels stay.
+        min_width: Channels that every group keeps at least.
+        multiple: Widths become multiples of it where the dense width is larger.
+    """
 
     architecture: str | None = option(None)
     factory: str | None = option(None)
@@ -163,7 +181,20 @@ _COMMON_DATA_KEYS = ("source", "validation", "mean", "std")
 class DataSpec:
     """Where the images come from, and which of the training images are held out for the search.
 
-    ``validation`` is ``"last:5000"``, ``"random:0.1"`` (a share) or the path of a data file of the same kind.
+    Args:
+        source: Where images come from.
+        train: The training images: a file, a folder, or where torchvision keeps its download.
+        test: The test images, which the search never looks at; ``evaluate`` does.
+        name: Of a data set of torchvision, such as ``"CIFAR10"``.
+        factory: ``"package.module:function"`` that returns ``{"train": (images, labels), "test": (images, labels)}``,
+            images uint8 of shape (N, C, H, W).
+        validation: What scores the search: ``"last:5000"``, ``"random:0.1"`` (a share) of the training images, or the
+            path of a data file of the same kind.
+        image_column: Of a Parquet file: encoded images, as ``bytes``.
+        label_column: Of a Parquet file: whole numbers from 0.
+        image_size: Side of the square that images are scaled and cropped to.
+        mean: That is taken from every channel, in [0, 1]; by default that of the training images.
+        std: That every channel is divided by; by default that of the training images.
     """
 
     source: str = option(choices=tuple(DATA_SOURCES))
@@ -235,8 +266,16 @@ class DataSpec:
 class EngineSpec:
     """The ``[engine]`` table: how trials run and measure.
 
-    With ``compensate`` the layers that read removed channels are refitted to what they said before, by least squares
-    over a few images, before anything is trained.
+    Args:
+        precision: What networks compute in.
+        recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
+        rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
+        artifacts: Folder of networks and cached phases; one that all machines share, where there are several.
+        threads: CPU threads of one trial; by default its share of the machine's cores.
+        latency_batch: Images that every trial's network is timed with at rung 0, beside the dense one; by default it is
+            not timed.
+        compensate: Layers that read removed channels are refitted to what they said before, by least squares over 256
+            images, before anything is trained.
     """
 
     precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
