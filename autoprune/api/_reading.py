@@ -142,12 +142,20 @@ class Study:
         Raises:
             ConfigError: ``where`` or ``sort`` names no column, or is no comparison; a negative ``spacing``.
         """
-        if spacing is not None and not 0 <= spacing <= 1:
-            raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
+        self.check_spacing(spacing)
         conditions = (where,) if isinstance(where, str) else where or ()
         candidates = Candidates([self.source], self.config.study, where=conditions, columns={"sort": sort})
         found = candidates.front(dominated=dominated).sorted(sort)
         return (found if spacing is None else found.spaced(spacing)).filled()
+
+    def check_spacing(self, spacing: float | None) -> None:
+        """See to it that points can be left out by this distance.
+
+        Raises:
+            ConfigError: They can't.
+        """
+        if spacing is not None and not 0 <= spacing <= 1:
+            raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
 
     @property
     def source(self) -> Source:
@@ -156,13 +164,15 @@ class Study:
         return Source(self._handle, config.constraints.limits, self._n_validation(config))
 
     def _n_validation(self, config: StudyConfig) -> int | None:
-        """Examples that the metric is a share of; None where it is no share, or nobody wrote down how many there are."""
+        """Examples that the metric is a share of; None where it is no share, or their number is not known."""
         task = config.setting.task
         if (task.kind, config.study.metric) != ("classification", "accuracy"):
             return None
         stored = self._handle.config.get("n_validation")  # Studies from before it was stored lack it.
+        if stored is not None:
+            return int(stored)
         data = config.setting.data
-        return int(stored) if stored is not None else data and data.n_held_out
+        return None if data is None else data.n_held_out
 
     def evaluations(self) -> pd.DataFrame:
         """Every score on the test split, one row for each trial and seed; see `autoprune.evaluate`."""

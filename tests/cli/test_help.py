@@ -24,8 +24,10 @@ ARGUMENTS = {
     "status": ["NAME", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
     "pareto": [
-        "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--format F", "--plot FILE", "--storage URL",
+        "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--under EXPR", "--best COLUMN", "--knee",
+        "--top K", "--dominated", "--format F", "--to FILE", "--plot FILE", "--storage URL",
     ],
+    "diff": ["A", "B", "--format F", "--storage URL"],
     "show": ["NAME", "TRIAL", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],

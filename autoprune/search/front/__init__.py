@@ -1,8 +1,9 @@
 """What is asked of a study: its trials as a table, the Pareto front, test scores."""
 
-from autoprune.search.front.fronts import Candidates, Front, Source
-from autoprune.search.front.noise import FEWEST_RACED, RacedPair, raced, with_marks
-from autoprune.search.front.query import corner_of, feasible, front, hypervolume_of, losses_of, thinned
+from autoprune.search.front.comparing import Stretch, n_beaten, stretches
+from autoprune.search.front.fronts import Candidates, Source
+from autoprune.search.front.noise import FEWEST_RACED, RacedPair, alike_by_share, raced
+from autoprune.search.front.query import feasible, front, hypervolume_of, losses_of, thinned
 from autoprune.search.front.ranks import MOST_MEASURED, with_ranks
 from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
@@ -20,23 +21,24 @@ __all__ = [
     "MOST_MEASURED",
     "Candidates",
     "EvaluationRows",
-    "Front",
     "RacedPair",
     "Source",
+    "Stretch",
     "TestScore",
-    "corner_of",
+    "alike_by_share",
     "feasible",
     "front",
     "hypervolume_of",
     "latest",
     "losses_of",
+    "n_beaten",
     "raced",
     "scores_frame",
     "source_of",
+    "stretches",
     "summary",
     "thinned",
     "trials_frame",
-    "with_marks",
     "with_ranks",
     "with_test_scores",
 ]

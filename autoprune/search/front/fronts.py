@@ -146,13 +146,20 @@ class Front:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def narrow(self) -> pd.DataFrame:
+        """What choosing needs of the members: number, objectives, ranks."""
+        return self._rows
+
     def _part(self, rows: pd.DataFrame) -> Front:
         return Front(rows.reset_index(drop=True), self._sources, self._search)
 
     def sorted(self, column: str | None) -> Front:
         """By a column, best first: a maximised objective descends, all else ascends; None: by the first cost."""
         by = self._cost if column is None else column
-        return self._part(self._rows.sort_values([by, _SOURCE, "number"], ascending=[by not in self._maximised, True, True]))
+        return self._part(
+            self._rows.sort_values([by, _SOURCE, "number"], ascending=[by not in self._maximised, True, True])
+        )
 
     def spaced(self, gap: float) -> Front:
         """Members of which no two are nearer than ``gap`` in the first cost, both ends kept."""

@@ -1,0 +1,82 @@
+"""Two fronts held against each other along a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.config import Metric
+
+__all__ = ["Stretch", "n_beaten", "stretches"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """An interval of a cost on which one of two fronts is ahead all the way.
+
+    Args:
+        low: Where it begins.
+        high: Where it ends; None: nowhere.
+        ahead: 0 or 1, whose best score among networks of at most that cost is better; None: they are equal.
+        scores: The best score of each at the widest gap; None of one that has no network as cheap as that.
+        at: The cost where the gap is widest; of equally wide ones the lowest.
+    """
+
+    low: float
+    high: float | None
+    ahead: int | None
+    scores: tuple[float | None, float | None]
+    at: float
+
+
+def stretches(costs: tuple[Floats, Floats], scores: tuple[Floats, Floats], metric: Metric) -> list[Stretch]:
+    """Where each of two fronts is ahead: what it scores at best with networks of at most a cost, from cost to cost.
+
+    Args:
+        costs: Of the members of each front.
+        scores: Of the same members.
+        metric: Says which score is better.
+    """
+    steps = np.unique(np.concatenate(costs))
+    best = [_best_within(steps, cost, score, metric) for cost, score in zip(costs, scores, strict=True)]
+    lead = np.nan_to_num(best[0] - best[1]) * (1 if metric.is_maximised else -1)
+    lead = np.where(np.isnan(best[1]), np.inf, np.where(np.isnan(best[0]), -np.inf, lead))
+    signs = np.sign(lead)
+    starts = np.flatnonzero(np.append(True, signs[1:] != signs[:-1])) if len(steps) else []
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(steps)], strict=True):
+        finite = np.where(np.isinf(lead[start:end]), -1.0, np.abs(lead[start:end]))  # a gap that has a width
+        widest = start + int(np.argmax(finite))
+        ahead = None if signs[start] == 0 else 0 if signs[start] > 0 else 1
+        there = tuple(None if np.isnan(each[widest]) else float(each[widest]) for each in best)
+        high = float(steps[end]) if end < len(steps) else None
+        found.append(Stretch(float(steps[start]), high, ahead, (there[0], there[1]), float(steps[widest])))
+    return found
+
+
+def _best_within(steps: Floats, costs: Floats, scores: Floats, metric: Metric) -> Floats:
+    """The best score of members that cost at most each step; NaN where there are none."""
+    order = np.argsort(costs, kind="stable")
+    accumulate = np.maximum.accumulate if metric.is_maximised else np.minimum.accumulate
+    best = np.append(np.nan, accumulate(scores[order]) if len(order) else [])
+    found: Floats = best[np.searchsorted(costs[order], steps, side="right")]
+    return found
+
+
+def n_beaten(points: Floats, others: Floats) -> int:
+    """How many trials another front beats: one of its members is nowhere worse and somewhere better.
+
+    Args:
+        points: Objectives of the trials, shape (T, M), minimised.
+        others: Objectives of the other front, shape (S, M).
+    """
+    return sum(_is_beaten(point, others) for point in points)
+
+
+def _is_beaten(point: Sequence[float] | Floats, others: Floats) -> bool:
+    return bool((np.all(others <= point, axis=1) & np.any(others < point, axis=1)).any())
