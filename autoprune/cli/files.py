@@ -50,10 +50,10 @@ def write_table(frame: pd.DataFrame, file: str, *, form: str) -> None:
 
 
 def _of_one_kind(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns of several kinds, such as choices among numbers and names, as text: Parquet has no others."""
-    mixed = {
-        name: [None if cell is None or cell != cell else str(cell) for cell in column]
-        for name, column in frame.items()
-        if column.dtype == object and len({type(cell) for cell in column if cell is not None and cell == cell}) > 1
-    }
-    return frame.assign(**{str(name): cells for name, cells in mixed.items()})
+    """The table with columns of several kinds, such as choices among numbers and names, as text, as Parquet needs."""
+    result = frame.copy()
+    for name, column in frame.items():
+        known = column[column.notna()]
+        if column.dtype == object and len({type(cell) for cell in known}) > 1:
+            result[name] = column.where(column.isna(), column.map(str))
+    return result

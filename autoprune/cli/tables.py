@@ -58,7 +58,7 @@ def front_table(front: pd.DataFrame, metric: Metric) -> str:
     """The front as aligned text, one trial a line.
 
     Args:
-        front: Its columns are looked for by their names. Where it holds trials off the front, a ``*`` marks its members.
+        front: Its columns are looked for by their names. Where some trials are off the front, ``*`` marks members.
         metric: What trials are scored by.
     """
     if front.empty:

@@ -193,10 +193,10 @@ def _steps(rows: Floats, corner: Floats) -> Floats:
 
 
 def _exclusive(rows: Floats, corner: Floats) -> Floats:
-    lost = np.prod(corner - rows, axis=1)
+    lost: Floats = np.prod(corner - rows, axis=1)
     for i, row in enumerate(rows):
-        lost[i] -= hypervolume(np.maximum(np.delete(rows, i, axis=0), row), corner)
-    return np.maximum(lost, 0.0)
+        lost[i] = max(0.0, lost[i] - hypervolume(np.maximum(np.delete(rows, i, axis=0), row), corner))
+    return lost
 
 
 def non_domination_rank(points: npt.ArrayLike) -> Ints:

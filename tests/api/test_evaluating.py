@@ -18,6 +18,7 @@ import torch
 
 import autoprune
 from autoprune.api import Progress, _evaluating
+from autoprune.api._rounds import Job, Rounds
 from autoprune.distributed import Cluster
 from autoprune.engine.images import load_test
 from autoprune.engine.images._digits import Digits
@@ -191,7 +192,7 @@ def test_the_recipe_is_that_of_the_trial_s_own_revision(
     assert study.config.setting.finetune.epochs == 77.0
     members = _evaluating._members(study, None)
     workbench = dataclasses.replace(open_workbench(once.specs[0].setting), setting=study.config.setting)
-    jobs = _evaluating._jobs(study, members, workbench, seeds=2, fingerprint="t")
+    jobs = Rounds(study, members, workbench, seeds=2, race=False).first()
     assert len(jobs) == 2 * len(members)
     for job in jobs:
         assert (job.setting.finetune.epochs, job.setting.artifacts) == (0.7, "/moved")
@@ -317,7 +318,7 @@ def test_a_score_that_another_machine_stored_first_stays(url: str, once: RealStu
     study = autoprune.Study(db, StudyHandle.open(db, "tiny"))
     desk = _evaluating._Desk(study, Heard(), n_runs=2, n_known=0, most_in_a_row=3)
     spec = dataclasses.replace(once.specs[0], number=1)
-    job = _evaluating._Job((Link(spec, {}),), 0, "t")
+    job = Job((Link(spec, {}),), 0, "t")
     phase = {"key": "k", "place": "/p", "sha256": "s", "size_bytes": 1}
     for accuracy in (0.5, 0.6):
         found = {"accuracy": accuracy, "n_images": 360, "wall_s": 1.0, "is_untouched": False}

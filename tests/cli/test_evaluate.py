@@ -100,8 +100,8 @@ def test_an_evaluation_is_told_run_by_run(run: Run, scored: Any, monkeypatch: py
     where = ["--where", "macs_ratio <= 0.5"]
     lines = ok(run("evaluate", "digits", *where, "--concurrency", 2, "--storage", scored.url)).splitlines()
     assert given == {
-        "name": "digits", "seeds": 3, "where": "macs_ratio <= 0.5", "concurrency": 2, "address": None,
-        "storage": scored.url,
+        "name": "digits", "seeds": None, "race": False, "where": "macs_ratio <= 0.5", "concurrency": 2,
+        "address": None, "storage": scored.url,
     }  # fmt: skip
     assert lines[0] == "trial 1, seed 0: 0.9300 (2 s; 1 of 9)"
     assert [line.split()[0] for line in lines[1:4]] == ["trial", "2", "1"]

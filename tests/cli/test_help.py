@@ -29,7 +29,7 @@ ARGUMENTS = {
     ],
     "diff": ["A", "B", "--format F", "--storage URL"],
     "show": ["NAME", "TRIAL", "--storage URL"],
-    "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
+    "evaluate": ["NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
     "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],

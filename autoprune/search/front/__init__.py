@@ -9,6 +9,7 @@ from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
     EvaluationRows,
     TestScore,
+    TestSummary,
     latest,
     scores_frame,
     source_of,
@@ -25,6 +26,7 @@ __all__ = [
     "Source",
     "Stretch",
     "TestScore",
+    "TestSummary",
     "alike_by_share",
     "feasible",
     "front",

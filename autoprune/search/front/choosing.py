@@ -18,8 +18,8 @@ _ROUNDING = 1e-12
 def knee(points: Floats) -> int | None:
     """The member from which a step along the front costs most: the farthest below the chord between the ends.
 
-    Every objective is scaled to its range on the front, so that the chord runs from (0, 1) to (1, 0) and the distance is
-    ``(1 - sum(x)) / sqrt(2)``. With more objectives the plane through the unit points takes the place of the chord.
+    Every objective is scaled to its range on the front, so that the chord runs from (0, 1) to (1, 0) and the distance
+    is ``(1 - sum(x)) / sqrt(2)``. With more objectives the plane through the unit points takes the place of the chord.
 
     Args:
         points: Objectives of the members, shape (T, M), minimised.
@@ -48,8 +48,8 @@ def knee(points: Floats) -> int | None:
 def spread(points: Floats, corner: Floats, n: int) -> list[int]:
     """The members that together keep most of the hypervolume, found one by one: each adds most to those before it.
 
-    What is found keeps at least 1 - 1/e of what the best ``n`` members would keep, since a member adds the less the more
-    there are.
+    What is found keeps at least 1 - 1/e of what the best ``n`` members would keep, since a member adds the less the
+    more there are.
 
     Args:
         points: Objectives of the members, shape (T, M), minimised.

@@ -47,7 +47,7 @@ def stretches(costs: tuple[Floats, Floats], scores: tuple[Floats, Floats], metri
     lead = np.nan_to_num(best[0] - best[1]) * (1 if metric.is_maximised else -1)
     lead = np.where(np.isnan(best[1]), np.inf, np.where(np.isnan(best[0]), -np.inf, lead))
     signs = np.sign(lead)
-    starts = np.flatnonzero(np.append(True, signs[1:] != signs[:-1])) if len(steps) else []
+    starts = [i for i in range(len(steps)) if i == 0 or signs[i] != signs[i - 1]]
     found = []
     for start, end in zip(starts, [*starts[1:], len(steps)], strict=True):
         finite = np.where(np.isinf(lead[start:end]), -1.0, np.abs(lead[start:end]))  # a gap that has a width

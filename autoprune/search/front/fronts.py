@@ -21,7 +21,7 @@ from autoprune.search.front.choosing import knee, spread
 from autoprune.search.front.lineages import lineage_images
 from autoprune.search.front.noise import with_marks
 from autoprune.search.front.query import corner_of, feasible, hypervolume_of, losses_of, thinned
-from autoprune.search.front.ranks import MOST_MEASURED, with_ranks
+from autoprune.search.front.ranks import with_ranks
 from autoprune.search.front.table import column_names, trials_frame
 from autoprune.search.front.test_scores import EvaluationRows, with_test_scores
 from autoprune.search.front.where import columns_of, rows_where
@@ -103,11 +103,13 @@ class Candidates:
         names = [name for source in self._sources for name in column_names(source.handle.db, source.handle)]
         return list(dict.fromkeys([*names, *(["study"] if len(self._sources) > 1 else [])]))
 
-    def hypervolume(self) -> float | None:
-        """What all that keeps its limits dominates, as a share of the box; None with more than three objectives."""
+    def hypervolume(self) -> float:
+        """What all that keeps its limits dominates up to the reference point, as a share of the box.
+
+        Raises:
+            ConfigError: There are more than three objectives.
+        """
         search = self._search
-        if len(search.objectives) > MOST_MEASURED:
-            return None
         goals = search.objectives, search.directions
         return hypervolume_of(self._complete, *goals, reference_point=search.reference_point)
 
@@ -157,9 +159,8 @@ class Front:
     def sorted(self, column: str | None) -> Front:
         """By a column, best first: a maximised objective descends, all else ascends; None: by the first cost."""
         by = self._cost if column is None else column
-        return self._part(
-            self._rows.sort_values([by, _SOURCE, "number"], ascending=[by not in self._maximised, True, True])
-        )
+        ways = [by not in self._maximised, True, True]
+        return self._part(self._rows.sort_values([by, _SOURCE, "number"], ascending=ways))
 
     def spaced(self, gap: float) -> Front:
         """Members of which no two are nearer than ``gap`` in the first cost, both ends kept."""

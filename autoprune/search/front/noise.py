@@ -1,4 +1,4 @@
-"""What the noise of scores leaves open: which neighbours on a front can't be told apart, and who is fine-tuned again."""
+"""What the noise of scores leaves open: which neighbours on a front can't be told apart."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def with_marks(
     ``sqrt(p * (1 - p) / n)`` of a share. Without test scores and numbers of examples the front stays as it is.
 
     Args:
-        front: In any order; test scores as `with_test_scores` gives them. Where it has ``is_pareto``, only members count.
+        front: In any order; test scores as `with_test_scores` gives them. Of ``is_pareto`` rows only, if it has any.
         metric: What it is scored by.
         cost: The column to find neighbours by.
         n_validation: Examples that each score is a share of, NaN where that is not known, shape (T,); None: it is no
@@ -78,8 +78,8 @@ def with_marks(
         if found is not None:
             like_next[here], by[here] = found, "test"
         elif np.isfinite(sizes[[here, there]]).all():
-            shares = rows[0][metric], rows[1][metric]
-            like_next[here] = bool(alike_by_share(*shares, n=(int(sizes[here]), int(sizes[there]))))
+            one, other = (float(row[metric]) for row in rows)
+            like_next[here] = alike_by_share(one, other, n=(int(sizes[here]), int(sizes[there])))
             by[here] = "validation"
     result["like_next"], result["like_next_by"] = like_next, by
     return result
