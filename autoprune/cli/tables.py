@@ -97,7 +97,7 @@ def score_notes(front: pd.DataFrame, metric: Metric) -> list[str]:
     marks = zip(front.get("like_next", no_marks), front.get("like_next_by", no_marks), strict=True)
     by = ["validation" if told_by == "validation" else "test" for is_like, told_by in marks if is_like is True]
     like = "~ can't be told apart from the next costlier one"
-    if "test" in by:
+    if seeds and "test" in by:
         notes.append(f"{like}: within 2 * sqrt(sd1^2 / K + sd2^2 / K)")
     if "validation" in by:
         notes.append(

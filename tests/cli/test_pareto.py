@@ -133,7 +133,7 @@ def test_columns_of_several_kinds_are_text_in_parquet(tmp_path: Path) -> None:
         (["--where", "number < 2 and number > 0", "--knee", "--format", "tabl"], "there is no format 'tabl'"),
         (["--where", "number < 2", "--knee"], "a knee must lie below the chord between the front's ends, but none of"),
         (["--top", "0"], "argument --top: must be a whole number of at least 1, but got '0'"),
-        (["--format", "parquet"], "`--format parquet` is written to a file, but none is named. Add --to FILE."),
+        (["--format", "parquet"], "`--format parquet` must be written to a file, but none is named. Add --to"),
         (["--to", "front.xls"], "`--to` must end in .csv, .json, .parquet, but got 'front.xls'."),
         (["--to", "front.csv", "--format", "table"], "`--to` must end in .csv, .json, .parquet, but got 'front.csv'."),
         (["--to", "none/front.csv"], "`--to` must lead to a folder that exists, but got 'none/front.csv'."),

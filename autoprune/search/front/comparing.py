@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ def stretches(costs: tuple[Floats, Floats], scores: tuple[Floats, Floats], metri
     signs = np.sign(lead)
     starts = [i for i in range(len(steps)) if i == 0 or signs[i] != signs[i - 1]]
     found = []
-    for start, end in zip(starts, [*starts[1:], len(steps)], strict=True):
+    for start, end in pairwise([*starts, len(steps)]):
         finite = np.where(np.isinf(lead[start:end]), -1.0, np.abs(lead[start:end]))  # a gap that has a width
         widest = start + int(np.argmax(finite))
         ahead = None if signs[start] == 0 else 0 if signs[start] > 0 else 1

@@ -61,6 +61,8 @@ def with_marks(
         n_validation: Examples that each score is a share of, NaN where that is not known, shape (T,); None: it is no
             share.
     """
+    import pandas as pd
+
     by_tests = "test_seeds" in front.columns
     is_share = n_validation is not None and bool(np.isfinite(n_validation).any())
     if not by_tests and not is_share:
@@ -81,7 +83,8 @@ def with_marks(
             one, other = (float(row[metric]) for row in rows)
             like_next[here] = alike_by_share(one, other, n=(int(sizes[here]), int(sizes[there])))
             by[here] = "validation"
-    result["like_next"], result["like_next_by"] = like_next, by
+    for name, marks in (("like_next", like_next), ("like_next_by", by)):
+        result[name] = pd.Series(marks, dtype=object)  # None where nothing is known, in both
     return result
 
 
