@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from autoprune.api._fronts import agreed, open_studies
@@ -20,7 +18,6 @@ from autoprune.search.front import (
     Stretch,
     alike_by_share,
     hypervolume_of,
-    losses_of,
     n_beaten,
     stretches,
 )
@@ -110,23 +107,17 @@ def diff(one: str, other: str, *, storage: str | None = None) -> Difference:
     studies = open_studies([one, other], storage)
     search = agreed(studies)
     fronts = [Candidates([study.source], search).front().narrow for study in studies]
-    points = [_minimised(front, search) for front in fronts]
-    cost = studies[0].cost
     return Difference(
         names=(one, other),
         metric=search.score_metric,
-        cost=cost,
+        cost=studies[0].cost,
         reference_point={objective: search.reference_point[objective] for objective in search.objectives},
         hypervolumes=_hypervolumes((one, other), fronts, search),
         n_members={study.name: len(front) for study, front in zip(studies, fronts, strict=True)},
-        n_beaten={one: n_beaten(points[0], points[1]), other: n_beaten(points[1], points[0])},
+        n_beaten={one: n_beaten(*fronts, search), other: n_beaten(*fronts[::-1], search)},
         leads=tuple(_leads(studies, fronts, search.score_metric)),
         settings=_settings(studies[0], studies[1]),
     )
-
-
-def _minimised(front: pd.DataFrame, search: SearchConfig) -> npt.NDArray[np.float64]:
-    return losses_of(front, search.objectives, search.directions)
 
 
 def _hypervolumes(names: tuple[str, str], fronts: list[pd.DataFrame], search: SearchConfig) -> dict[str, float]:
@@ -140,10 +131,7 @@ def _hypervolumes(names: tuple[str, str], fronts: list[pd.DataFrame], search: Se
 
 
 def _leads(studies: list[Study], fronts: list[pd.DataFrame], metric: Metric) -> list[Lead]:
-    cost, names = studies[0].cost, [study.name for study in studies]
-    columns = [[front[name].to_numpy(dtype=np.float64) for front in fronts] for name in (cost, metric.name)]
-    sizes = [study.source.n_validation for study in studies]
-    found = stretches((columns[0][0], columns[0][1]), (columns[1][0], columns[1][1]), metric)
+    names, sizes = [study.name for study in studies], [study.source.n_validation for study in studies]
     return [
         Lead(
             low=each.low,
@@ -153,7 +141,7 @@ def _leads(studies: list[Study], fronts: list[pd.DataFrame], metric: Metric) -> 
             scores=dict(zip(names, each.scores, strict=True)),
             within_noise=_within_noise(each, sizes),
         )
-        for each in found
+        for each in stretches(*fronts, cost=studies[0].cost, metric=metric)
     ]
 
 

@@ -65,6 +65,9 @@ class _Desk:
     def n_runs(self) -> int:
         return self._n_runs
 
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
     def expect(self, n_more: int) -> None:
         """Hear of runs that were not known of before."""
         self._n_runs += n_more
@@ -154,16 +157,9 @@ def evaluate(
     desk = _Desk(study, progress, n_runs=n_known, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
     if jobs := jobs or rounds.next():
         with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
-            slots = plan_slots(cluster, config.resources)
-            while jobs and desk.stopping is None:
-                desk.expect(len(jobs))
-                _run_all(jobs, desk, slots)
-                jobs = rounds.left(jobs) or rounds.next()
-                if jobs and desk.stopping is None:
-                    names = ", ".join(str(number) for number in dict.fromkeys(job.number for job in jobs))
-                    progress.note(f"race: one more seed for trials that can't be told apart yet: {names}")
-    interrupted = bool(jobs)
-    return Evaluated(study, desk.n_runs, n_known, desk.n_done, interrupted, () if interrupted else rounds.outcome())
+            jobs = _run_rounds(jobs, rounds, desk, slots=plan_slots(cluster, config.resources))
+    race = () if jobs else rounds.outcome()
+    return Evaluated(study, desk.n_runs, n_known, desk.n_done, interrupted=bool(jobs), race=race)
 
 
 def _checked(seeds: int | None, *, race: bool) -> int:
@@ -174,6 +170,18 @@ def _checked(seeds: int | None, *, race: bool) -> int:
             f"`seeds` must be in [{least}, {_MOST_SEEDS}]{' in a race' if race else ''}, but got seeds={seeds}."
         )
     return seeds
+
+
+def _run_rounds(jobs: list[Job], rounds: Rounds, desk: _Desk, *, slots: Slots) -> list[Job]:
+    """Run round after round; returns what is left where that was ended early."""
+    while jobs and desk.stopping is None:
+        if max(job.seed for job in jobs) >= rounds.n_at_first:
+            names = ", ".join(str(number) for number in dict.fromkeys(job.number for job in jobs))
+            desk.note(f"race: one more seed for trials that can't be told apart yet: {names}")
+        desk.expect(len(jobs))
+        _run_all(jobs, desk, slots)
+        jobs = rounds.left(jobs) or rounds.next()
+    return jobs
 
 
 def _run_all(jobs: Sequence[Job], desk: _Desk, slots: Slots) -> None:

@@ -11,10 +11,12 @@ import pandas as pd
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import Metric, SearchConfig
 from autoprune.errors import ConfigError
-from autoprune.search.front import MOST_MEASURED, Candidates
+from autoprune.search.front import MOST_MEASURED, Candidates, Front
 from autoprune.search.storage import Database, StudyHandle
 
 __all__ = ["FrontAnswer", "agreed", "ask_front", "open_studies"]
+
+_REFERENCE = "reference point"  # in a study's identity
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,7 @@ def ask_front(
             understood.
         StorageError: The database or a study is not there.
     """
-    if sum([dominated, best is not None, knee, top is not None]) > 1:
-        raise ConfigError(
-            "only one of `dominated`, `best`, `knee` and `top` must be given, but several are. Drop the others."
-        )
-    if top is not None and top < 1:
-        raise ConfigError(f"`top` must be at least 1, but got top={top}.")
+    _check_choice(dominated, best is not None, knee, top is not None)
     studies = open_studies(names, storage)
     search = agreed(studies)
     studies[0].check_spacing(spacing)
@@ -84,21 +81,44 @@ def ask_front(
     front = candidates.front(dominated=dominated)
     if spacing is not None:
         front = front.spaced(spacing)
-    if best is not None:
-        front = front.best(best)
-    elif top is not None:
-        front = front.top(top)
-    elif knee and len(front):
-        front, n_members = front.knee(), len(front)
-        if not len(front):
-            raise ConfigError(
-                f"a knee must lie below the chord between the front's ends, but none of its {n_members} members does. "
-                "Choose by --best, --top or --under."
-            )
-    unlike = next((told for study in studies[1:] if (told := studies[0].handle.differences(study.handle.identity))), "")
+    front = _chosen(front, best=best, knee=knee, top=top)
     volume = candidates.hypervolume() if len(search.objectives) <= MOST_MEASURED else None
     reference = {objective: search.reference_point[objective] for objective in search.objectives}
-    return FrontAnswer(front.sorted(sort).filled(), search.score_metric, reference, volume, unlike)
+    return FrontAnswer(front.sorted(sort).filled(), search.score_metric, reference, volume, _unlike(studies))
+
+
+def _check_choice(*given: bool) -> None:
+    if sum(given) > 1:
+        raise ConfigError(
+            "only one of `dominated`, `best`, `knee` and `top` must be given, but several are. Drop the others."
+        )
+
+
+def _chosen(front: Front, *, best: str | None, knee: bool, top: int | None) -> Front:
+    if best is not None:
+        return front.best(best)
+    if top is not None:
+        if top < 1:
+            raise ConfigError(f"`top` must be at least 1, but got top={top}.")
+        return front.top(top)
+    if knee and len(front):
+        found = front.knee()
+        if not len(found):
+            raise ConfigError(
+                f"a knee must lie below the chord between the front's ends, but none of its {len(front)} members does. "
+                "Choose by --best, --top or --under."
+            )
+        return found
+    return front
+
+
+def _unlike(studies: Sequence[Study]) -> str:
+    """In what a study differs from the first one that makes scores hard to compare, which no reference point does."""
+    first = studies[0].handle
+    for study in studies[1:]:
+        if told := first.differences({**study.handle.identity, _REFERENCE: first.identity.get(_REFERENCE)}):
+            return told
+    return ""
 
 
 def open_studies(names: Sequence[str], storage: str | None) -> list[Study]:

@@ -1,15 +1,14 @@
 """What is asked of a study: its trials as a table, the Pareto front, test scores."""
 
 from autoprune.search.front.comparing import Stretch, n_beaten, stretches
-from autoprune.search.front.fronts import Candidates, Source
+from autoprune.search.front.fronts import Candidates, Front, Source
 from autoprune.search.front.noise import FEWEST_RACED, RacedPair, alike_by_share, raced
-from autoprune.search.front.query import feasible, front, hypervolume_of, losses_of, thinned
+from autoprune.search.front.query import feasible, front, hypervolume_of, thinned
 from autoprune.search.front.ranks import MOST_MEASURED, with_ranks
 from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
     EvaluationRows,
     TestScore,
-    TestSummary,
     latest,
     scores_frame,
     source_of,
@@ -22,17 +21,16 @@ __all__ = [
     "MOST_MEASURED",
     "Candidates",
     "EvaluationRows",
+    "Front",
     "RacedPair",
     "Source",
     "Stretch",
     "TestScore",
-    "TestSummary",
     "alike_by_share",
     "feasible",
     "front",
     "hypervolume_of",
     "latest",
-    "losses_of",
     "n_beaten",
     "raced",
     "scores_frame",

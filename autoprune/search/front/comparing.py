@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.config import Metric
+from autoprune.config import Metric, SearchConfig
+from autoprune.search.front.query import losses_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Stretch", "n_beaten", "stretches"]
 
@@ -35,14 +39,16 @@ class Stretch:
     at: float
 
 
-def stretches(costs: tuple[Floats, Floats], scores: tuple[Floats, Floats], metric: Metric) -> list[Stretch]:
+def stretches(one: pd.DataFrame, other: pd.DataFrame, *, cost: str, metric: Metric) -> list[Stretch]:
     """Where each of two fronts is ahead: what it scores at best with networks of at most a cost, from cost to cost.
 
     Args:
-        costs: Of the members of each front.
-        scores: Of the same members.
+        one: A front; has the cost and the metric as columns.
+        other: The other one.
+        cost: The column to go along.
         metric: Says which score is better.
     """
+    costs, scores = ([each[name].to_numpy(dtype=np.float64) for each in (one, other)] for name in (cost, metric.name))
     steps = np.unique(np.concatenate(costs))
     best = [_best_within(steps, cost, score, metric) for cost, score in zip(costs, scores, strict=True)]
     lead = np.nan_to_num(best[0] - best[1]) * (1 if metric.is_maximised else -1)
@@ -69,15 +75,7 @@ def _best_within(steps: Floats, costs: Floats, scores: Floats, metric: Metric) -
     return found
 
 
-def n_beaten(points: Floats, others: Floats) -> int:
-    """How many trials another front beats: one of its members is nowhere worse and somewhere better.
-
-    Args:
-        points: Objectives of the trials, shape (T, M), minimised.
-        others: Objectives of the other front, shape (S, M).
-    """
-    return sum(_is_beaten(point, others) for point in points)
-
-
-def _is_beaten(point: Sequence[float] | Floats, others: Floats) -> bool:
-    return bool((np.all(others <= point, axis=1) & np.any(others < point, axis=1)).any())
+def n_beaten(front: pd.DataFrame, other: pd.DataFrame, search: SearchConfig) -> int:
+    """How many members of a front another one beats: one of its members is nowhere worse and somewhere better."""
+    points, others = (losses_of(each, search.objectives, search.directions) for each in (front, other))
+    return sum(bool((np.all(others <= point, axis=1) & np.any(others < point, axis=1)).any()) for point in points)

@@ -16,11 +16,10 @@ from optuna.trial import TrialState
 
 from autoprune.config import SearchConfig
 from autoprune.errors import ConfigError, unknown_name
-from autoprune.search import pareto
 from autoprune.search.front.choosing import knee, spread
 from autoprune.search.front.lineages import lineage_images
 from autoprune.search.front.noise import with_marks
-from autoprune.search.front.query import corner_of, feasible, hypervolume_of, losses_of, thinned
+from autoprune.search.front.query import corner_of, feasible, front, hypervolume_of, losses_of, thinned
 from autoprune.search.front.ranks import with_ranks
 from autoprune.search.front.table import column_names, trials_frame
 from autoprune.search.front.test_scores import EvaluationRows, with_test_scores
@@ -30,7 +29,7 @@ from autoprune.search.storage import StudyHandle
 if TYPE_CHECKING:
     import pandas as pd  # half a second to load, so the functions import it
 
-__all__ = ["Candidates", "Source"]
+__all__ = ["Candidates", "Front", "Source"]
 
 _SOURCE = "autoprune:source"  # the column that says which of the studies a row is of
 _RANKS = ("is_pareto", "rank", "crowding", "hv_contribution")
@@ -115,10 +114,9 @@ class Candidates:
 
     def front(self, *, dominated: bool = False) -> Front:
         """The members of the front, or with ``dominated`` all that it was looked for among."""
-        search, rows = self._search, self._chosen
-        minimise = [way == "minimize" for way in search.directions]
-        points = rows[list(search.objectives)].to_numpy(dtype=np.float64)
-        rows = rows[~np.isnan(points).any(axis=1) if dominated else pareto.front_mask(points, minimise)]
+        search = self._search
+        known = self._chosen.dropna(subset=list(search.objectives))
+        rows = known if dominated else front(known, search.objectives, search.directions)
         ranked = with_ranks(rows, search, among=np.ones(len(rows), dtype=np.bool_))
         return Front(ranked, self._sources, search).sorted(None)
 
@@ -163,7 +161,13 @@ class Front:
         return self._part(self._rows.sort_values([by, _SOURCE, "number"], ascending=ways))
 
     def spaced(self, gap: float) -> Front:
-        """Members of which no two are nearer than ``gap`` in the first cost, both ends kept."""
+        """Members of which no two are nearer than ``gap`` in the first cost, both ends kept.
+
+        Raises:
+            ConfigError: Trials off the front are among them.
+        """
+        if not self._rows["is_pareto"].all():
+            raise ConfigError("`spacing` leaves out points of a front, but `dominated` shows others too. Drop one.")
         return self._part(thinned(self._rows, self._cost, self._search.score_metric, gap=gap))
 
     def best(self, column: str) -> Front:

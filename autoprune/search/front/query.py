@@ -9,18 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import TrialState
 
-from autoprune.config import COSTS, Metric
-from autoprune.errors import ConfigError, unknown_name
+from autoprune.config import Metric
+from autoprune.errors import ConfigError
 from autoprune.search import pareto
-from autoprune.search.front.table import WHOLE
-from autoprune.search.front.where import rows_where
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second to load, so the functions import it
 
 __all__ = ["corner_of", "feasible", "front", "hypervolume_of", "losses_of", "thinned"]
-
-_NO_LIMITS: Mapping[str, float] = {}
 
 
 def feasible(frame: pd.DataFrame, limits: Mapping[str, float]) -> npt.NDArray[np.bool_]:
@@ -37,46 +33,17 @@ def feasible(frame: pd.DataFrame, limits: Mapping[str, float]) -> npt.NDArray[np
     return pareto.within(facts, list(limits.values()))
 
 
-def front(
-    frame: pd.DataFrame,
-    objectives: Sequence[str],
-    directions: Sequence[str],
-    *,
-    limits: Mapping[str, float] = _NO_LIMITS,
-    where: str | None = None,
-    sort: str | None = None,
-) -> pd.DataFrame:
-    """The Pareto front of the COMPLETE trials that keep the limits and satisfy a condition; equal trials all stay.
+def front(frame: pd.DataFrame, objectives: Sequence[str], directions: Sequence[str]) -> pd.DataFrame:
+    """The rows of the COMPLETE trials that no other one beats, in their order; equal trials all stay.
 
     Args:
         frame: From ``trials_frame``.
         objectives: Columns to compare by.
         directions: ``"maximize"`` or ``"minimize"`` for each.
-        limits: What every trial must keep (``feasible``).
-        where: A condition on the columns (``rows_where``). It picks the trials before they are compared, as the limits
-            do.
-        sort: A column, best first: a maximised objective descends, all else ascends. By default the first cost.
-
-    Raises:
-        ConfigError: ``where`` or ``sort`` can't be understood.
     """
-    maximised = {name for name, way in zip(objectives, directions, strict=True) if way == "maximize"}
-    if sort is None:
-        sort = next((name for name in objectives if name in COSTS), objectives[0])
-    for name in (*objectives, sort):
-        if name not in frame.columns:
-            raise ConfigError(f"in `sort`, {unknown_name('column', name, frame.columns)}")
-    rows = (frame["state"].to_numpy() == TrialState.COMPLETE.name) & feasible(frame, limits)
-    if where is not None:
-        rows &= rows_where(frame, where)
-    candidates = frame[rows]
-    minimise = [name not in maximised for name in objectives]
+    candidates = frame[frame["state"].to_numpy() == TrialState.COMPLETE.name]
     points = candidates[list(objectives)].to_numpy(dtype=np.float64)
-    found = candidates[pareto.front_mask(points, minimise)]
-    found = found.sort_values([sort, "number"], ascending=[sort not in maximised, True]).reset_index(drop=True)
-    whole = [name for name in frame.attrs.get(WHOLE, []) if found[name].notna().all()]
-    result: pd.DataFrame = found.astype(dict.fromkeys(whole, np.int64))
-    return result
+    return candidates[pareto.front_mask(points, [way == "minimize" for way in directions])]
 
 
 def thinned(frame: pd.DataFrame, axis: str, metric: Metric, *, gap: float) -> pd.DataFrame:

@@ -18,10 +18,7 @@ from autoprune.search.storage import Database, StudyHandle, raw_rows, schema
 if TYPE_CHECKING:
     import pandas as pd  # half a second to load, so the functions import it
 
-__all__ = ["WHOLE", "column_names", "trials_frame"]
-
-WHOLE = "autoprune:whole"
-"""Under this name a table's ``attrs`` say which float columns hold integers, some of them missing."""
+__all__ = ["column_names", "trials_frame"]
 
 _TRIALS, _VALUES = schema.optuna_trials, schema.optuna_trial_values
 _PARAMS, _ATTRIBUTES = schema.optuna_trial_params, schema.optuna_trial_attributes
@@ -81,9 +78,7 @@ def trials_frame(
         if key not in study.objectives:
             cells = json.loads(f"[{','.join(texts)}]")  # one call for the whole column
             found[_free(key, taken, prefix="attr.")] = _merged(None, where, cells, n_trials=len(trials))
-    frame = pd.DataFrame({name: _typed(column) for name, column in found.items()})
-    frame.attrs[WHOLE] = [name for name, column in found.items() if _kinds(column) == {int, type(None)}]
-    return frame
+    return pd.DataFrame({name: _typed(column) for name, column in found.items()})
 
 
 def column_names(db: Database, study: StudyHandle) -> list[str]:

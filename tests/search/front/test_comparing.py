@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from autoprune.config import ACCURACY, Metric
+from autoprune.config import ACCURACY, Metric, SearchConfig
 from autoprune.search.front import Stretch, n_beaten, stretches
 
 RMSE = Metric("rmse", "minimize", 2.0)
 
 
 def held(one: list[tuple[float, float]], other: list[tuple[float, float]], metric: Metric = ACCURACY) -> list[Stretch]:
-    costs = [np.array([cost for cost, _ in front], dtype=float) for front in (one, other)]
-    scores = [np.array([score for _, score in front], dtype=float) for front in (one, other)]
-    return stretches((costs[0], costs[1]), (scores[0], scores[1]), metric)
+    frames = [pd.DataFrame(front, columns=["macs_ratio", metric.name], dtype=float) for front in (one, other)]
+    return stretches(*frames, cost="macs_ratio", metric=metric)
 
 
 def test_leads_by_hand() -> None:
@@ -53,8 +53,13 @@ def test_leads_against_a_grid(seed: int, metric: Metric) -> None:
 
 
 def test_how_many_are_beaten() -> None:
-    points = np.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.1]])
-    assert n_beaten(points, points) == 0
-    assert n_beaten(points, np.array([[0.5, 0.4], [0.95, 0.0]])) == 1
-    assert n_beaten(points, np.array([[0.0, 0.0]])) == 3
-    assert n_beaten(points, np.empty((0, 2))) == 0
+    search = SearchConfig(name="s")
+
+    def front(*points: tuple[float, float]) -> pd.DataFrame:
+        return pd.DataFrame(points, columns=list(search.objectives), dtype=float)
+
+    points = front((0.1, 0.1), (0.5, 0.5), (0.9, 0.9))
+    assert n_beaten(points, points, search) == 0
+    assert n_beaten(points, front((0.5, 0.4), (0.95, 1.0)), search) == 1
+    assert n_beaten(points, front((1.0, 0.0)), search) == 3
+    assert n_beaten(points, front(), search) == 0

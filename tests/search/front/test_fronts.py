@@ -144,6 +144,38 @@ def test_scores_of_studies_on_one_front_do_not_mix(db: Database) -> None:
     ]  # nobody knows how sure the accuracy of the one is
 
 
+def test_a_front_is_sorted_best_first(db: Database) -> None:
+    trials = Random(db, MIXED, 200)
+    front = Candidates([Source(trials.study, {})], MIXED, columns={"sort": "lam"}).front()
+    assert front.filled()["params_ratio"].is_monotonic_increasing  # the first cost
+    assert front.sorted("accuracy").filled()["accuracy"].is_monotonic_decreasing
+    assert front.sorted("lam").filled()["lam"].is_monotonic_increasing
+    assert front.sorted("number").filled()["number"].is_monotonic_increasing
+    with pytest.raises(
+        ConfigError, match=r"^in `sort`, there is no column 'acuracy'; did you mean 'accuracy'\? Valid: "
+    ):
+        Candidates([Source(trials.study, {})], MIXED, columns={"sort": "acuracy"})
+
+
+def test_the_front_of_a_minimised_metric_is_sorted_by_cost_and_on_demand_by_the_metric(db: Database) -> None:
+    search = SearchConfig(
+        name="s", metric="rmse", direction="minimize", reference_point={"rmse": 2.0, "macs_ratio": 1.0}
+    )
+    study = opened(db, search)
+    write(db, study, [Row(values=values) for values in [(0.4, 1.0), (1.0, 0.2), (0.5, 0.5)]])
+    front = Candidates([Source(study, {})], search).front()
+    assert front.filled()["number"].tolist() == [1, 2, 0]
+    assert front.sorted("rmse").filled()["number"].tolist() == [0, 2, 1]
+
+
+def test_whole_numbers_are_whole_on_the_front(db: Database) -> None:
+    study = opened(db, TWO)
+    write(db, study, [Row(values=(0.5, 0.5), attrs={"macs": 40_813_184}), Row(TrialState.FAIL)])
+    found = Candidates([Source(study, {})], TWO).front().filled()
+    assert found["macs"].dtype == np.int64
+    assert found["macs"].tolist() == [40_813_184]
+
+
 def test_the_best_of_a_front(db: Database) -> None:
     study = opened(db, TWO)
     values = [(0.9, 0.5), (0.9, 0.5), (0.8, 0.2), (0.1, 0.1)]
