@@ -132,6 +132,10 @@ def test_columns_of_several_kinds_are_text_in_parquet(tmp_path: Path) -> None:
         (["--best", "test_accuracy"], "in `best`, there is no column 'test_accuracy'"),
         (["--where", "number < 2 and number > 0", "--knee", "--format", "tabl"], "there is no format 'tabl'"),
         (["--where", "number < 2", "--knee"], "a knee must lie below the chord between the front's ends, but none of"),
+        (
+            ["--dominated", "--spacing", "0.1"],
+            "`spacing` leaves out points of a front, but `dominated` shows others too.",
+        ),
         (["--top", "0"], "argument --top: must be a whole number of at least 1, but got '0'"),
         (["--format", "parquet"], "`--format parquet` must be written to a file, but none is named. Add --to"),
         (["--to", "front.xls"], "`--to` must end in .csv, .json, .parquet, but got 'front.xls'."),
