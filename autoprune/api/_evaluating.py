@@ -158,8 +158,7 @@ def evaluate(
     if jobs := jobs or rounds.next():
         with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
             jobs = _run_rounds(jobs, rounds, desk, slots=plan_slots(cluster, config.resources))
-    race = () if jobs else rounds.outcome()
-    return Evaluated(study, desk.n_runs, n_known, desk.n_done, interrupted=bool(jobs), race=race)
+    return Evaluated(study, desk.n_runs, n_known, desk.n_done, bool(jobs), () if jobs else rounds.outcome())
 
 
 def _checked(seeds: int | None, *, race: bool) -> int:
