@@ -114,7 +114,7 @@ def diff(one: str, other: str, *, storage: str | None = None) -> Difference:
         reference_point={objective: search.reference_point[objective] for objective in search.objectives},
         hypervolumes=_hypervolumes((one, other), fronts, search),
         n_members={study.name: len(front) for study, front in zip(studies, fronts, strict=True)},
-        n_beaten={one: n_beaten(*fronts, search), other: n_beaten(*fronts[::-1], search)},
+        n_beaten={one: n_beaten(fronts[0], fronts[1], search), other: n_beaten(fronts[1], fronts[0], search)},
         leads=tuple(_leads(studies, fronts, search.score_metric)),
         settings=_settings(studies[0], studies[1]),
     )

@@ -43,7 +43,8 @@ def front(frame: pd.DataFrame, objectives: Sequence[str], directions: Sequence[s
     """
     candidates = frame[frame["state"].to_numpy() == TrialState.COMPLETE.name]
     points = candidates[list(objectives)].to_numpy(dtype=np.float64)
-    return candidates[pareto.front_mask(points, [way == "minimize" for way in directions])]
+    members: pd.DataFrame = candidates[pareto.front_mask(points, [way == "minimize" for way in directions])]
+    return members
 
 
 def thinned(frame: pd.DataFrame, axis: str, metric: Metric, *, gap: float) -> pd.DataFrame:
