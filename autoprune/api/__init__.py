@@ -9,9 +9,11 @@ from autoprune.importing import lazy_names
 
 if TYPE_CHECKING:
     from autoprune.api._cleaning import Removed, clean
+    from autoprune.api._diffing import Difference, diff
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
     from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._fronts import FrontAnswer, ask_front
     from autoprune.api._initialising import Initialised, init
     from autoprune.api._listing import list_names
     from autoprune.api._measuring import MeasuredBatch, measure_latency
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
     from autoprune.pipeline import Pruned, prune
 
 __all__ = [
+    "Difference",
     "DriverStatus",
     "Evaluated",
     "ExistingStudy",
     "Exported",
+    "FrontAnswer",
     "GroupRow",
     "Initialised",
     "Inspection",
@@ -41,7 +45,9 @@ __all__ = [
     "Status",
     "Study",
     "Task",
+    "ask_front",
     "clean",
+    "diff",
     "evaluate",
     "export_trial",
     "init",
@@ -64,9 +70,11 @@ __all__ = [
 
 _HOMES = {
     "_cleaning": ("Removed", "clean"),
+    "_diffing": ("Difference", "diff"),
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
     "_exporting": ("Exported", "export_trial", "load_model"),
+    "_fronts": ("FrontAnswer", "ask_front"),
     "_initialising": ("Initialised", "init"),
     "_listing": ("list_names",),
     "_measuring": ("MeasuredBatch", "measure_latency"),

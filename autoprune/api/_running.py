@@ -193,7 +193,11 @@ def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandl
         db,
         name=config.study.name,
         identity=identity_of(config, workbench),
-        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
+        config={
+            "config": config.to_dict(),
+            "cost": workbench.traced.cost.to_dict(),
+            "n_validation": workbench.work.n_validation,
+        },
         directions=config.study.directions,
         objectives=config.study.objectives,
     )

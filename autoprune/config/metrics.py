@@ -29,6 +29,7 @@ _TAKEN = frozenset(
         "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
         "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",
+        "is_pareto", "rank", "crowding", "hv_contribution", "score_se", "like_next_by",
     }
 )  # fmt: skip
 _TAKEN_BEGINNINGS = ("partial_", "test_")

@@ -244,6 +244,12 @@ class DataSpec:
         """Whether each part is a file or folder."""
         return DATA_SOURCES[self.source].holds_paths
 
+    @property
+    def n_held_out(self) -> int | None:
+        """Images of the validation split, where that is said in so many words."""
+        kind, _, amount = self.validation.partition(":")
+        return int(amount) if kind == "last" else None
+
     def _check_validation(self) -> None:
         kind, colon, amount = self.validation.partition(":")
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import autoprune
@@ -78,6 +80,53 @@ def test_all_trials(finished: Any) -> None:
     assert trials["number"].tolist() == list(range(7))
     assert trials["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED", "FAIL", "RUNNING"]
     assert trials["accuracy"].isna().tolist() == [False] * 4 + [True] * 3
+
+
+def test_where_the_trials_stand(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    trials, front = study.trials(), study.front()
+    assert trials["is_pareto"].tolist() == [True, True, True, False, False, False, False]
+    assert trials["rank"].tolist()[:4] == [0, 0, 0, 1]
+    assert trials[["rank", "crowding", "hv_contribution"]].iloc[4:].isna().all(axis=None)
+    np.testing.assert_allclose(trials["hv_contribution"].iloc[:4], [0.0, 0.07, 0.24, 0.0], atol=1e-12)
+    np.testing.assert_allclose(trials["crowding"].iloc[:4], [math.inf, 2.0, math.inf, 0.0])
+    columns = ["number", "is_pareto", "rank", "crowding", "hv_contribution"]
+    assert front[columns].to_numpy().tolist() == trials[columns].iloc[[2, 1, 0]].to_numpy().tolist()
+    limited = revised(finished, constraints={"macs_ratio": 0.4}).trials()
+    assert limited["is_pareto"].tolist() == [False, False, True, False, False, False, False]
+    np.testing.assert_array_equal(limited["rank"].iloc[:4], [math.nan, math.nan, 0, 1])
+
+
+def test_all_that_satisfies_is_shown_on_demand(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    found = study.front(where=["accuracy < 0.98", "macs_ratio > 0.2"], dominated=True)
+    assert found[["number", "is_pareto"]].to_numpy().tolist() == [[3, True], [1, True]]
+    assert study.front(dominated=True)["number"].tolist() == [2, 3, 1, 0]
+
+
+def test_accuracies_of_a_small_split_are_not_told_apart(finished: Any) -> None:
+    db = Database.open(finished.url, create=False)
+    record = StudyHandle.open(db, "digits")
+    assert autoprune.Study(db, record).source.n_validation is None  # an older study, which held out a share
+    names = {"name": "digits", "identity": record.identity, "directions": record.directions}
+    StudyHandle.create_or_join(db, config={**record.config, "n_validation": 359}, objectives=record.objectives, **names)
+    front = autoprune.Study(db, StudyHandle.open(db, "digits")).front()
+    # 0.97 and 0.98 of 359 differ by less than two of 0.0118; 0.90 and 0.97 by more than two of 0.0184.
+    assert front["like_next"].tolist() == [False, True, None]
+    assert front["like_next_by"].tolist() == ["validation", "validation", None]
+    assert front["score_se"].iloc[0] == pytest.approx(0.3 / math.sqrt(359))
+    db.close()
+
+
+def test_a_split_that_is_counted_out_is_known(finished: Any) -> None:
+    setting = dataclasses.asdict(autoprune.open_study("digits", finished.url).config.setting)
+    study = revised(finished, setting={**setting, "data": {**setting["data"], "validation": "last:300"}})
+    assert study.source.n_validation == 300
+    assert "score_se" in study.front().columns
+
+
+def test_an_rmse_is_no_share(finished_by_rmse: Any) -> None:
+    assert autoprune.open_study("digits", finished_by_rmse.url).source.n_validation is None
 
 
 def test_one_trial(finished: Any) -> None:
@@ -205,3 +254,22 @@ def test_a_study_that_minimises_rmse(finished_by_rmse: Any) -> None:
 
 def test_the_metric_of_a_study_that_names_none(finished: Any) -> None:
     assert autoprune.open_study("digits", finished.url).metric == Metric("accuracy", "maximize", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"knee": True, "top": 3}, "only one of `dominated`, `best`, `knee` and `top` must be given, but several are"),
+        ({"top": 0}, "`top` must be at least 1, but got top=0"),
+        ({"spacing": 2.0}, r"`spacing` must be in \[0, 1\], a distance in macs_ratio, but got spacing=2.0"),
+    ],
+)
+def test_questions_that_are_none(options: dict[str, Any], told: str, finished: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        api.ask_front(["digits"], storage=finished.url, **options)
+
+
+def test_a_study_that_is_named_twice_is_asked_once(finished: Any) -> None:
+    answer = api.ask_front(["digits", "digits"], storage=finished.url)
+    assert answer.rows["number"].tolist() == [2, 1, 0]
+    assert "study" not in answer.rows.columns
