@@ -18,9 +18,11 @@ ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL", "--dry-run",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL", "--dry-run",
     ],
-    "resume": ["NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL"],
+    "resume": [
+        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL",
+    ],
     "status": ["NAME", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
     "pareto": [

@@ -126,8 +126,9 @@ class StoredTrial:
 
     @property
     def rungs(self) -> dict[int, float]:
-        """Score by rung reached."""
-        return {int(rung): float(score) for rung, score in (self.attrs.get(Attr.RUNGS) or {}).items()}
+        """Score by rung reached, without those that were no number."""
+        stored = self.attrs.get(Attr.RUNGS) or {}
+        return {int(rung): float(score) for rung, score in stored.items() if score is not None}
 
     @property
     def weights(self) -> str | None:
