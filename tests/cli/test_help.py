@@ -23,12 +23,12 @@ ARGUMENTS = {
     "resume": [
         "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL",
     ],
-    "status": ["NAME", "--storage URL"],
+    "status": ["NAME", "--format F", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
     "pareto": [
         "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--format F", "--plot FILE", "--storage URL",
     ],
-    "show": ["NAME", "TRIAL", "--storage URL"],
+    "show": ["NAME", "TRIAL", "--format F", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],

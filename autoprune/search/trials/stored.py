@@ -74,6 +74,11 @@ class StoredTrial:
         return self.attrs.get(Attr.OWNER)
 
     @property
+    def claimed_at(self) -> float | None:
+        """When it was claimed last, in the database's seconds."""
+        return self.attrs.get(Attr.CLAIMED_AT)
+
+    @property
     def attempt(self) -> int:
         """How many earlier tries of the same proposal ended without a result."""
         return int(self.attrs.get(Attr.ATTEMPT, 0))
