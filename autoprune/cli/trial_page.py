@@ -74,7 +74,7 @@ def _nature(facts: Facts) -> list[Row]:
         "width rule": _named(point["width_rule"], point.get("shape")),
         "MACs target": f"at most {percent(point['macs_target'])} of the dense network's",
         "fine-tuning": _values(recipe),
-        "why it": facts.get("why"),
+        "why": facts.get("why"),
     }
     return [Row(label, text) for label, text in texts.items() if text]
 
@@ -137,6 +137,10 @@ def _costs(facts: Facts) -> list[Row]:
         ratio = facts.get("latency_ratio")
         of = "" if ratio is None else f", {percent(ratio)} of the dense network's"
         rows.append(Row("latency", f"{facts['latency_ms']:.3g} ms for a batch{of}"))
+    moved = {step: share for step, share in (facts.get("differences") or {}).items() if share is not None}
+    if moved:
+        told = ", ".join(f"{share:.1g} at {step}" for step, share in moved.items())
+        rows.append(Row("answers", f"moved by {told}, over the largest"))
     return rows
 
 
@@ -157,7 +161,7 @@ def _effort(facts: Facts) -> list[Row]:
     if "started" in facts:
         end, seconds = facts.get("ended"), facts.get("duration_s")
         same_day = end is not None and end[:10] == facts["started"][:10]
-        until = "" if end is None else f" to {end[11:] if same_day else end}"
+        until = " until now" if end is None else f" to {end[11:] if same_day else end}"
         rows.append(Row("when", f"{facts['started']}{until}{'' if seconds is None else f', {duration_text(seconds)}'}"))
     if facts.get("host"):
         rows.append(Row("where", facts["host"]))

@@ -39,6 +39,7 @@ FACTS = {
     "widths": {"conv1": 16, "layer1.0.conv1": 1}, "dense_widths": {"conv1": 16, "layer1.0.conv1": 64},
     "started": "2026-11-30 23:58:01", "ended": "2026-12-01 00:01:13", "duration_s": 192.4, "host": "alpha",
     "images": 12_345, "lineage_images": 34_567, "wall_s": {"dense": 0.01, "sparsify": 71.6, "finetune": 110.0},
+    "differences": {"surgery": 1.64e-07},
     "device_hours": 0.0504, "device": "GPU", "weights": "/a/17.safetensors", "has_network": True,
 }  # fmt: skip
 
@@ -59,7 +60,7 @@ def test_a_complete_trial() -> None:
         ("width rule", "per_stage with stage1=1.5"),
         ("MACs target", "at most 50.0 % of the dense network's"),
         ("fine-tuning", "epochs=2.5, learning_rate=0.05"),
-        ("why it", "0.5 of the MACs, from trial 3"),
+        ("why", "0.5 of the MACs, from trial 3"),
     ]
     assert page["where it comes from"] == [("lineage", FACTS["lineage"]), ("second try of", "trial 12")]
     assert page["how it scored"] == [
@@ -71,6 +72,7 @@ def test_a_complete_trial() -> None:
         ("MACs", "381,760 of 763,520, 50.0 %"),
         ("parameters", "40,000 of 80,000, 50.0 %"),
         ("latency", "2.5 ms for a batch, 61.2 % of the dense network's"),
+        ("answers", "moved by 2e-07 at surgery, over the largest"),
     ]
     assert page["channels kept"] == [
         ("conv1", "█" * 30 + " 16 of 16"),
@@ -248,7 +250,7 @@ def test_rungs_of_a_running_trial_are_seen(run: Run, finished: Any) -> None:
     db.close()
     out = run("status", "digits", "--storage", finished.url).out
     assert "rung 1, accuracy 0.7500" in " ".join(out.split())
-    assert "at rungs    0: 0.5000, 1: 0.7500" in run("show", "digits", 6, "--storage", finished.url).out
+    assert "  at rungs  0: 0.5000, 1: 0.7500\n" in run("show", "digits", 6, "--storage", finished.url).out
 
 
 # Words
@@ -276,4 +278,4 @@ def test_what_people_copy_is_never_broken(capsys: pytest.CaptureFixture[str]) ->
 def test_unknown_trials_and_formats(refused: Callable[..., None], finished: Any, tmp_path: Path) -> None:
     refused("show", "digits", 7, "--storage", finished.url, told="study 'digits' has no trial 7; it has trials 0 to 6.")
     refused("show", "digits", 1, "--format", "jsn", told="there is no format 'jsn'; did you mean 'json'?")
-    refused("status", "digits", "--format", "csv", told="there is no format 'csv'. Valid: page, json")
+    refused("status", "digits", "--format", "csv", told="there is no format 'csv'. Valid: json, page")
