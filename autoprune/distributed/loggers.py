@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,12 @@ __all__ = ["Destination", "make_logger", "raise_lost_runs", "require_loggers"]
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 _UPLOAD_S = 60  # How long the end of a launch waits for W&B to finish what it writes.
 _GROUP_LENGTH = 128
-# Not more than a driver can wait; nor is anybody told of the users' studies who was not asked to be.
+# A driver waits while a server is asked, so not for long; and nobody counts the users of autoprune.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-_WANDB_ENVIRONMENT = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Destination:
         return named or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     def place(self, name: str) -> str:
-        """Where a logger writes, for people."""
-        return self.mlflow_uri if name == "mlflow" else str(self.folder / name)
+        """Where a logger writes, for people: without a password."""
+        return re.sub("//[^/@]+@", "//***@", self.mlflow_uri) if name == "mlflow" else str(self.folder / name)
 
     def trial_folder(self, number: int) -> Path:
         """The folder of one trial, for TensorBoard; the others need none of their own."""
@@ -100,7 +100,7 @@ def _mlflow(to: Destination) -> Any:
 
 def _wandb(to: Destination) -> Any:
     # Online it is for those who ask for it; what was written offline goes up with `wandb sync`.
-    os.environ.update({key: value for key, value in _WANDB_ENVIRONMENT.items() if key not in os.environ})
+    mode = os.environ.setdefault("WANDB_MODE", "offline")
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     to.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def _wandb(to: Destination) -> Any:
         project=os.environ.get("WANDB_PROJECT", "autoprune"),
         group=to.study[:_GROUP_LENGTH],
         dir=str(to.folder),  # W&B makes a folder of its own name in it.
-        mode=os.environ["WANDB_MODE"],
+        mode=mode,
         upload_timeout=_UPLOAD_S,
     )
 

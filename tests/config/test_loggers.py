@@ -69,5 +69,5 @@ def test_arguments_go_over_the_file(write_study: Write, tmp_path: Path) -> None:
     assert named(None) == LoggersConfig(use=("mlflow",), folder=folder)
     assert named(["wandb", "tensorboard"]) == LoggersConfig(use=("wandb", "tensorboard"), folder=folder)
     assert named([]) == LoggersConfig(folder=folder)
-    with pytest.raises(ConfigError, match=r"^arguments: `use`: there is no logger 'aim'\. Valid: tensorboard, mlflow"):
+    with pytest.raises(ConfigError, match=r"^arguments: `use`: there is no logger 'aim'\. Valid: mlflow, tensorboard"):
         named(["aim"])

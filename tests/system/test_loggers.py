@@ -92,10 +92,9 @@ def test_every_logger_shows_parameters_rungs_and_results(lone_sandbox: Sandbox) 
 def test_runs_of_wandb_that_die_cost_no_trial(lone_sandbox: Sandbox) -> None:
     pytest.importorskip("wandb")
     lone_sandbox.write(n_trials=3, epochs=0.25)
-    lone_sandbox.environment["WANDB_RUN_ID"] = "not/a run"
-    lone_sandbox.environment["WANDB_ENTITY"] = "x" * 10
-    (lone_sandbox.folder / "autoprune_artifacts" / "logs").mkdir(parents=True)
-    (lone_sandbox.folder / "autoprune_artifacts" / "logs" / "wandb").touch()  # A file where a folder has to be.
+    logs = lone_sandbox.folder / "autoprune_artifacts" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "wandb").touch()  # A file where a folder has to be.
     told = lone_sandbox.run("launch", "study.toml", "--logger", "wandb")
     assert lone_sandbox.states() == ["COMPLETE"] * 3
     assert told.count("the logger 'wandb', which writes to") == 1

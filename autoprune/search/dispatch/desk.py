@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optuna.trial import TrialState
+
 from autoprune.config import Progressed, Report
 from autoprune.errors import LeaseLostError, SpaceExhaustedError, StorageError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
@@ -301,16 +303,19 @@ class Dispatcher:
         if live.lost:
             return None
         verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
-        self._store(live.claim.trial_id, verdict)
+        stored = self._store(live.claim.trial_id, verdict)
         self._wind_down.count_failures()
-        return verdict
+        return stored
 
-    def _store(self, trial_id: int, verdict: Verdict) -> None:
+    def _store(self, trial_id: int, verdict: Verdict) -> Verdict | None:
+        """Write what became of a trial; returns it as it was written, or None where the trial is no longer ours."""
         try:
             match verdict:
-                case Complete():
-                    self._lifecycle.complete(trial_id, verdict.values, verdict.attrs, constraints=verdict.constraints)
+                case Complete(values, attrs, constraints):
+                    state = self._lifecycle.complete(trial_id, values, attrs, constraints=constraints)
                     self._on_complete()
+                    if state is not TrialState.COMPLETE:
+                        return Fail("its result can't be stored")
                 case StopEarly():
                     self._lifecycle.stopped(trial_id, verdict.attrs, constraints=verdict.constraints)
                 case Fail():
@@ -319,6 +324,8 @@ class Dispatcher:
                     self._lifecycle.release(trial_id, verdict.reason)
         except LeaseLostError as error:
             _log.warning("%s", error)
+            return None
+        return verdict
 
     def abandon(self) -> None:
         """Let every trial go, so that it is retried at once rather than when its lease expires."""
