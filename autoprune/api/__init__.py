@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from autoprune.api._reading import Study, open_study, storage_url
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
-    from autoprune.api._status import BestTrial, DriverStatus, RunningStatus, Status, status, stop
+    from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
 __all__ = [
-    "BestTrial",
     "DriverStatus",
     "Evaluated",
     "ExistingStudy",
     "Exported",
+    "FrontTrial",
     "GroupRow",
     "Initialised",
     "Inspection",
@@ -78,7 +78,7 @@ _HOMES = {
     "_reading": ("Study", "open_study", "storage_url"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
-    "_status": ("BestTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
+    "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
 }
 _BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
 __getattr__ = lazy_names(

@@ -14,7 +14,7 @@ from autoprune.config import AS_MANY_AS_FIT
 from autoprune.search.storage import Counts, Database, DriverRow, StudyHandle
 from autoprune.search.trials import StoredTrial
 
-__all__ = ["BestTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"]
+__all__ = ["DriverStatus", "FrontTrial", "RunningStatus", "Status", "status", "stop"]
 
 _FEWEST = 2  # Trials that a pace is told from.
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -51,8 +51,8 @@ class RunningStatus:
 
 
 @dataclass(frozen=True)
-class BestTrial:
-    """The trial of the best score.
+class FrontTrial:
+    """A trial of the front.
 
     Args:
         number: Its number.
@@ -81,7 +81,9 @@ class Status:
         per_hour: Finished trials an hour, by the drivers at work since the first trial they claimed; None: unknown.
         seconds_left: Until ``n_trials`` have finished at that pace; None: unknown, or the study has no such end.
         last_result_s_ago: Seconds since a trial finished; None: none has.
-        best: The trial of the best score on the front; None: there is none.
+        n_front: Trials on the front.
+        best: The one of the best score; None: there is none.
+        cheapest: The one of the lowest cost.
         hypervolume: What the front dominates up to the reference point, as a share of the whole box.
     """
 
@@ -96,7 +98,9 @@ class Status:
     per_hour: float | None = None
     seconds_left: float | None = None
     last_result_s_ago: float | None = None
-    best: BestTrial | None = None
+    n_front: int = 0
+    best: FrontTrial | None = None
+    cheapest: FrontTrial | None = None
     hypervolume: float = 0.0
 
 
@@ -110,7 +114,6 @@ def status(name: str, storage: str | None = None) -> Status:
     drivers = [_driver(row, trials, now, is_at_work=row in at_work) for row in there]
     counts, per_hour = handle.counts(), _pace(trials, {row.owner for row in at_work}, now)
     n_left = None if search.n_trials == AS_MANY_AS_FIT else max(0, search.n_trials - counts.finished)
-    best, hypervolume = _best(study) if counts.complete else (None, 0.0)
     return Status(
         n_trials=search.n_trials,
         revision=handle.revision,
@@ -123,8 +126,7 @@ def status(name: str, storage: str | None = None) -> Status:
         per_hour=per_hour,
         seconds_left=None if n_left is None or per_hour is None else n_left / per_hour * 3600,
         last_result_s_ago=_last_result(trials),
-        best=best,
-        hypervolume=hypervolume,
+        **(_front(study) if counts.complete else {}),
     )
 
 
@@ -159,13 +161,19 @@ def _last_result(trials: Sequence[StoredTrial]) -> float | None:
     return max(0.0, (datetime.now() - max(ends)).total_seconds()) if ends else None
 
 
-def _best(study: Study) -> tuple[BestTrial | None, float]:
-    front, metric = study.front(), study.metric
+def _front(study: Study) -> dict[str, Any]:
+    front, metric, cost = study.front(), study.metric, study.cost
     if front.empty:
-        return None, 0.0
-    scores = front[metric.name]
-    row: Any = front.loc[scores.idxmax() if metric.is_maximised else scores.idxmin()]
-    return BestTrial(int(row["number"]), float(row[metric.name]), float(row[study.cost])), study.hypervolume()
+        return {}
+
+    def trial(index: Any) -> FrontTrial:
+        row = front.loc[index]
+        return FrontTrial(int(row["number"]), float(row[metric.name]), float(row[cost]))
+
+    best = front[metric.name].idxmax() if metric.is_maximised else front[metric.name].idxmin()
+    cheapest = front[cost].idxmin()
+    ends = {"best": trial(best), "cheapest": trial(cheapest)}
+    return {**ends, "n_front": len(front), "hypervolume": study.hypervolume()}
 
 
 def stop(name: str, storage: str | None = None) -> list[str]:

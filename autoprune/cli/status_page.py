@@ -43,7 +43,7 @@ def sections(status: Status, *, study: str, metric: Metric, cost: str, storage: 
     """
     return [
         Section("progress", _progress(status) + _go_on(status, study, storage)),
-        Section("best so far", _best(status, metric, cost)),
+        Section("the front so far", _front(status, metric, cost)),
         Section("who runs what", _work(status, metric)),
         Section("waiting for another try", [Row("", _again(*each)) for each in status.waiting]),
         Section("failed", _failures(status)),
@@ -99,13 +99,18 @@ def _end(status: Status) -> str:
     return f"in about {duration_text(status.seconds_left)}, {at:{form}}, if trials go on taking as long"
 
 
-def _best(status: Status, metric: Metric, cost: str) -> list[Row]:
-    if status.best is None:
+def _front(status: Status, metric: Metric, cost: str) -> list[Row]:
+    if status.best is None or status.cheapest is None:
         return []
-    best = status.best
-    text = f"{metric.text(best.score)} at {cost} {best.cost:.4g}, trial {best.number}"
-    share = f"{status.hypervolume:.4f} of the box up to the reference point"
-    return [Row(metric.name, text), Row("hypervolume", share)]
+    ends = {"best": status.best, "cheapest": status.cheapest}
+    return [
+        Row("trials", str(status.n_front)),
+        *(
+            Row(label, f"{metric.name} {metric.text(end.score)} at {cost} {end.cost:.4g}, trial {end.number}")
+            for label, end in ends.items()
+        ),
+        Row("hypervolume", f"{status.hypervolume:.4f} of the box up to the reference point"),
+    ]
 
 
 def _work(status: Status, metric: Metric) -> list[Row]:

@@ -101,7 +101,7 @@ def _origin(facts: Facts) -> list[Row]:
         other = "the dense network" if started is None else f"that of trial {started}"
         rows.append(Row("but", f"the network of trial {facts['parent']} was gone; it started from {other}"))
     if facts.get("retry_of") is not None:
-        rows.append(Row("second try of", f"trial {facts['retry_of']}"))
+        rows.append(Row("another try of", f"trial {facts['retry_of']}"))
     if facts.get("taken_over_from") is not None:
         rows.append(Row("result", f"that of trial {facts['taken_over_from']}, which had come to the same network"))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class LoggedTrial:
     number: int
     config: Mapping[str, Any]
     local_path: str
-    step: int = field(default=0)
+    step: int = 0
 
     @property
     def evaluated_params(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 import autoprune
 from autoprune import api, errors
-from autoprune.api import BestTrial
+from autoprune.api import FrontTrial
 from autoprune.config import Metric
 from autoprune.errors import AutopruneError, ConfigError, StorageError
 from autoprune.search.storage import Database, StudyHandle
@@ -118,7 +118,7 @@ def test_status(finished: Any) -> None:
     assert status.failures == ((5, "the loss became nan"),)
     (driver,) = status.drivers
     assert (driver.state, driver.trials) == ("at work", (6,))
-    assert status.best == BestTrial(0, 0.98, 1.0)
+    assert (status.n_front, status.best, status.cheapest) == (3, FrontTrial(0, 0.98, 1.0), FrontTrial(2, 0.9, 0.2))
     assert status.hypervolume == pytest.approx(0.71)
     assert status.last_result_s_ago is not None
     assert status.last_result_s_ago < 3600

@@ -222,4 +222,4 @@ def test_show_and_status_of_a_study_by_rmse(run: Run, finished_by_rmse: Any) -> 
     assert "accuracy" not in out
     lines = ok(run("status", "digits", "--storage", finished_by_rmse.url)).splitlines()
     assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"
-    assert "  rmse         0.4000 at macs_ratio 1, trial 0" in lines
+    assert "  best         rmse 0.4000 at macs_ratio 1, trial 0" in lines

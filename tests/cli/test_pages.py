@@ -62,7 +62,7 @@ def test_a_complete_trial() -> None:
         ("fine-tuning", "epochs=2.5, learning_rate=0.05"),
         ("why", "0.5 of the MACs, from trial 3"),
     ]
-    assert page["where it comes from"] == [("lineage", FACTS["lineage"]), ("second try of", "trial 12")]
+    assert page["where it comes from"] == [("lineage", FACTS["lineage"]), ("another try of", "trial 12")]
     assert page["how it scored"] == [
         ("validation", "accuracy 0.9712"),
         ("at rungs", "0: 0.5000, 1: 0.9000, 2: 0.9712"),
@@ -232,6 +232,7 @@ def test_the_state_of_a_study_for_programs(run: Run, finished: Any) -> None:
     facts = json.loads(run("status", "digits", "--storage", finished.url, "--format", "json").out)
     assert (facts["study"], facts["n_trials"], facts["counts"]["complete"]) == ("digits", 10, 4)
     assert facts["best"] == {"number": 0, "score": 0.98, "cost": 1.0}
+    assert (facts["cheapest"]["number"], facts["n_front"]) == (2, 3)
     assert facts["hypervolume"] == pytest.approx(0.71)
     assert facts["per_hour"] > 0
     assert facts["seconds_left"] == pytest.approx(5 / facts["per_hour"] * 3600)
