@@ -193,6 +193,10 @@ def _run(
                 )
         finally:
             record.leave(owner)
+    return _outcome(study, dispatcher, search)
+
+
+def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
     counts = dispatcher.counts()
     stopping, is_open_ended = dispatcher.stopping, search.n_trials == AS_MANY_AS_FIT
     is_planned = stopping is Stopping.STALLED or (is_open_ended and stopping is Stopping.TIME)

@@ -129,15 +129,11 @@ def drive(
     from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
     from autoprune.distributed.searcher import StudySearcher
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
-    (Path(folder) / OWNER_FILE).write_text(dispatcher.owner)  # So that what a killed driver leaves can be told.
-    shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
-    resources = {kind: share for kind, share in shares.items() if share}
+    folder = _folder_in(scratch, dispatcher.owner)
     logbook = Logbook(dispatcher, log_to, warn=warn)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(execute), resources),
+            tune.with_resources(_trainable(execute), _resources(slots)),
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
                 scheduler=ObedientScheduler(dispatcher),
@@ -159,6 +155,18 @@ def drive(
         on_progress()
         shutil.rmtree(folder, ignore_errors=True)
     dispatcher.raise_if_failed()
+
+
+def _folder_in(scratch: Path, owner: str) -> str:
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
+    (Path(folder) / OWNER_FILE).write_text(owner)  # So that what a killed driver leaves can be told.
+    return folder
+
+
+def _resources(slots: Slots) -> dict[str, float]:
+    shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
+    return {kind: share for kind, share in shares.items() if share}
 
 
 def run_once(work: Callable[[], dict[str, Any]], *, slots: Slots, go_on: Callable[[], bool]) -> dict[str, Any] | None:

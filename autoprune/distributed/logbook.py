@@ -103,7 +103,7 @@ class Logbook(Callback):  # type: ignore[misc]  # ray is untyped
         for logger in self._loggers:
             logger.setup()
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, *, trial: Any, **info: Any) -> None:
         """A run begins."""
         live = self._dispatcher.live.get(trial.trial_id)
         if live is None or self._to is None:
@@ -114,9 +114,7 @@ class Logbook(Callback):  # type: ignore[misc]  # ray is untyped
         for logger in self._loggers:
             logger.start(logged)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A rung is reached."""
         report, logged = unpack(result), self._trials.get(trial.trial_id)
         if self._to is None or logged is None or not isinstance(report, Progressed) or report.rung is None:
@@ -124,7 +122,7 @@ class Logbook(Callback):  # type: ignore[misc]  # ray is untyped
         logged.step = report.rung
         self._log(logged, {self._to.metric: report.score, "macs_ratio": report.macs_ratio})
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, *, trial: Any, **info: Any) -> None:
         """A run ends."""
         logged, verdict = self._trials.pop(trial.trial_id, None), self._verdicts.pop(trial.trial_id, None)
         if logged is None:
@@ -137,11 +135,11 @@ class Logbook(Callback):  # type: ignore[misc]  # ray is untyped
         for logger in self._loggers:
             logger.end(logged, failed=failed)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, *, trial: Any, **info: Any) -> None:
         """A worker has died."""
-        self.on_trial_complete(iteration, trials, trial)
+        self.on_trial_complete(trial=trial)
 
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+    def on_experiment_end(self, **info: Any) -> None:
         """Nothing more comes."""
         for logger in self._loggers:
             logger.close()

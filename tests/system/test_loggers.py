@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.conftest import STUDY, Sandbox
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]  # The trackers warn of themselves.
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 LOGGERS = '\n[loggers]\nuse = ["tensorboard", "mlflow", "wandb"]\nfolder = "logs"\n'
 
 
@@ -46,7 +46,7 @@ def wandb_runs(folder: Path) -> dict[str, tuple[Any, list[dict[str, Any]]]]:
     return runs
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own use of SQLAlchemy.
 def test_every_logger_shows_parameters_rungs_and_results(lone_sandbox: Sandbox) -> None:
     for package in ("tensorboard", "tensorboardX", "mlflow", "wandb"):
         pytest.importorskip(package)
@@ -88,7 +88,6 @@ def test_every_logger_shows_parameters_rungs_and_results(lone_sandbox: Sandbox) 
         assert history[-1]["macs"] == attrs["macs"]
 
 
-@pytest.mark.slow
 def test_runs_of_wandb_that_die_cost_no_trial(lone_sandbox: Sandbox) -> None:
     pytest.importorskip("wandb")
     lone_sandbox.write(n_trials=3, epochs=0.25)

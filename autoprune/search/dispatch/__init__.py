@@ -4,13 +4,12 @@ from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Nothing, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Stopper
-from autoprune.search.dispatch.verdicts import Complete, Fail, Goals, StopEarly, Verdict
+from autoprune.search.dispatch.verdicts import Complete, Goals, StopEarly, Verdict
 from autoprune.search.dispatch.wind_down import FailureCaps, WindDown
 
 __all__ = [
     "Complete",
     "Dispatcher",
-    "Fail",
     "FailureCaps",
     "Goals",
     "Nothing",
