@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from autoprune.config import (
         ConstraintsConfig,
         DataSpec,
+        LoggersConfig,
         NetworkSpec,
         Range,
         ResourcesConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "IdentityError",
     "InfeasibleError",
     "LeaseLostError",
+    "LoggersConfig",
     "NetworkError",
     "NetworkSpec",
     "Outcome",
@@ -121,6 +123,7 @@ __all__ = [
 _OF_CONFIG = {
     "ConstraintsConfig",
     "DataSpec",
+    "LoggersConfig",
     "NetworkSpec",
     "Range",
     "ResourcesConfig",

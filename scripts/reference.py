@@ -30,6 +30,7 @@ from autoprune.config import (
     TrainSpec,
 )
 from autoprune.config.fields import described, interval
+from autoprune.config.loggers import LoggersConfig
 from autoprune.config.space_files import SpaceTable
 from autoprune.config.spec import DATA_SOURCES, EngineSpec
 from autoprune.methods import METHODS, NamedMethod
@@ -155,6 +156,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "resources": lambda: keys_of(ResourcesConfig),
         "constraints": lambda: keys_of(ConstraintsConfig),
         "retention": lambda: keys_of(RetentionConfig),
+        "loggers": lambda: keys_of(LoggersConfig),
     },
     "search_spaces/README.md": {
         "space": lambda: keys_of(SpaceTable),

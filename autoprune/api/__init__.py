@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from autoprune.api._measuring import MeasuredBatch, measure_latency
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, Snapshot
-    from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
+    from autoprune.api._reading import Study, open_study, storage_url
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
+    from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
@@ -32,6 +33,7 @@ __all__ = [
     "ExistingStudy",
     "Exported",
     "FrontAnswer",
+    "FrontTrial",
     "GroupRow",
     "Initialised",
     "Inspection",
@@ -41,6 +43,7 @@ __all__ = [
     "Progress",
     "Pruned",
     "Removed",
+    "RunningStatus",
     "Snapshot",
     "Status",
     "Study",
@@ -80,9 +83,10 @@ _HOMES = {
     "_measuring": ("MeasuredBatch", "measure_latency"),
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "Snapshot"),
-    "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
+    "_reading": ("Study", "open_study", "storage_url"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
+    "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
 }
 _BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
 __getattr__ = lazy_names(

@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from autoprune import methods
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
+    LoggersConfig,
     Range,
     ResourcesConfig,
     SearchConfig,
@@ -28,6 +29,7 @@ from autoprune.config import (
     resolved,
 )
 from autoprune.config import load_study as read_study
+from autoprune.distributed import require_loggers
 from autoprune.engine.contracts import Method
 from autoprune.engine.training import require_trained
 from autoprune.errors import ConfigError, NetworkError
@@ -74,6 +76,7 @@ def load_config(
     n_trials: int | None = None,
     time_limit_s: float | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> StudyConfig:
     """A study's configuration, held against the methods there are; arguments go over it.
 
@@ -84,6 +87,7 @@ def load_config(
         n_trials: Number of trials.
         time_limit_s: Of the launch; it alone ends the study where nothing says how many trials.
         concurrency: Trials at once.
+        loggers: Experiment trackers to tell of trials.
 
     Raises:
         ConfigError: Something of it does not hold.
@@ -103,7 +107,7 @@ def load_config(
                 except ConfigError as error:
                     advice = " Give `step = 1`, or a list `values`." if "a whole number" in str(error) else ""
                     raise ConfigError(f"{where}space {config.space.name!r}: {error}{advice}") from None
-    return overridden(config, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency)
+    return overridden(config, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
 
 
 def _samples(values: Range) -> tuple[float, ...]:
@@ -220,6 +224,7 @@ def overridden(
     seed: int | None = None,
     n_trials: int | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> StudyConfig:
     """The configuration with what the arguments name replaced.
 
@@ -236,6 +241,9 @@ def overridden(
     if concurrency is not None:
         table = {**vars(config.resources), "concurrency": concurrency}
         config = dataclasses.replace(config, resources=read(ResourcesConfig, table, where="arguments"))
+    if loggers is not None:
+        table = {**vars(config.loggers), "use": loggers}
+        config = dataclasses.replace(config, loggers=read(LoggersConfig, table, where="arguments"))
     return config
 
 
@@ -372,6 +380,7 @@ def plan(
     n_trials: int | None = None,
     time_limit_s: float | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
     storage: str | None = None,
 ) -> Plan:
     """Work out what `launch` would do, without writing to any database.
@@ -380,8 +389,10 @@ def plan(
         IdentityError: The database has a study of this name that is another one.
     """
     config = load_config(
-        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s
-    )
+        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
+        loggers=loggers,
+    )  # fmt: skip
+    require_loggers(config.loggers)
     workbench = open_workbench(config.setting)
     space = space_of(config, workbench)
     planner = planner_of(config, space, workbench)

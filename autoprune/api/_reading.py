@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import pandas as pd
 from optuna.trial import TrialState
 
+from autoprune.api._trial_facts import facts_of
 from autoprune.config import Metric, StudyConfig, read_stored
 from autoprune.errors import ConfigError, StorageError
 from autoprune.search.front import (
@@ -18,16 +18,13 @@ from autoprune.search.front import (
     Source,
     TestScore,
     feasible,
-    latest,
     scores_frame,
-    summary,
     trials_frame,
     with_ranks,
 )
 from autoprune.search.storage import Counts, Database, StudyHandle
-from autoprune.search.trials import StoredTrial, lineage_of
 
-__all__ = ["DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"]
+__all__ = ["Study", "open_study", "storage_url"]
 
 
 def storage_url(storage: str | None = None) -> str:
@@ -199,33 +196,12 @@ class Study:
         return {objective: search.reference_point[objective] for objective in search.objectives}
 
     def trial(self, number: int) -> dict[str, Any]:
-        """Everything known about one trial, by name.
+        """Everything known about one trial, by name; see `api._trial_facts`.
 
         Raises:
             ConfigError: The study has no trial of this number.
         """
-        trials = self._handle.trials()
-        found = next((trial for trial in trials if trial.number == number), None)
-        if found is None:
-            last = max((trial.number for trial in trials), default=None)
-            known = "it has no trials yet" if last is None else f"it has trials 0 to {last}"
-            raise ConfigError(f"study {self.name!r} has no trial {number}; {known}.")
-        values = dict(zip(self._handle.objectives, found.values or (), strict=False))
-        retried = [trial.number for trial in trials if StoredTrial(trial).retry_of == number]
-        facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
-        times = {"started": found.datetime_start, "ended": found.datetime_complete}
-        moments = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
-        facts |= moments | ({"tried again as": retried} if retried else {})
-        facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials}, self.metric)
-        return facts | self._tested(StoredTrial(found).computed_by)
-
-    def _tested(self, number: int) -> dict[str, Any]:
-        by_seed = latest(self._test_scores()).get(number)
-        if by_seed is None:
-            return {}
-        found = summary(by_seed.values())
-        tested = {f"test_{self.metric.name}": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
-        return {**tested, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
+        return facts_of(self._handle, number, metric=self.metric, scores=self._test_scores())
 
     def hypervolume(self) -> float:
         """What the front dominates up to the reference point, as a share of the whole box.
@@ -236,20 +212,6 @@ class Study:
         return Candidates([self.source], self.config.study).hypervolume()
 
 
-def _drawn(trial: StoredTrial, trials: Mapping[int, StoredTrial], metric: Metric) -> dict[str, Any]:
-    """The lineage of a trial with a result, from the dense network to it, a line each; empty where it has none."""
-    if trial.state is not TrialState.COMPLETE:
-        return {}
-    line = lineage_of(trial, trials)
-    if len(line) < 2:
-        return {}
-    scores = [f"{metric.name} {metric.text(each.attrs[metric.name])}" for each in line]
-    told = [f"{each.attrs['macs_ratio']:.3f} of the MACs, {text}" for each, text in zip(line, scores, strict=True)]
-    steps = [f"{'  ' * i}-> trial {each.number}: {text}" for i, (each, text) in enumerate(zip(line, told, strict=True))]
-    images = sum(each.images for each in line)
-    return {"lineage": "\n".join(["the dense network", *steps]), "lineage_images": images}
-
-
 def open_study(name: str, storage: str | None = None) -> Study:
     """Open a study for reading.
 
@@ -258,61 +220,3 @@ def open_study(name: str, storage: str | None = None) -> Study:
     """
     db = Database.open_readonly(storage_url(storage))
     return Study(db, StudyHandle.open(db, name))
-
-
-@dataclass(frozen=True)
-class DriverStatus:
-    """One driver that has not left: where it is, when it was last seen, and the trials it runs."""
-
-    host: str
-    pid: int
-    state: str
-    seen_s_ago: float
-    trials: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a study is.
-
-    Args:
-        n_trials: Trials asked for.
-        revision: Number of the newest configuration.
-        counts: Trials by state.
-        drivers: Those that have not left.
-        failures: Number and reason of every failed trial.
-    """
-
-    n_trials: int
-    revision: int
-    counts: Counts
-    drivers: tuple[DriverStatus, ...]
-    failures: tuple[tuple[int, str], ...]
-
-
-def status(name: str, storage: str | None = None) -> Status:
-    """How far a study is, who runs what, and what failed."""
-    study = open_study(name, storage)
-    handle, search = study.handle, study.config.study
-    trials, now = handle.trials(), handle.db.now()
-    drivers = []
-    for row in handle.drivers():
-        if row.left_at is None:
-            state = "at work" if now - row.seen_at <= search.lease_s else "lost"
-            running = [t.number for t in trials if t.state is TrialState.RUNNING and StoredTrial(t).owner == row.owner]
-            if state == "at work" or running:
-                drivers.append(DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), tuple(running)))
-    failures = [(t.number, str(StoredTrial(t).reason)) for t in trials if t.state is TrialState.FAIL]
-    return Status(search.n_trials, handle.revision, handle.counts(), tuple(drivers), tuple(failures))
-
-
-def stop(name: str, storage: str | None = None) -> list[str]:
-    """Ask every driver of a study to wind down.
-
-    Returns:
-        Host and process of each driver that was at work, in words.
-    """
-    db = Database.open(storage_url(storage), create=False)
-    handle = StudyHandle.open(db, name)
-    handle.request_stop()
-    return [f"{driver.host}, process {driver.pid}" for driver in handle.drivers() if driver.left_at is None]

@@ -2,6 +2,7 @@
 
 from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
+from autoprune.config.loggers import LOGGERS, LoggersConfig
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
@@ -38,6 +39,7 @@ __all__ = [
     "AS_MANY_AS_FIT",
     "COSTS",
     "DIRECTIONS",
+    "LOGGERS",
     "SAMPLERS",
     "SHAPE",
     "TASKS",
@@ -47,6 +49,7 @@ __all__ = [
     "DataSpec",
     "DistillSpec",
     "Failed",
+    "LoggersConfig",
     "Metric",
     "NetworkSpec",
     "Progressed",

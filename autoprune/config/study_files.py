@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.loggers import LoggersConfig
 from autoprune.config.metrics import COSTS, DIRECTIONS, Metric, check_metric_name
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
@@ -244,6 +245,7 @@ class StudyConfig:
     resources: ResourcesConfig
     constraints: ConstraintsConfig = ConstraintsConfig()
     retention: RetentionConfig = RetentionConfig()
+    loggers: LoggersConfig = LoggersConfig()
 
     def __post_init__(self) -> None:
         is_timed = "latency_ms" in self.study.objectives or self.constraints.latency_ms is not None
@@ -301,7 +303,10 @@ def load_study(path: Path, catalogue: Catalogue) -> StudyConfig:
             ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
         )
     }  # fmt: skip
-    parts = {"study": study, "setting": _setting(tables, path, seed=study.seed), "space": space, **limits}
+    places = _absolute(tables.get("loggers", {}), ("folder",), path.resolve().parent, f"{path}: [loggers]")
+    loggers = read(LoggersConfig, places, where=f"{path}: [loggers]")
+    setting = _setting(tables, path, seed=study.seed)
+    parts = {"study": study, "setting": setting, "space": space, "loggers": loggers, **limits}
     return read(StudyConfig, parts, where=str(path))
 
 
@@ -325,7 +330,10 @@ def resolved(config: StudyConfig, *, folder: Path) -> StudyConfig:
     if data is not None:
         data = with_paths(data, _path_keys(data.validation), "[data]")
     setting = with_paths(dataclasses.replace(setting, network=network, data=data), ("artifacts",), "[engine]")
-    return dataclasses.replace(config, setting=setting)
+    loggers = config.loggers
+    if loggers.folder is not None:
+        loggers = with_paths(loggers, ("folder",), "[loggers]")
+    return dataclasses.replace(config, setting=setting, loggers=loggers)
 
 
 def _path_keys(validation: Any) -> tuple[str, ...]:
@@ -348,7 +356,7 @@ def _tables(path: Path) -> dict[str, Any]:
     tables, where = read_toml(path), str(path)
     known = (
         "study", "network", "data", "task", "train", "engine", "resources", "constraints", "retention", "space",
-        "method",
+        "method", "loggers",
     )  # fmt: skip
     for key, value in tables.items():
         if key not in known:

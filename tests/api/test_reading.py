@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -14,9 +15,11 @@ import pytest
 
 import autoprune
 from autoprune import api, errors
+from autoprune.api import FrontTrial
 from autoprune.config import Metric
 from autoprune.errors import AutopruneError, ConfigError, StorageError
 from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle
 
 
 def test_the_front(finished: Any) -> None:
@@ -136,7 +139,12 @@ def test_one_trial(finished: Any) -> None:
     dense = {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}, "shape": {}}
     assert first["point"] == dense
     assert first["started"] <= first["ended"]
+    assert (first["dense_macs"], first["dense_params"]) == (763_520, 77_754)
+    assert first["dense_widths"]["conv1"] == 16
+    assert first["device_hours"] == pytest.approx(first["duration_s"] / 3600)  # One CPU, from its start to its end.
+    assert first["device"] == "CPU"
     assert study.trial(5)["reason"] == "the loss became nan"
+    assert "duration_s" not in study.trial(6)  # It still runs.
     with pytest.raises(ConfigError, match=r"^study 'digits' has no trial 7; it has trials 0 to 6\.$"):
         study.trial(7)
     with pytest.raises(ConfigError, match=r"^study 'digits' has no trial -1; it has trials 0 to 6\.$"):
@@ -159,6 +167,41 @@ def test_status(finished: Any) -> None:
     assert status.failures == ((5, "the loss became nan"),)
     (driver,) = status.drivers
     assert (driver.state, driver.trials) == ("at work", (6,))
+    assert (status.n_front, status.best, status.cheapest) == (3, FrontTrial(0, 0.98, 1.0), FrontTrial(2, 0.9, 0.2))
+    assert status.hypervolume == pytest.approx(0.71)
+    assert status.last_result_s_ago is not None
+    assert status.last_result_s_ago < 3600
+
+
+def test_pace(finished: Any) -> None:
+    def aged(trial: int, seconds: float) -> None:
+        with contextlib.closing(sqlite3.connect(finished.database)) as connection, connection:
+            connection.execute(
+                "UPDATE trial_user_attributes SET value_json = value_json - ? WHERE key = 'claimed_at' AND trial_id = "
+                "(SELECT trial_id FROM trials WHERE number = ?)", (seconds, trial),
+            )  # fmt: skip
+
+    aged(0, 7200)  # Five trials in two hours, and five are left.
+    status = autoprune.status("digits", finished.url)
+    assert status.per_hour == pytest.approx(2.5, rel=0.3)
+    assert status.seconds_left == pytest.approx(7200, rel=0.3)
+    with contextlib.closing(sqlite3.connect(finished.database)) as connection, connection:
+        connection.execute("UPDATE autoprune_drivers SET left_at = seen_at")
+    status = autoprune.status("digits", finished.url)
+    assert (status.per_hour, status.seconds_left, status.drivers) == (None, None, ())
+    assert [trial.number for trial in status.running] == [6]
+
+
+def test_waiting_retries_and_failures_that_were_tried_again(finished: Any) -> None:
+    db = Database.open(finished.url, create=False)
+    study = StudyHandle.open(db, "digits")
+    (running,) = (trial for trial in study.trials() if trial.number == 6)
+    Lifecycle(study, owner="here:1:abc", n_trials=10).failed(running._trial_id, "the worker died", retry=True)
+    db.close()
+    status = autoprune.status("digits", finished.url)
+    assert status.waiting == ((7, 6),)
+    assert status.retried == {6}
+    assert autoprune.open_study("digits", finished.url).trial(6)["tried again as"] == [7]
 
 
 def test_a_driver_that_was_not_seen_for_long_is_lost(finished: Any) -> None:

@@ -18,17 +18,19 @@ ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL", "--dry-run",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL", "--dry-run",
     ],
-    "resume": ["NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--storage URL"],
-    "status": ["NAME", "--storage URL"],
+    "resume": [
+        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL",
+    ],
+    "status": ["NAME", "--format F", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
     "pareto": [
         "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--under EXPR", "--best COLUMN", "--knee",
         "--top K", "--dominated", "--format F", "--to FILE", "--plot FILE", "--storage URL",
     ],
     "diff": ["A", "B", "--format F", "--storage URL"],
-    "show": ["NAME", "TRIAL", "--storage URL"],
+    "show": ["NAME", "TRIAL", "--format F", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
