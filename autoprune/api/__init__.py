@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from autoprune.api._cleaning import Removed, clean
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
-    from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._exporting import Exported, best_trial, export_front, export_trial, load_model
     from autoprune.api._initialising import Initialised, init
     from autoprune.api._listing import list_names
     from autoprune.api._measuring import MeasuredBatch, measure_latency
@@ -41,8 +41,10 @@ __all__ = [
     "Status",
     "Study",
     "Task",
+    "best_trial",
     "clean",
     "evaluate",
+    "export_front",
     "export_trial",
     "init",
     "inspect",
@@ -66,7 +68,7 @@ _HOMES = {
     "_cleaning": ("Removed", "clean"),
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
-    "_exporting": ("Exported", "export_trial", "load_model"),
+    "_exporting": ("Exported", "best_trial", "export_front", "export_trial", "load_model"),
     "_initialising": ("Initialised", "init"),
     "_listing": ("list_names",),
     "_measuring": ("MeasuredBatch", "measure_latency"),
