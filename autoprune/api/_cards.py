@@ -211,12 +211,12 @@ def _data(page: _Page) -> str:
 def _lineage(page: _Page) -> str:
     facts, record, search = page.facts, page.record, page.study.config.study
     hyper = ", ".join(f"`{key}` = {value}" for key, value in record["hyper"].items()) or "none"
+    objectives = ", ".join(f"`{one}`" for one in search.objectives)
     lines = [
-        f"- Method `{record['method']}` (hyper-parameters: {hyper}), width rule `{record['width_rule']}`, "
-        f"MACs target {record['macs_target']:g}",
+        f"- Method `{record['method']}` (hyper-parameters: {hyper})",
+        f"- Width rule `{record['width_rule']}`, MACs target {record['macs_target']:g}",
         f"- Fine-tuned on {facts['images']:,} images" if facts.get("images") else "- Not fine-tuned",
-        f"- Study: sampler `{search.sampler}`, seed {search.seed}, {search.length}, objectives "
-        f"{', '.join(f'`{one}`' for one in search.objectives)}",
+        f"- Study: sampler `{search.sampler}`, seed {search.seed}, {search.length}, objectives {objectives}",
     ]
     text = "\n".join(lines)
     return f"{text}\n\n```text\n{facts['lineage']}\n```" if "lineage" in facts else text
@@ -230,7 +230,7 @@ def _use(page: _Page) -> str:
         f"{', factory=...' if is_of_factory else ''})  # {stem}.json must lie beside it",
         ".pt2": f'import torch\n\nnetwork = torch.export.load("{name}").module()',
         ".onnx": f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{name}")',
-        ".py": f"import runpy\n\nnetwork = runpy.run_path(\"{name}\")[\"load\"]()  # {stem}.pt must lie beside it",
+        ".py": f'import runpy\n\nnetwork = runpy.run_path("{name}")["load"]()  # {stem}.pt must lie beside it',
     }
     return f"```python\n{how[page.done.path.suffix]}\n```"
 

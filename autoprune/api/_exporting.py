@@ -11,18 +11,31 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.api._cards import Exported, card_of, index_of
+from autoprune.api._cards import Exported, Int8, card_of, index_of
+from autoprune.api._planning import identity_of
 from autoprune.api._reading import Study, open_study
+from autoprune.config import seed_of
 from autoprune.engine.asking import drawn_like, repeated
-from autoprune.engine.files import ENDINGS, export
+from autoprune.engine.files import ENDINGS, OnnxNetwork, export, round_to_int8
 from autoprune.engine.tasks import Task
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, IdentityError
 from autoprune.importing import call_factory
-from autoprune.pipeline import example_of, exported_by, read_record
+from autoprune.pipeline import example_of, exported_by, open_workbench, read_record
 from autoprune.pipeline import load_model as load
 from autoprune.search.front import source_of
 
-__all__ = ["Exported", "best_trial", "export_front", "export_trial", "factory_of", "load_model", "task_of", "weights_of"]
+__all__ = [
+    "Exported",
+    "best_trial",
+    "export_front",
+    "export_trial",
+    "factory_of",
+    "load_model",
+    "task_of",
+    "weights_of",
+]
+
+_CALIBRATION_IMAGES = 512
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None, task: Task | None = None) -> nn.Module:
@@ -99,9 +112,7 @@ def _none_there(study: Study, where: str | None) -> str:
     )
 
 
-def export_trial(
-    name: str, number: int, to: Path | str, *, int8: bool = False, storage: str | None = None
-) -> Exported:
+def export_trial(name: str, number: int, to: Path | str, *, int8: bool = False, storage: str | None = None) -> Exported:
     """Write the network of one trial to a file: ``.safetensors``, ``.pt2``, ``.onnx`` or ``.py``; its card beside it.
 
     Args:
@@ -152,9 +163,7 @@ def export_front(
     if front.empty:
         raise ConfigError(_none_there(study, where))
     networks = {source_of(row): int(row["number"]) for _, row in front.iterrows()}  # Each network once.
-    done = [
-        _exported(study, number, folder / f"trial-{number:05d}{ending}", int8=int8) for number in networks.values()
-    ]
+    done = [_exported(study, number, folder / f"trial-{number:05d}{ending}", int8=int8) for number in networks.values()]
     (folder / "index.md").write_text(index_of(study, done))
     return done
 
@@ -181,12 +190,35 @@ def _exported(study: Study, number: int, target: Path, *, int8: bool) -> Exporte
         inputs, forward = exported_by(record, model, inputs, task=task)
         about = f"{record.get('architecture') or record.get('factory')}, pruned: trial {number} of study {study.name}."
         difference = export(model, inputs, target, forward=forward, about=_plain_text(about))
+        if int8:
+            rounded, difference = _rounded(study, model, target), None
     scale = record.get("normalisation", {"mean": [], "std": []})
     size = target.stat().st_size + (target.with_suffix(".pt").stat().st_size if target.suffix == ".py" else 0)
     card = target.with_suffix(".md")
     done = Exported(target, size, scale["mean"], scale["std"], difference, number, rounded, card)
     card.write_text(card_of(study, record, done))
     return done
+
+
+def _rounded(study: Study, model: nn.Module, path: Path) -> Int8:
+    """Round an exported file to 8 bits, and score it on the validation split."""
+    config = study.config
+    if config.setting.data is None:
+        raise ConfigError(
+            "`--int8` is for studies of images ([data]), whose training images calibrate it, but this one has a task "
+            "of its own. Export without it."
+        )
+    workbench = open_workbench(config.setting)
+    if differing := study.handle.differences(identity_of(config, workbench)):
+        raise IdentityError(
+            f"study {study.name!r} must be calibrated with what it was made of, but {differing}. Put the old "
+            "files back."
+        )
+    n_images = min(_CALIBRATION_IMAGES, workbench.work.n_examples)
+    samples = workbench.work.samples(n_images, seed=seed_of("int8", config.setting.seed))
+    round_to_int8(path, (inputs for inputs, _ in samples))
+    float_score = workbench.work.score(model.to(workbench.runtime.device))
+    return Int8(workbench.work.score(OnnxNetwork(path)), n_images, float_score)
 
 
 def _plain_text(text: str) -> str:

@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.front:
         ending = f".{args.format or _FORMATS[0]}"
-        done = api.export_front(args.name, args.to, ending=ending, int8=args.int8, storage=args.storage)
-        _print(done)
-        print(f"wrote {done[0].path.with_name('index.md')}")
+        written = api.export_front(args.name, args.to, ending=ending, int8=args.int8, storage=args.storage)
+        _print(written)
+        print(f"wrote {written[0].path.with_name('index.md')}")
         return 0
     number = args.trial
     if number is None:

@@ -26,9 +26,10 @@ _TAKEN = frozenset(
         "key", "revision", "owner", "claimed_at", "attempt", "retry_of", "seed_number", "reason", "point", "hyper",
         "phase", "why", "parent", "parent_sha256", "depth", "rungs", "images", "started_from", "wall_s", "weights",
         "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
-        "convention", "widths", "peak_activation_bytes", "peak_activation_ratio", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
+        "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
         "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",
+        "peak_activation_bytes", "peak_activation_ratio",
     }
 )  # fmt: skip
 _TAKEN_BEGINNINGS = ("partial_", "test_")

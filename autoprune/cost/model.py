@@ -55,8 +55,8 @@ class CostModel:
     """MACs, parameters and peak activation memory of a network as exact functions of its group widths.
 
     A layer's MACs are a product of two linear forms of the widths, so a million width vectors are two matrix
-    products. What lives at one step of a pass is one linear form, and the peak is the largest. Widths come as a mapping (an absent group has its dense width) or as an integer array (G,) or (T, G)
-    in the order of ``groups``.
+    products. What lives at one step of a pass is one linear form, and the peak is the largest. Widths come as a mapping
+    (an absent group has its dense width) or as an integer array (G,) or (T, G) in the order of ``groups``.
 
     Args:
         groups: Names of the G channel groups.

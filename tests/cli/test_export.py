@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
@@ -90,6 +92,27 @@ def test_the_whole_front_in_a_folder(run: Any, front: RealStudy) -> None:
     ]
 
 
+def test_eight_bits_with_what_they_score(run: Any, study: RealStudy) -> None:
+    run("export", "tiny", 0, "--to", "whole.onnx", "--storage", study.url)
+    answer = run("export", "tiny", 0, "--to", "net.onnx", "--int8", "--storage", study.url)
+    assert (answer.code, answer.err) == (0, "")
+    assert sorted(path.name for path in Path().iterdir()) == ["net.md", "net.onnx", "whole.md", "whole.onnx"]
+    assert Path("net.onnx").stat().st_size < 0.5 * Path("whole.onnx").stat().st_size
+    said = r"int8, calibrated on 512 training images: (0\.\d{4}) on the validation split; (0\.\d{4}) in"
+    told = re.search(said, answer.out)
+    assert told is not None
+    assert told[2] == f"{study.results[0].score:.4f}"
+    assert abs(float(told[1]) - float(told[2])) < 0.1
+    card = Path("net.md").read_text()
+    assert f"| validation | {told[1]} | this file, 8 bits, calibrated on 512 training images |" in card
+    assert f"| validation | {told[2]} | the network in float32, scored beside it |" in card
+    images = torch.randn(8, 1, 8, 8).numpy()
+    logits = [
+        onnxruntime.InferenceSession(name).run(None, {"images": images})[0] for name in ("net.onnx", "whole.onnx")
+    ]
+    assert 0 < abs(logits[0] - logits[1]).max() < 0.3 * abs(logits[1]).max()
+
+
 def test_a_card_says_what_is_known_and_nothing_else(run: Any, front: RealStudy) -> None:
     run("export", "tiny", 0, "--to", "net.py", "--storage", front.url)
     card, result = Path("net.md").read_text(), front.results[0]
@@ -98,6 +121,8 @@ def test_a_card_says_what_is_known_and_nothing_else(run: Any, front: RealStudy) 
     assert f"| MACs | {result.macs:,} | {result.macs_ratio:.4f} |" in card
     assert f"| FLOPs | {2 * result.macs:,} |" in card
     assert f"| parameters | {result.params:,} |" in card
+    told = f"| {result.peak_activation_bytes:,} | {result.peak_activation_ratio:.4f} |"
+    assert f"| peak activation memory, float32, one input (bytes) {told}" in card
     for group, width in result.widths.items():
         assert f"| `{group}` | {width} | " in card
     assert "- Images of 1 × 8 × 8" in card

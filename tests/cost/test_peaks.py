@@ -14,7 +14,7 @@ from autoprune.cost import CostModel, Limits, LinearForm, fit, undominated
 from autoprune.errors import ConfigError, InfeasibleError
 from tests.cost_models import chain
 
-# By hand: an input of 48 bytes; 16 positions of 4 bytes for each channel; what one layer reads and writes lives at once.
+# By hand: an input of 48 bytes; 16 positions of 4 bytes a channel; what one layer reads and writes lives at once.
 STEPS = (
     LinearForm(48, ((0, 64),)),
     LinearForm(0, ((0, 64), (1, 64))),
@@ -64,7 +64,7 @@ def test_records_are_read_back_and_those_from_before_still_are():
     read = CostModel.from_dict(old)
     assert read == chain()
     assert read.macs({"conv0": 3}) == model.macs({"conv0": 3})
-    with pytest.raises(ConfigError, match="peak activation memory must be known .* trace the network again"):
+    with pytest.raises(ConfigError, match=r"peak activation memory must be known .* trace the network again"):
         read.peak_activation_bytes({})
 
 
@@ -100,5 +100,7 @@ def test_it_can_be_the_only_limit():
 
 
 def test_a_limit_that_no_widths_keep_is_named():
-    with pytest.raises(InfeasibleError, match=r"at most 100 bytes of activations at once .* the smallest ones cost 128"):
+    with pytest.raises(
+        InfeasibleError, match=r"at most 100 bytes of activations at once .* the smallest ones cost 128"
+    ):
         fit(chain_with_steps(), Limits(macs=1e9, peak_activation_bytes=100))

@@ -6,7 +6,7 @@ import copy
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def export(
         ConfigError: Another ending, the packages for ONNX are not installed, or the network can't be written so.
         TrialError: The written file answers otherwise than the network.
     """
-    writers = {".pt2": _pt2, ".onnx": _onnx, ".py": functools.partial(_py, about=about)}
+    writers: dict[str, _Writer] = {".pt2": _pt2, ".onnx": _onnx, ".py": functools.partial(_py, about=about)}
     if path.suffix not in writers:
         raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(path)!r}.")
     plain = copy.deepcopy(model).cpu().float().eval()
@@ -135,6 +135,9 @@ class _Arguments:
         if self.kwargs:
             return list(self.kwargs)
         return ["images"] if len(self.tensors) == 1 else [f"input_{place}" for place in range(len(self.tensors))]
+
+
+_Writer = Callable[[nn.Module, _Arguments, Path], list[Tensor]]
 
 
 def _plain(leaf: Any) -> Any:

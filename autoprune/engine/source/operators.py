@@ -208,4 +208,4 @@ def call_text(node: Node) -> str:
         return f"{_first(one)}.{one.name}({arguments_text(one, skip=1)})"
     if one.base in _FUNCTIONS:
         return f"torch.{one.base}({arguments_text(one)})"
-    return f"torch.ops.{str(target)}({arguments_text(one)})"
+    return f"torch.ops.{target!s}({arguments_text(one)})"

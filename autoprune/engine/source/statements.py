@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from autoprune.engine.source.operators import reference
-
 __all__ = ["Statement", "statements", "with_variables"]
 
 _REFERENCE = re.compile("\0([^\0]+)\0")

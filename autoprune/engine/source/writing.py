@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
@@ -168,7 +169,7 @@ class _Writer:
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
             raise ConfigError("source is for networks that change nothing when they answer, but this one does.")
         (output,) = (node for node in self._graph.nodes if node.op == "output")
-        whole = tree_unflatten([_Leaf(one) for one in output.args[0]], self._program.call_spec.out_spec)  # type: ignore[arg-type]
+        whole = tree_unflatten([_Leaf(one) for one in output.args[0]], self._program.call_spec.out_spec)
         return self._own(_structure(whole), output)
 
     def _own(self, text: str, node: Node) -> str:
@@ -199,10 +200,10 @@ class _Writer:
             self.constructions.append(f"self.{name} = {layer.construction}")
             for leaf, node in layer.tensors.items():
                 self.weights[f"{name}.{leaf}"] = self._tensors[node].detach().clone()
-            counted = self._program.state_dict.get(f"{layer.path}.num_batches_tracked")
-            if "running_mean" in layer.tensors:
-                seen = counted.clone() if isinstance(counted, Tensor) else nn.BatchNorm1d(1).num_batches_tracked
-                self.weights[f"{name}.num_batches_tracked"] = seen
+            if "running_mean" in layer.tensors:  # No operator reads how many batches these were made of.
+                counted = self._program.state_dict.get(f"{layer.path}.num_batches_tracked".lstrip("."))
+                n_batches = int(counted) if isinstance(counted, Tensor) else 0
+                self.weights[f"{name}.num_batches_tracked"] = torch.tensor(n_batches)
         return self._modules[layer.path]
 
     def _free(self, path: str) -> str:
@@ -231,7 +232,8 @@ def _structure(whole: Any) -> str:
         case Mapping():
             return "{" + ", ".join(f"{literal(key)}: {_structure(value)}" for key, value in whole.items()) + "}"
     raise ConfigError(
-        f"source can answer with tensors, tuples, lists and mappings, but the network answers with {type(whole).__name__}."
+        "source can answer with tensors, tuples, lists and mappings, but the network answers with "
+        f"{type(whole).__name__}. Export .pt2 or .safetensors."
     )
 
 

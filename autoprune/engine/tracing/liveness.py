@@ -83,7 +83,7 @@ class Liveness:
             if key in self._live:
                 self._live[key].last = self._step
             elif key not in self._own:
-                self._write(tensor, labels[tensor] if tensor in labels else None)
+                self._write(tensor, labels.get(tensor))
 
     def end(self, answers: Iterable[Tensor]) -> list[Activation]:
         """The answers are there to the end; everything that has lived."""

@@ -67,7 +67,9 @@ def exported(tmp_path_factory):
                 jobs[path, batch] = x = images(shape, batch, seed=batch)
                 with torch.no_grad():
                     expected[path, batch] = model(x)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}{e}" for n in SHAPES for e in [*ENDINGS, ".pt"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"{n}{e}" for n in SHAPES for e in [*ENDINGS, ".pt"]
+    )
     got = answers(jobs, tmp_path_factory.mktemp("passed"))
     pairs = {(path.stem, path.suffix, batch): (expected[path, batch], got[path, batch]) for path, batch in jobs}
     return measured, pairs
