@@ -29,7 +29,7 @@ class Int8:
     Args:
         score: The study's metric on the validation split, of the file.
         n_calibration: Training images that the ranges of activations were taken from.
-        float_score: The same of the network in float32.
+        float_score: The same of the network before rounding.
     """
 
     score: float
@@ -149,11 +149,12 @@ def _scores(page: _Page) -> str:
     if int8 is not None:
         how = f"this file, 8 bits, calibrated on {int8.n_calibration} training images"
         rows = [["validation", metric.text(int8.score), how]]
-        rows.append(["validation", metric.text(int8.float_score), "the network in float32, scored beside it"])
+        rows.append(["validation", metric.text(int8.float_score), "the network before rounding"])
     mean = facts.get(f"test_{metric.name}")
     if mean is not None:
         n = facts["test_seeds"]
-        again = f"{n} fine-tuning{'s' * (n > 1)} with other seeds{', mean ± standard deviation' * (n > 1)}; float32"
+        again = f"{n} fine-tuning{'s' * (n > 1)} with other seeds{', mean ± standard deviation' * (n > 1)}"
+        again += ", before rounding" if int8 is not None else ""
         rows.append(["test", _with_sd(metric, mean, facts.get("test_sd")), again])
     text = _table(["split", metric.name, "of"], rows)
     return text if mean is not None else f"{text}\n\nThe test split was not scored on (`autoprune evaluate`)."
@@ -172,7 +173,7 @@ def _costs(page: _Page) -> str:
     batch = page.study.config.setting.latency_batch
     if "latency_ms" in facts and batch is not None:
         on = f" on {facts['host']}" if "host" in facts else ""
-        what = f"median time of a batch of {batch}{on}, float32 network (ms)"
+        what = f"median time of a batch of {batch}{on}, {page.study.config.setting.precision} (ms)"
         rows.append([what, f"{facts['latency_ms']:.4g}", f"{facts['latency_ratio']:.4f}"])
     rows.append([f"`{done.path.name}` (bytes)", f"{done.size_bytes:,}", ""])
     convention = page.record.get("convention")

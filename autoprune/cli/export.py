@@ -97,6 +97,6 @@ def _print(written: Sequence[Exported]) -> None:
         difference = f", differs by {done.difference:.1e} of the largest logit" if done.difference is not None else ""
         print(f"wrote {done.path} ({done.size_bytes:,} bytes{difference})")
         if done.int8 is not None:
-            told = f"{done.int8.score:.4f} on the validation split; {done.int8.float_score:.4f} in float32"
+            told = f"{done.int8.score:.4f} on the validation split; {done.int8.float_score:.4f} before"
             print(f"int8, calibrated on {done.int8.n_calibration} training images: {told}")
     print(f"images: uint8 / 255, minus mean {written[0].mean}, divided by std {written[0].std}")

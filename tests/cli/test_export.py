@@ -98,14 +98,14 @@ def test_eight_bits_with_what_they_score(run: Any, study: RealStudy) -> None:
     assert (answer.code, answer.err) == (0, "")
     assert sorted(path.name for path in Path().iterdir()) == ["net.md", "net.onnx", "whole.md", "whole.onnx"]
     assert Path("net.onnx").stat().st_size < 0.5 * Path("whole.onnx").stat().st_size
-    said = r"int8, calibrated on 512 training images: (0\.\d{4}) on the validation split; (0\.\d{4}) in"
+    said = r"int8, calibrated on 512 training images: (0\.\d{4}) on the validation split; (0\.\d{4}) before"
     told = re.search(said, answer.out)
     assert told is not None
     assert told[2] == f"{study.results[0].score:.4f}"
     assert abs(float(told[1]) - float(told[2])) < 0.1
     card = Path("net.md").read_text()
     assert f"| validation | {told[1]} | this file, 8 bits, calibrated on 512 training images |" in card
-    assert f"| validation | {told[2]} | the network in float32, scored beside it |" in card
+    assert f"| validation | {told[2]} | the network before rounding |" in card
     images = torch.randn(8, 1, 8, 8).numpy()
     logits = [
         onnxruntime.InferenceSession(name).run(None, {"images": images})[0] for name in ("net.onnx", "whole.onnx")
