@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from autoprune.api._diffing import Difference, diff
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
-    from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._exporting import Exported, best_trial, export_front, export_trial, load_model
     from autoprune.api._fronts import FrontAnswer, ask_front
     from autoprune.api._initialising import Initialised, init
     from autoprune.api._listing import list_names
@@ -49,9 +49,11 @@ __all__ = [
     "Study",
     "Task",
     "ask_front",
+    "best_trial",
     "clean",
     "diff",
     "evaluate",
+    "export_front",
     "export_trial",
     "init",
     "inspect",
@@ -76,7 +78,7 @@ _HOMES = {
     "_diffing": ("Difference", "diff"),
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
-    "_exporting": ("Exported", "export_trial", "load_model"),
+    "_exporting": ("Exported", "best_trial", "export_front", "export_trial", "load_model"),
     "_fronts": ("FrontAnswer", "ask_front"),
     "_initialising": ("Initialised", "init"),
     "_listing": ("list_names",),

@@ -136,6 +136,7 @@ class Inspection:
         inputs: Shapes of what it is shown, for people.
         macs: Dense MACs. flops = 2 * macs.
         params: Dense parameters.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32.
         groups: Prunable channel groups.
         refused: What can't be pruned, why, and what to do about it.
         least_macs_ratio: MACs ratio at the minimum widths.
@@ -146,6 +147,7 @@ class Inspection:
     inputs: str
     macs: int
     params: int
+    peak_activation_bytes: int
     groups: tuple[GroupRow, ...]
     refused: tuple[str, ...]
     least_macs_ratio: float
@@ -166,6 +168,7 @@ def inspection_of(workbench: Workbench) -> Inspection:
         inputs=workbench.work.described,
         macs=cost.dense_macs,
         params=cost.dense_params,
+        peak_activation_bytes=cost.dense_peak_activation_bytes,
         groups=tuple(rows),
         refused=tuple(str(refusal) for refusal in workbench.traced.refused),
         least_macs_ratio=cost.macs_ratio(workbench.limits().min_widths),

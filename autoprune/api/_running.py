@@ -245,10 +245,10 @@ def _dispatcher(
         record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
     )
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
-    params = config.constraints.params
+    params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
     def key_of(point: Point) -> str | None:
-        return phase_of(workbench, point, params=params)
+        return phase_of(workbench, point, params=params, activation_bytes=activation_bytes)
 
     return Dispatcher(
         lifecycle,

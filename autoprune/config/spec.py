@@ -354,6 +354,7 @@ class TrialSpec:
         macs_target: Upper bound of pruned / dense MACs, in (0, 1]; 1 keeps the dense network.
         multipliers: Of the keep ratio, by group, > 0, for the rules that sample them; an absent group has 1.
         params_limit: Most parameters that the pruned network may have, or None.
+        activation_limit_bytes: Largest peak activation memory that it may have, or None.
         latency_limit_ms: Longest median time of one batch, or None; a slower network is not fine-tuned.
         ancestors: Trials whose network it may start from, its parent first; the first one that is there counts. None:
             it starts from the dense network, or from what its method's sparsify phase made of that.
@@ -372,6 +373,7 @@ class TrialSpec:
     macs_target: float = option(above=0, high=1)
     multipliers: Mapping[str, float] = option({})
     params_limit: int | None = option(None, low=1)
+    activation_limit_bytes: int | None = option(None, low=1)
     latency_limit_ms: float | None = option(None, above=0)
     ancestors: tuple[Ancestor, ...] = option(())
     recipe: Mapping[str, float] = option({})
@@ -414,6 +416,9 @@ class TrialResult:
         weights: Path of the safetensors file, beside which the JSON record lies.
         sha256: Its hash.
         wall_s: Seconds by phase.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32
+            (`cost.CostModel.peak_activation_bytes`).
+        peak_activation_ratio: The same over the dense network's.
         latency_ms: Median time of one batch at rung 0, milliseconds, where the setting asks for it.
         latency_ratio: The same over the dense network's, measured in turn with it, so that it holds on a busy machine.
         images: Images that its fine-tune phase has seen, repetitions counted.
@@ -436,6 +441,8 @@ class TrialResult:
     weights: str
     sha256: str
     wall_s: Mapping[str, float]
+    peak_activation_bytes: int | None = None
+    peak_activation_ratio: float | None = None
     latency_ms: float | None = None
     latency_ratio: float | None = None
     images: int = 0

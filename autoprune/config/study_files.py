@@ -193,11 +193,17 @@ class ConstraintsConfig:
     Args:
         macs_ratio: Pruned / dense MACs.
         params: Number of parameters.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32.
+        peak_activation_ratio: The same over the dense network's, in (0, 1].
         latency_ms: Median time of one batch of ``latency_batch`` images.
     """
 
     macs_ratio: float | None = option(None, above=0, high=1, advice="Give a share of the dense MACs.")
     params: int | None = option(None, low=1)
+    peak_activation_bytes: int | None = option(None, low=1)
+    peak_activation_ratio: float | None = option(
+        None, above=0, high=1, advice="Give a share of the dense network's peak activation memory."
+    )
     latency_ms: float | None = option(None, above=0)
 
     def __post_init__(self) -> None:
