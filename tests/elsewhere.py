@@ -36,6 +36,10 @@ for model, images, logits in json.loads(sys.argv[1]):
     if model.endswith(".pt2"):
         with torch.no_grad():
             y = torch.export.load(model).module()(torch.from_numpy(x)).numpy()
+    elif model.endswith(".py"):
+        import runpy
+        with torch.no_grad():
+            y = runpy.run_path(model)["load"]()(torch.from_numpy(x)).numpy()
     else:
         import onnxruntime
         (y,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"images": x})

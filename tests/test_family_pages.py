@@ -54,7 +54,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], None]]] = {
 def test_every_family_has_its_page():
     assert PAGES.keys() == CHECKS.keys()
     linked = re.findall(r"\]\(([^)#]+)/README\.md\)", (PACKAGE / "README.md").read_text())
-    assert {link for link in linked if link != ".."} == CHECKS.keys()
+    assert {link for link in linked if not link.startswith("..")} == CHECKS.keys()
 
 
 @pytest.mark.parametrize("family", sorted(CHECKS))

@@ -9,26 +9,31 @@ from autoprune.importing import lazy_names
 
 if TYPE_CHECKING:
     from autoprune.api._cleaning import Removed, clean
+    from autoprune.api._diffing import Difference, diff
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
-    from autoprune.api._exporting import Exported, export_trial, load_model
+    from autoprune.api._exporting import Exported, best_trial, export_front, export_trial, load_model
+    from autoprune.api._fronts import FrontAnswer, ask_front
     from autoprune.api._initialising import Initialised, init
     from autoprune.api._listing import list_names
     from autoprune.api._measuring import MeasuredBatch, measure_latency
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, RunningTrial, Snapshot
-    from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
+    from autoprune.api._reading import Study, open_study, storage_url
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
-    from autoprune.api._watching import RunningRow, running_trials
+    from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
 __all__ = [
+    "Difference",
     "DriverStatus",
     "Evaluated",
     "ExistingStudy",
     "Exported",
+    "FrontAnswer",
+    "FrontTrial",
     "GroupRow",
     "Initialised",
     "Inspection",
@@ -38,14 +43,18 @@ __all__ = [
     "Progress",
     "Pruned",
     "Removed",
-    "RunningRow",
+    "RunningStatus",
     "RunningTrial",
     "Snapshot",
     "Status",
     "Study",
     "Task",
+    "ask_front",
+    "best_trial",
     "clean",
+    "diff",
     "evaluate",
+    "export_front",
     "export_trial",
     "init",
     "inspect",
@@ -58,7 +67,6 @@ __all__ = [
     "plan",
     "prune",
     "resume",
-    "running_trials",
     "search",
     "status",
     "stop",
@@ -68,18 +76,20 @@ __all__ = [
 
 _HOMES = {
     "_cleaning": ("Removed", "clean"),
+    "_diffing": ("Difference", "diff"),
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
-    "_exporting": ("Exported", "export_trial", "load_model"),
+    "_exporting": ("Exported", "best_trial", "export_front", "export_trial", "load_model"),
+    "_fronts": ("FrontAnswer", "ask_front"),
     "_initialising": ("Initialised", "init"),
     "_listing": ("list_names",),
     "_measuring": ("MeasuredBatch", "measure_latency"),
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "RunningTrial", "Snapshot"),
-    "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
+    "_reading": ("Study", "open_study", "storage_url"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
-    "_watching": ("RunningRow", "running_trials"),
+    "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
 }
 _BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
 __getattr__ = lazy_names(

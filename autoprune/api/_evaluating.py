@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -15,14 +13,15 @@ from optuna.trial import FrozenTrial
 from autoprune.api._planning import identity_of, overridden
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, storage_url
-from autoprune.config import SettingSpec, StudyConfig, TrialSpec
+from autoprune.api._rounds import Job, Rounds
+from autoprune.config import StudyConfig
 from autoprune.distributed import Slots, obey_signals, open_cluster, plan_slots, run_each
-from autoprune.errors import ConfigError, IdentityError, StudyFailedError, WeightsError
-from autoprune.pipeline import Link, Workbench, enter_worker, open_workbench, score
-from autoprune.search.front import EvaluationRows, TestScore, source_of
+from autoprune.errors import ConfigError, IdentityError, StudyFailedError
+from autoprune.pipeline import Workbench, enter_worker, open_workbench, score
+from autoprune.search.front import EvaluationRows, RacedPair, TestScore, source_of
 from autoprune.search.phases import PhaseRows
 from autoprune.search.storage import Database, StudyHandle
-from autoprune.search.trials import Attr, StoredTrial, lineage_of, new_owner
+from autoprune.search.trials import new_owner
 
 __all__ = ["Evaluated", "evaluate"]
 
@@ -39,6 +38,7 @@ class Evaluated:
         n_known: How many of them were known before.
         n_done: How many were added now.
         interrupted: Whether Ctrl-C ended it early.
+        race: Of a race, how every pair of neighbours on the front came out; empty where it was ended early.
     """
 
     study: Study
@@ -46,27 +46,7 @@ class Evaluated:
     n_known: int
     n_done: int
     interrupted: bool
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One fine-tuning, as it is sent to a worker."""
-
-    lineage: tuple[Link, ...]  # The trial that is scored comes last.
-    seed: int
-    fingerprint: str
-
-    @property
-    def number(self) -> int:
-        return self.lineage[-1].spec.number
-
-    @property
-    def setting(self) -> SettingSpec:
-        return self.lineage[-1].spec.setting
-
-    @property
-    def name(self) -> str:
-        return f"trial {self.number}, seed {self.seed}"
+    race: tuple[RacedPair, ...] = ()
 
 
 class _Desk:
@@ -81,10 +61,21 @@ class _Desk:
         self.n_done = 0
         self.failures: list[str] = []
 
+    @property
+    def n_runs(self) -> int:
+        return self._n_runs
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+    def expect(self, n_more: int) -> None:
+        """Hear of runs that were not known of before."""
+        self._n_runs += n_more
+
     def interrupt(self) -> None:
         self.stopping = self.stopping or "interrupted"
 
-    def done(self, job: _Job, found: dict[str, Any]) -> None:
+    def done(self, job: Job, found: dict[str, Any]) -> None:
         score, facts = found[self._metric.name], {key: found[key] for key in ("n_images", "wall_s")}
         self._rows.add(TestScore(number=job.number, seed=job.seed, fingerprint=job.fingerprint, score=score, **facts))
         # It may have been computed anew here, and what is in the cache is in the ledger.
@@ -94,7 +85,7 @@ class _Desk:
         so_far = f"{self._n_known + self.n_done} of {self._n_runs}"
         self._progress.note(f"{job.name}: {self._metric.text(score)} ({how}; {so_far})")
 
-    def failed(self, job: _Job, error: Exception) -> None:
+    def failed(self, job: Job, error: Exception) -> None:
         self.failures.append(f"{job.name}: {str(error) or type(error).__name__}")
         self._progress.note(f"failed: {self.failures[-1]}")
         self._in_a_row += 1
@@ -102,7 +93,7 @@ class _Desk:
             self.stopping = self.stopping or "too many runs failed"
 
 
-def _work(job: _Job, *, threads: int) -> dict[str, Any]:
+def _work(job: Job, *, threads: int) -> dict[str, Any]:
     """One run in a worker process."""
     phases = enter_worker(dataclasses.replace(job.setting, threads=job.setting.threads or threads))
     return score(job.lineage, seed=job.seed, fingerprint=job.fingerprint, phases=phases)
@@ -111,7 +102,8 @@ def _work(job: _Job, *, threads: int) -> dict[str, Any]:
 def evaluate(
     name: str,
     *,
-    seeds: int = 3,
+    seeds: int | None = None,
+    race: bool = False,
     where: str | None = None,
     concurrency: int | None = None,
     address: str | None = None,
@@ -124,9 +116,14 @@ def evaluate(
     as it is, and its deviation is 0. Scores are stored beside those of the search (`Study.evaluations`), each as soon
     as it is there: what is known is not computed again, and who was interrupted goes on.
 
+    A race begins with three seeds. Then neighbours on the front that can't be told apart (`search.front.noise.raced`)
+    are fine-tuned with one more seed each, and looked at again, until all are told apart or have ``seeds`` seeds.
+
     Args:
         name: The study.
-        seeds: Fine-tunings of each member, >= 1; with one, no deviation is known.
+        seeds: Fine-tunings of each member, >= 1; with one, no deviation is known. In a race the most of a member, >= 2.
+            None: 3, in a race 10.
+        race: Whether only near-ties get more than three seeds.
         where: Only the front among trials that satisfy this; see `Study.front`.
         concurrency: Runs at once; overrides the study's.
         address: A Ray cluster; None starts one on this machine.
@@ -140,8 +137,7 @@ def evaluate(
         WeightsError: The record of a member is missing.
         StudyFailedError: Runs failed; the first error is told, and what was scored is kept.
     """
-    if not 1 <= seeds <= _MOST_SEEDS:
-        raise ConfigError(f"`seeds` must be in [1, {_MOST_SEEDS}], but got seeds={seeds}.")
+    seeds = _checked(seeds, race=race)
     progress = progress or Progress()
     db = Database.open(storage_url(storage), create=False)
     study = Study(db, StudyHandle.open(db, name))
@@ -151,22 +147,43 @@ def evaluate(
         return Evaluated(study, 0, 0, 0, interrupted=False)
     workbench = open_workbench(config.setting)
     _check_identity(study, config, workbench)
-    fingerprint = workbench.work.test().fingerprint
-    jobs, n_runs = _jobs(study, members, workbench, seeds=seeds, fingerprint=fingerprint), seeds * len(members)
-    n_known = n_runs - len(jobs)
+    rounds = Rounds(study, members, workbench, seeds=seeds, race=race)
+    jobs = rounds.first()
+    n_known = len(members) * rounds.n_at_first - len(jobs)
+    each = str(seeds) if rounds.n_at_first == seeds else f"{rounds.n_at_first} to {seeds}"
     progress.note(
-        f"{len(members)} trials of the front, {seeds} fine-tunings each: {n_known} known, {len(jobs)} to be done"
+        f"{len(members)} trials of the front, {each} fine-tunings each: {n_known} known, {len(jobs)} to be done"
     )
-    if not jobs:
-        return Evaluated(study, n_runs, n_known, 0, interrupted=False)
-    desk = _Desk(study, progress, n_runs=n_runs, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
-    with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
-        _run_all(jobs, desk, plan_slots(cluster, config.resources))
-    interrupted = desk.stopping is not None and desk.n_done < len(jobs)
-    return Evaluated(study, n_runs, n_known, desk.n_done, interrupted)
+    desk = _Desk(study, progress, n_runs=n_known, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
+    if jobs := jobs or rounds.next():
+        with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
+            jobs = _run_rounds(jobs, rounds, desk, slots=plan_slots(cluster, config.resources))
+    return Evaluated(study, desk.n_runs, n_known, desk.n_done, bool(jobs), () if jobs else rounds.outcome())
 
 
-def _run_all(jobs: Sequence[_Job], desk: _Desk, slots: Slots) -> None:
+def _checked(seeds: int | None, *, race: bool) -> int:
+    """How many seeds are meant."""
+    least, seeds = (2, 10 if seeds is None else seeds) if race else (1, 3 if seeds is None else seeds)
+    if not least <= seeds <= _MOST_SEEDS:
+        raise ConfigError(
+            f"`seeds` must be in [{least}, {_MOST_SEEDS}]{' in a race' if race else ''}, but got seeds={seeds}."
+        )
+    return seeds
+
+
+def _run_rounds(jobs: list[Job], rounds: Rounds, desk: _Desk, *, slots: Slots) -> list[Job]:
+    """Run round after round; returns what is left where that was ended early."""
+    while jobs and desk.stopping is None:
+        if max(job.seed for job in jobs) >= rounds.n_at_first:
+            names = ", ".join(str(number) for number in dict.fromkeys(job.number for job in jobs))
+            desk.note(f"race: one more seed for trials that can't be told apart yet: {names}")
+        desk.expect(len(jobs))
+        _run_all(jobs, desk, slots)
+        jobs = rounds.left(jobs) or rounds.next()
+    return jobs
+
+
+def _run_all(jobs: Sequence[Job], desk: _Desk, slots: Slots) -> None:
     """Run the jobs on the open cluster.
 
     Raises:
@@ -195,60 +212,3 @@ def _check_identity(study: Study, config: StudyConfig, workbench: Workbench) -> 
         raise IdentityError(
             f"study {study.name!r} must be scored with what it was made of, but {differing}. Put the old files back."
         )
-
-
-def _jobs(
-    study: Study, members: list[FrozenTrial], workbench: Workbench, *, seeds: int, fingerprint: str
-) -> list[_Job]:
-    """What is not known yet, seed by seed, so that the parents of all members are there before the second round."""
-    rows = EvaluationRows(study.handle.db, study.handle.study_id).read()
-    known = {(row.number, row.seed) for row in rows if row.fingerprint == fingerprint}
-    newest, n_images = workbench.setting, workbench.work.n_examples
-    configs, trials = study.configs(), {trial.number: StoredTrial(trial) for trial in study.handle.trials()}
-
-    def link(trial: StoredTrial) -> Link:
-        point, own = trial.point, configs[trial.attrs[Attr.REVISION]].setting
-        # Recipes are the trial's own; where things lie is known best by the newest revision.
-        spec = TrialSpec(
-            setting=dataclasses.replace(
-                own, network=newest.network, data=newest.data, task=newest.task, artifacts=newest.artifacts
-            ),
-            study=study.name,
-            number=trial.number,
-            method=point.method,
-            hyper=point.hyper,
-            width_rule=point.width_rule,
-            macs_target=point.macs_target,
-            recipe=point.recipe,
-            epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
-        )
-        return Link(spec, _kept(trial.frozen))
-
-    lineages = {
-        member.number: tuple(link(trial) for trial in lineage_of(trials[member.number], trials)) for member in members
-    }
-    return [
-        _Job(lineages[member.number], seed, fingerprint)
-        for seed in range(seeds)
-        for member in members
-        if (member.number, seed) not in known
-    ]
-
-
-def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
-    """The channels that a trial kept, from the record beside its network, which retention leaves there."""
-    try:
-        path = Path(trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
-        record = json.loads(path.read_text())
-        is_ours, kept = record["sha256"] == trial.user_attrs[Attr.SHA256], dict(record["kept"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"the record beside the network of trial {trial.number} must say which channels it kept, but can't be "
-            f"read: {error}. Put the study's artifacts folder back where it was."
-        ) from error
-    if not is_ours:
-        raise WeightsError(
-            f"{path} must be the record of trial {trial.number}, but is that of another one, such as of a study of the "
-            "same name in another database. Put the old file back."
-        )
-    return kept

@@ -5,43 +5,37 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from autoprune.api._cards import Exported, Int8, card_of, index_of
+from autoprune.api._planning import identity_of
 from autoprune.api._reading import Study, open_study
+from autoprune.config import seed_of
 from autoprune.engine.asking import drawn_like, repeated
-from autoprune.engine.files import ENDINGS, export
+from autoprune.engine.files import ENDINGS, OnnxNetwork, export, round_to_int8
 from autoprune.engine.tasks import Task
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, IdentityError
 from autoprune.importing import call_factory
-from autoprune.pipeline import example_of, exported_by, read_record
+from autoprune.pipeline import example_of, exported_by, open_workbench, read_record
 from autoprune.pipeline import load_model as load
+from autoprune.search.front import source_of
 
-__all__ = ["Exported", "export_trial", "factory_of", "load_model", "task_of", "weights_of"]
+__all__ = [
+    "Exported",
+    "best_trial",
+    "export_front",
+    "export_trial",
+    "factory_of",
+    "load_model",
+    "task_of",
+    "weights_of",
+]
 
-
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written.
-
-    Args:
-        path: Where it is.
-        size_bytes: Its size.
-        mean: Per image channel, to be subtracted from ``uint8 / 255``; empty where a task of one's own has its inputs
-            ready.
-        std: Per image channel, to divide by afterwards; empty likewise.
-        difference: Largest difference from the network's logits as a share of the largest, where it was run.
-    """
-
-    path: Path
-    size_bytes: int
-    mean: list[float]
-    std: list[float]
-    difference: float | None
+_CALIBRATION_IMAGES = 512
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None, task: Task | None = None) -> nn.Module:
@@ -92,20 +86,99 @@ def task_of(study: Study) -> Task | None:
     return task
 
 
-def export_trial(name: str, number: int, to: Path | str, *, storage: str | None = None) -> Exported:
-    """Write the network of one trial to a file: ``.safetensors``, ``.pt2`` or ``.onnx``.
+def best_trial(name: str, *, under: str | None = None, storage: str | None = None) -> int:
+    """The number of the trial with the best score, within the study's constraints.
+
+    Args:
+        name: The study.
+        under: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5"``; see `Study.front`.
+        storage: Database URL.
 
     Raises:
-        ConfigError: Another ending, or a trial without a network.
+        ConfigError: No finished trial satisfies it, or it can't be read.
+    """
+    study = open_study(name, storage)
+    front = study.front(where=under, sort=study.metric.name)
+    if front.empty:
+        raise ConfigError(_none_there(study, under))
+    return int(front["number"].iloc[0])
+
+
+def _none_there(study: Study, where: str | None) -> str:
+    what = f" {where!r}" if where is not None else " the study's [constraints]"
+    return (
+        f"a finished trial of study {study.name!r} must satisfy{what}, but none does. "
+        f"`autoprune pareto {study.name}` shows what there is."
+    )
+
+
+def export_trial(name: str, number: int, to: Path | str, *, int8: bool = False, storage: str | None = None) -> Exported:
+    """Write the network of one trial to a file: ``.safetensors``, ``.pt2``, ``.onnx`` or ``.py``; its card beside it.
+
+    Args:
+        name: The study.
+        number: The trial.
+        to: The file. A ``.py`` file has its weights in a ``.pt`` file beside it.
+        int8: Whether numbers are rounded to 8 bits; only ``.onnx`` files can be. The study's data is read for it.
+        storage: Database URL.
+
+    Raises:
+        ConfigError: Another ending, a trial without a network, or one that can't be written so.
         TrialError: The written file answers otherwise than the network.
     """
     target = Path(to)
-    if target.suffix not in ENDINGS:
-        raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(to)!r}.")
+    _check_ending(target, str(to), int8=int8)
+    return _exported(open_study(name, storage), number, target, int8=int8)
+
+
+def export_front(
+    name: str,
+    to: Path | str,
+    *,
+    ending: str = ".safetensors",
+    where: str | None = None,
+    int8: bool = False,
+    storage: str | None = None,
+) -> list[Exported]:
+    """Write every network of the front to a folder, each with its card, and ``index.md`` over all of them.
+
+    Args:
+        name: The study.
+        to: The folder.
+        ending: Of the files; see `export_trial`.
+        where: Only the front among trials that satisfy this; see `Study.front`.
+        int8: See `export_trial`.
+        storage: Database URL.
+
+    Returns:
+        What was written, in the order of the front.
+
+    Raises:
+        ConfigError: There is no front, or `export_trial` refuses.
+    """
+    folder = Path(to)
+    _check_ending(folder / f"network{ending}", ending, int8=int8)
     study = open_study(name, storage)
+    front = study.front(where=where)
+    if front.empty:
+        raise ConfigError(_none_there(study, where))
+    networks = {source_of(row): int(row["number"]) for _, row in front.iterrows()}  # Each network once.
+    done = [_exported(study, number, folder / f"trial-{number:05d}{ending}", int8=int8) for number in networks.values()]
+    (folder / "index.md").write_text(index_of(study, done))
+    return done
+
+
+def _check_ending(target: Path, given: str, *, int8: bool) -> None:
+    if target.suffix not in ENDINGS:
+        raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {given!r}.")
+    if int8 and target.suffix != ".onnx":
+        raise ConfigError(f"`--int8` is for .onnx files, but got {given!r}. Export with --int8 to .onnx.")
+
+
+def _exported(study: Study, number: int, target: Path, *, int8: bool) -> Exported:
     source = weights_of(study, number)
     record: dict[str, Any] = read_record(source)
-    difference = None
+    difference, rounded = None, None
     if target.suffix == ".safetensors":
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -115,6 +188,39 @@ def export_trial(name: str, number: int, to: Path | str, *, storage: str | None 
         model = load(source, factory_of(study), task)
         inputs = drawn_like(repeated(example_of(record), 4), torch.Generator().manual_seed(0))
         inputs, forward = exported_by(record, model, inputs, task=task)
-        difference = export(model, inputs, target, forward=forward)
+        about = f"{record.get('architecture') or record.get('factory')}, pruned: trial {number} of study {study.name}."
+        difference = export(model, inputs, target, forward=forward, about=_plain_text(about))
+        if int8:
+            rounded, difference = _rounded(study, model, target), None
     scale = record.get("normalisation", {"mean": [], "std": []})
-    return Exported(target, target.stat().st_size, scale["mean"], scale["std"], difference)
+    size = target.stat().st_size + (target.with_suffix(".pt").stat().st_size if target.suffix == ".py" else 0)
+    card = target.with_suffix(".md")
+    done = Exported(target, size, scale["mean"], scale["std"], difference, number, rounded, card)
+    card.write_text(card_of(study, record, done))
+    return done
+
+
+def _rounded(study: Study, model: nn.Module, path: Path) -> Int8:
+    """Round an exported file to 8 bits, and score it on the validation split."""
+    config = study.config
+    if config.setting.data is None:
+        raise ConfigError(
+            "`--int8` is for studies of images ([data]), whose training images calibrate it, but this one has a task "
+            "of its own. Export without it."
+        )
+    workbench = open_workbench(config.setting)
+    if differing := study.handle.differences(identity_of(config, workbench)):
+        raise IdentityError(
+            f"study {study.name!r} must be calibrated with what it was made of, but {differing}. Put the old "
+            "files back."
+        )
+    n_images = min(_CALIBRATION_IMAGES, workbench.work.n_examples)
+    samples = workbench.work.samples(n_images, seed=seed_of("int8", config.setting.seed))
+    round_to_int8(path, (inputs for inputs, _ in samples))
+    float_score = workbench.work.score(model.to(workbench.runtime.device))
+    return Int8(workbench.work.score(OnnxNetwork(path)), n_images, float_score)
+
+
+def _plain_text(text: str) -> str:
+    """A name as it may stand in a docstring."""
+    return text.replace("\\", "/").replace('"', "'")

@@ -34,7 +34,11 @@ def join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle
         db,
         name=config.study.name,
         identity=identity_of(config, workbench),
-        config={"config": config.to_dict(), "cost": workbench.traced.cost.to_dict()},
+        config={
+            "config": config.to_dict(),
+            "cost": workbench.traced.cost.to_dict(),
+            "n_validation": workbench.work.n_validation,
+        },
         directions=config.study.directions,
         objectives=config.study.objectives,
     )

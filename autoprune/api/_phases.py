@@ -24,10 +24,13 @@ _DENSE = "dense"
 _MOST_CALIBRATED = 8  # Workers that are timed at once; more would tell nothing new.
 
 
-def phase_of(workbench: Workbench, point: Point, *, params: int | None) -> str | None:
+def phase_of(workbench: Workbench, point: Point, *, params: int | None, activation_bytes: int | None) -> str | None:
     """Key of the sparsify phase that a point's trial starts from, or None where it starts from the dense network."""
     try:
-        return workbench.sparsify_key(point.method, point.hyper, macs_target=point.macs_target, params=params)
+        return workbench.sparsify_key(
+            point.method, point.hyper,
+            macs_target=point.macs_target, params=params, activation_bytes=activation_bytes,
+        )  # fmt: skip
     except ConfigError:
         return None  # A retry of what this version does not know: it fails in its worker, with this reason.
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from autoprune.api._kept import kept_at
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
+    LoggersConfig,
     Range,
     ResourcesConfig,
     SearchConfig,
@@ -30,6 +31,7 @@ from autoprune.config import (
     resolved,
 )
 from autoprune.config import load_study as read_study
+from autoprune.distributed import require_loggers
 from autoprune.engine.contracts import Method
 from autoprune.engine.training import require_trained
 from autoprune.errors import ConfigError, NetworkError
@@ -77,6 +79,7 @@ def load_config(
     n_trials: int | None = None,
     time_limit_s: float | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> StudyConfig:
     """A study's configuration, held against the methods there are; arguments go over it.
 
@@ -87,6 +90,7 @@ def load_config(
         n_trials: Number of trials.
         time_limit_s: Of the launch; it alone ends the study where nothing says how many trials.
         concurrency: Trials at once.
+        loggers: Experiment trackers to tell of trials.
 
     Raises:
         ConfigError: Something of it does not hold.
@@ -106,7 +110,7 @@ def load_config(
                 except ConfigError as error:
                     advice = " Give `step = 1`, or a list `values`." if "a whole number" in str(error) else ""
                     raise ConfigError(f"{where}space {config.space.name!r}: {error}{advice}") from None
-    return overridden(config, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency)
+    return overridden(config, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
 
 
 def _samples(values: Range) -> tuple[float, ...]:
@@ -135,6 +139,7 @@ class Inspection:
         inputs: Shapes of what it is shown, for people.
         macs: Dense MACs. flops = 2 * macs.
         params: Dense parameters.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32.
         groups: Prunable channel groups.
         refused: What can't be pruned, why, and what to do about it.
         least_macs_ratio: MACs ratio at the minimum widths.
@@ -146,6 +151,7 @@ class Inspection:
     inputs: str
     macs: int
     params: int
+    peak_activation_bytes: int
     groups: tuple[GroupRow, ...]
     refused: tuple[str, ...]
     least_macs_ratio: float
@@ -167,6 +173,7 @@ def inspection_of(workbench: Workbench, setting: SettingSpec) -> Inspection:
         inputs=workbench.work.described,
         macs=cost.dense_macs,
         params=cost.dense_params,
+        peak_activation_bytes=cost.dense_peak_activation_bytes,
         groups=tuple(rows),
         refused=tuple(str(refusal) for refusal in workbench.traced.refused),
         least_macs_ratio=cost.macs_ratio(workbench.limits().min_widths),
@@ -227,6 +234,7 @@ def overridden(
     seed: int | None = None,
     n_trials: int | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
 ) -> StudyConfig:
     """The configuration with what the arguments name replaced.
 
@@ -243,6 +251,9 @@ def overridden(
     if concurrency is not None:
         table = {**vars(config.resources), "concurrency": concurrency}
         config = dataclasses.replace(config, resources=read(ResourcesConfig, table, where="arguments"))
+    if loggers is not None:
+        table = {**vars(config.loggers), "use": loggers}
+        config = dataclasses.replace(config, loggers=read(LoggersConfig, table, where="arguments"))
     return config
 
 
@@ -379,6 +390,7 @@ def plan(
     n_trials: int | None = None,
     time_limit_s: float | None = None,
     concurrency: int | None = None,
+    loggers: Sequence[str] | None = None,
     storage: str | None = None,
 ) -> Plan:
     """Work out what `launch` would do, without writing to any database.
@@ -387,8 +399,10 @@ def plan(
         IdentityError: The database has a study of this name that is another one.
     """
     config = load_config(
-        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s
-    )
+        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
+        loggers=loggers,
+    )  # fmt: skip
+    require_loggers(config.loggers)
     url = storage_url(storage)
     config = kept_at(url, config)
     workbench = open_workbench(config.setting)

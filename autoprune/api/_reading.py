@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import pandas as pd
 from optuna.trial import TrialState
 
+from autoprune.api._trial_facts import facts_of
 from autoprune.config import Metric, StudyConfig, read_stored
 from autoprune.errors import ConfigError, StorageError
 from autoprune.search.front import (
+    Candidates,
     EvaluationRows,
+    Source,
     TestScore,
-    front,
-    hypervolume_of,
-    latest,
+    feasible,
     scores_frame,
-    summary,
-    thinned,
     trials_frame,
-    with_test_scores,
+    with_ranks,
 )
 from autoprune.search.storage import Counts, Database, StudyHandle
-from autoprune.search.trials import StoredTrial, lineage_of
 
-__all__ = ["DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"]
+__all__ = ["Study", "open_study", "storage_url"]
 
 
 def storage_url(storage: str | None = None) -> str:
@@ -97,40 +94,82 @@ class Study:
         return self._handle.counts()
 
     def trials(self) -> pd.DataFrame:
-        """Every trial of every state, one row each."""
-        return trials_frame(self._db, self._handle)
+        """Every trial of every state, one row each.
 
-    def front(self, *, where: str | None = None, sort: str | None = None, spacing: float | None = None) -> pd.DataFrame:
+        Four columns say where the trials stand that are COMPLETE and keep the constraints of the newest revision:
+        ``is_pareto``; ``rank``, 0 on the front, 1 on the front of what remains without it, ...; ``crowding``, how far
+        its neighbours of the same rank are; ``hv_contribution``, the share of the box up to the reference point that
+        the front would lose without it. The last three are missing for all other trials.
+        """
+        search, frame = self.config.study, trials_frame(self._db, self._handle)
+        complete = frame["state"].to_numpy() == TrialState.COMPLETE.name
+        return with_ranks(frame, search, among=complete & feasible(frame, self.config.constraints.limits))
+
+    def front(
+        self,
+        *,
+        where: str | Sequence[str] | None = None,
+        sort: str | None = None,
+        spacing: float | None = None,
+        dominated: bool = False,
+    ) -> pd.DataFrame:
         """The Pareto front of the trials that keep the constraints of the newest revision.
 
-        A trial for which a constrained value is missing does not keep it. Once members were scored on the test split
-        (`autoprune.evaluate`), four columns tell: ``test_accuracy`` (after ``test_`` comes the name of the metric) and
-        ``test_sd``, mean and sample standard deviation over ``test_seeds`` fine-tunings, and ``like_next``, whether the
-        member can't be told apart from the next costlier one shown (``search.front.test_scores.alike``). To choose
-        trials by them is to search on the test split, so ``where`` and ``sort`` don't know them. ``lineage_images``
-        counts the images that a member and those whose networks it came through have been fine-tuned on.
+        Only what choosing needs is read of every trial: a front of 50,000 trials takes half a second. A column that
+        none of the members has is left out.
+
+        A trial for which a constrained value is missing does not keep it. ``rank``, ``crowding`` and
+        ``hv_contribution`` are those of `trials`, among the trials that satisfy ``where``. ``lineage_images`` counts
+        the images that a member and those whose networks it came through have been fine-tuned on.
+
+        Once members were scored on the test split (`autoprune.evaluate`), ``test_accuracy`` (after ``test_`` comes the
+        name of the metric) and ``test_sd`` tell mean and sample standard deviation over ``test_seeds`` fine-tunings. To
+        choose trials by them is to search on the test split, so ``where`` and ``sort`` don't know them. ``like_next``
+        says whether a member can't be told apart from the next costlier one shown, and ``like_next_by`` by what, the
+        ``"test"`` scores or, for accuracy in classification where the size of the split is known, the ``"validation"``
+        scores with their standard error ``score_se`` (`search.front.noise.with_marks`).
 
         Args:
-            where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``.
+            where: Only among trials that satisfy this, such as ``"macs_ratio <= 0.5 and method == 'slimming'"``, or all
+                of several conditions.
             sort: A column; a maximised metric, such as accuracy, comes largest first. Default: by `cost`.
             spacing: Leave out points so that no two are nearer than this in `cost`.
+            dominated: Whether the trials that others beat are shown as well; ``is_pareto`` tells who is on the front.
 
         Raises:
             ConfigError: ``where`` or ``sort`` names no column, or is no comparison; a negative ``spacing``.
         """
+        self.check_spacing(spacing)
+        conditions = (where,) if isinstance(where, str) else where or ()
+        candidates = Candidates([self.source], self.config.study, where=conditions, columns={"sort": sort})
+        found = candidates.front(dominated=dominated).sorted(sort)
+        return (found if spacing is None else found.spaced(spacing)).filled()
+
+    def check_spacing(self, spacing: float | None) -> None:
+        """See to it that points can be left out by this distance.
+
+        Raises:
+            ConfigError: They can't.
+        """
         if spacing is not None and not 0 <= spacing <= 1:
             raise ConfigError(f"`spacing` must be in [0, 1], a distance in {self.cost}, but got spacing={spacing}.")
 
-        search, limits = self.config.study, self.config.constraints.limits
-        rows = front(self.trials(), search.objectives, search.directions, limits=limits, where=where, sort=sort)
-        rows = rows if spacing is None else thinned(rows, self.cost, search.score_metric, gap=spacing)
-        if "images" in rows.columns:
-            rows["lineage_images"] = self._lineage_images(rows["number"])
-        return with_test_scores(rows, self._test_scores(), metric=search.metric, cost=self.cost)
+    @property
+    def source(self) -> Source:
+        """The study as one of those that a front is looked for in."""
+        config = self.config
+        return Source(self._handle, config.constraints.limits, self._n_validation(config))
 
-    def _lineage_images(self, numbers: Iterable[int]) -> list[int]:
-        trials = {trial.number: StoredTrial(trial) for trial in self._handle.trials()}
-        return [sum(each.images for each in lineage_of(trials[number], trials)) for number in numbers]
+    def _n_validation(self, config: StudyConfig) -> int | None:
+        """Examples that the metric is a share of; None where it is no share, or their number is not known."""
+        task = config.setting.task
+        if (task.kind, config.study.metric) != ("classification", "accuracy"):
+            return None
+        stored = self._handle.config.get("n_validation")  # Studies from before it was stored lack it.
+        if stored is not None:
+            return int(stored)
+        data = config.setting.data
+        return None if data is None else data.n_held_out
 
     def evaluations(self) -> pd.DataFrame:
         """Every score on the test split, one row for each trial and seed; see `autoprune.evaluate`."""
@@ -157,54 +196,20 @@ class Study:
         return {objective: search.reference_point[objective] for objective in search.objectives}
 
     def trial(self, number: int) -> dict[str, Any]:
-        """Everything known about one trial, by name.
+        """Everything known about one trial, by name; see `api._trial_facts`.
 
         Raises:
             ConfigError: The study has no trial of this number.
         """
-        trials = self._handle.trials()
-        found = next((trial for trial in trials if trial.number == number), None)
-        if found is None:
-            last = max((trial.number for trial in trials), default=None)
-            known = "it has no trials yet" if last is None else f"it has trials 0 to {last}"
-            raise ConfigError(f"study {self.name!r} has no trial {number}; {known}.")
-        values = dict(zip(self._handle.objectives, found.values or (), strict=False))
-        retried = [trial.number for trial in trials if StoredTrial(trial).retry_of == number]
-        facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
-        times = {"started": found.datetime_start, "ended": found.datetime_complete}
-        moments = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in times.items() if value is not None}
-        facts |= moments | ({"tried again as": retried} if retried else {})
-        facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials}, self.metric)
-        return facts | self._tested(StoredTrial(found).computed_by)
-
-    def _tested(self, number: int) -> dict[str, Any]:
-        by_seed = latest(self._test_scores()).get(number)
-        if by_seed is None:
-            return {}
-        found = summary(by_seed.values())
-        tested = {f"test_{self.metric.name}": found.mean, "test_sd": found.sd if found.n_seeds > 1 else None}
-        return {**tested, "test_seeds": found.n_seeds, "test_scores": {str(seed): by_seed[seed] for seed in by_seed}}
+        return facts_of(self._handle, number, metric=self.metric, scores=self._test_scores())
 
     def hypervolume(self) -> float:
-        """What the front dominates up to the reference point, as a share of the whole box."""
-        search = self.config.study
-        return hypervolume_of(
-            self.front(), search.objectives, search.directions, reference_point=search.reference_point
-        )
+        """What the front dominates up to the reference point, as a share of the whole box.
 
-
-def _drawn(trial: StoredTrial, trials: Mapping[int, StoredTrial], metric: Metric) -> dict[str, Any]:
-    """The lineage of a trial with a result, from the dense network to it, a line each; empty where it has none."""
-    if trial.state is not TrialState.COMPLETE:
-        return {}
-    line = lineage_of(trial, trials)
-    if len(line) < 2:
-        return {}
-    scores = [f"{metric.name} {metric.text(each.attrs[metric.name])}" for each in line]
-    told = [f"{each.attrs['macs_ratio']:.3f} of the MACs, {text}" for each, text in zip(line, scores, strict=True)]
-    steps = [f"{'  ' * i}-> trial {each.number}: {text}" for i, (each, text) in enumerate(zip(line, told, strict=True))]
-    images = sum(each.images for each in line)
-    return {"lineage": "\n".join(["the dense network", *steps]), "lineage_images": images}
+        Raises:
+            ConfigError: The study has more than three objectives.
+        """
+        return Candidates([self.source], self.config.study).hypervolume()
 
 
 def open_study(name: str, storage: str | None = None) -> Study:
@@ -215,61 +220,3 @@ def open_study(name: str, storage: str | None = None) -> Study:
     """
     db = Database.open_readonly(storage_url(storage))
     return Study(db, StudyHandle.open(db, name))
-
-
-@dataclass(frozen=True)
-class DriverStatus:
-    """One driver that has not left: where it is, when it was last seen, and the trials it runs."""
-
-    host: str
-    pid: int
-    state: str
-    seen_s_ago: float
-    trials: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a study is.
-
-    Args:
-        n_trials: Trials asked for.
-        revision: Number of the newest configuration.
-        counts: Trials by state.
-        drivers: Those that have not left.
-        failures: Number and reason of every failed trial.
-    """
-
-    n_trials: int
-    revision: int
-    counts: Counts
-    drivers: tuple[DriverStatus, ...]
-    failures: tuple[tuple[int, str], ...]
-
-
-def status(name: str, storage: str | None = None) -> Status:
-    """How far a study is, who runs what, and what failed."""
-    study = open_study(name, storage)
-    handle, search = study.handle, study.config.study
-    trials, now = handle.trials(), handle.db.now()
-    drivers = []
-    for row in handle.drivers():
-        if row.left_at is None:
-            state = "at work" if now - row.seen_at <= search.lease_s else "lost"
-            running = [t.number for t in trials if t.state is TrialState.RUNNING and StoredTrial(t).owner == row.owner]
-            if state == "at work" or running:
-                drivers.append(DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), tuple(running)))
-    failures = [(t.number, str(StoredTrial(t).reason)) for t in trials if t.state is TrialState.FAIL]
-    return Status(search.n_trials, handle.revision, handle.counts(), tuple(drivers), tuple(failures))
-
-
-def stop(name: str, storage: str | None = None) -> list[str]:
-    """Ask every driver of a study to wind down.
-
-    Returns:
-        Host and process of each driver that was at work, in words.
-    """
-    db = Database.open(storage_url(storage), create=False)
-    handle = StudyHandle.open(db, name)
-    handle.request_stop()
-    return [f"{driver.host}, process {driver.pid}" for driver in handle.drivers() if driver.left_at is None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,17 @@ from autoprune.config import (
     StudyConfig,
     TrialSpec,
 )
-from autoprune.distributed import CoresWatch, Slots, drive, obey_signals, open_cluster, plan_alone, plan_slots
+from autoprune.distributed import (
+    CoresWatch,
+    Destination,
+    Slots,
+    drive,
+    obey_signals,
+    open_cluster,
+    plan_alone,
+    plan_slots,
+    require_loggers,
+)
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
@@ -83,6 +93,7 @@ def launch(
     time_limit_s: float | None = None,
     concurrency: int | None = None,
     address: str | None = None,
+    loggers: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Start a study, or join it where it runs already.
@@ -97,6 +108,7 @@ def launch(
             trained for as long as there is, and none is begun that could not be trained for ``least_epochs``.
         concurrency: Trials at once; overrides the file's.
         address: A Ray cluster; None starts one on this machine.
+        loggers: Experiment trackers to tell of trials, any of ``config.LOGGERS``; overrides the file's.
         progress: Told what happens.
 
     Returns:
@@ -108,8 +120,9 @@ def launch(
         StudyFailedError: Too many trials failed; the first error is told.
     """
     config = load_config(
-        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s
-    )
+        source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
+        loggers=loggers,
+    )  # fmt: skip
     return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
 
 
@@ -121,11 +134,12 @@ def resume(
     time_limit_s: float | None = None,
     concurrency: int | None = None,
     address: str | None = None,
+    loggers: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
-    config = overridden(study.config, n_trials=n_trials, concurrency=concurrency)
+    config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
     return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
 
 
@@ -133,6 +147,7 @@ def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
+    require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
@@ -160,6 +175,7 @@ def _run(
             left_s = dispatcher.seconds_left
             return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
 
+        log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
@@ -171,6 +187,8 @@ def _run(
                     whole = slots if is_given else plan_alone(cluster, config.resources)
                     prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
                     progress.note(_launch_note(search, slots, ready.threads))
+                    for name in config.loggers.use:
+                        progress.note(f"logging to {name}: {log_to.place(name)}")
                 drive(
                     dispatcher,
                     execute=_execute,
@@ -178,22 +196,24 @@ def _run(
                     slots=slots,
                     scratch=Path(setting.artifacts) / "ray",
                     on_progress=lambda: progress.update(study, dispatcher.snapshot()),
+                    log_to=log_to,
+                    warn=progress.note,
                 )
         finally:
             record.leave(owner)
-    return _outcome(study, dispatcher, n_trials=search.n_trials)
+    return _outcome(study, dispatcher, search)
 
 
-def _outcome(study: Study, dispatcher: Dispatcher, *, n_trials: int) -> Outcome:
+def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
     counts = dispatcher.counts()
-    stopping, is_open_ended = dispatcher.stopping, n_trials == AS_MANY_AS_FIT
+    stopping, is_open_ended = dispatcher.stopping, search.n_trials == AS_MANY_AS_FIT
     is_planned = stopping is Stopping.STALLED or (is_open_ended and stopping is Stopping.TIME)
-    finished = counts.finished >= n_trials or is_planned
+    finished = counts.finished >= search.n_trials or is_planned
     return Outcome(
         study=study,
         finished=finished,
         n_finished=counts.finished,
-        n_trials=None if is_open_ended else n_trials,
+        n_trials=None if is_open_ended else search.n_trials,
         why=stopping.value if stopping is not None and not finished else None,
         interrupted=stopping is Stopping.INTERRUPT,
     )
@@ -222,10 +242,10 @@ def _dispatcher(
         record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
     )
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
-    params = config.constraints.params
+    params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
     def key_of(point: Point) -> str | None:
-        return phase_of(workbench, point, params=params)
+        return phase_of(workbench, point, params=params, activation_bytes=activation_bytes)
 
     return Dispatcher(
         lifecycle,

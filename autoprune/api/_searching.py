@@ -19,6 +19,7 @@ from autoprune.api._running import launch
 from autoprune.config import (
     AS_MANY_AS_FIT,
     DistillSpec,
+    LoggersConfig,
     ResourcesConfig,
     SearchConfig,
     SettingSpec,
@@ -39,7 +40,7 @@ __all__ = ["search"]
 
 Tables = Mapping[str, Mapping[str, Any]]
 
-_TABLES = ("study", "network", "engine", "resources")
+_TABLES = ("study", "network", "engine", "resources", "loggers")
 
 
 def search(
@@ -94,6 +95,7 @@ def search(
         setting=setting,
         space=found,
         resources=read(ResourcesConfig, kept.table("resources"), where="tables: [resources]"),
+        loggers=read(LoggersConfig, kept.table("loggers"), where="tables: [loggers]"),
     )
     limit_s = seconds_of(time_limit) if isinstance(time_limit, str) else time_limit
     return launch(config, time_limit_s=limit_s, storage=storage, address=address, progress=progress).study

@@ -23,6 +23,10 @@ Neighbours on the front whose means differ by at most two standard errors of the
 difference, 2 * sqrt(sd1^2 / K + sd2^2 / K), can't be told apart and are marked.
 With one seed nothing can be said.
 
+--race spends seeds where they decide: all members get three, then neighbours whose
+means do not differ by Welch's test at the 5 % level get one more each, until all
+are told apart or have --seeds of them.
+
 What is scored is stored at once: the same command goes on after Ctrl-C, and
 with a larger K adds the seeds that are missing.
 """
@@ -30,6 +34,7 @@ EPILOG = """\
 examples:
   autoprune evaluate digits
   autoprune evaluate digits --seeds 5 --where "macs_ratio <= 0.5"
+  autoprune evaluate digits --race --seeds 8
 """
 
 
@@ -37,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the study's name")
     parser.add_argument(
-        "--seeds", type=positive, default=3, metavar="K", help="fine-tunings of each member (default: 3)"
+        "--seeds", type=positive, metavar="K", help="fine-tunings of each member (default: 3; at most, in a race: 10)"
     )
+    parser.add_argument("--race", action="store_true", help="more than three seeds only for near-ties of the front")
     parser.add_argument("--where", metavar="EXPR", help="only the front among trials that satisfy this")
     add_cluster(parser)
     add_storage(parser)
@@ -59,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     done = api.evaluate(
         args.name,
         seeds=args.seeds,
+        race=args.race,
         where=args.where,
         concurrency=args.concurrency,
         address=args.address,
@@ -69,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     print(front_table(front, done.study.metric))
     for line in score_notes(front, done.study.metric):
         print(line)
+    for pair in done.race:
+        how = "told apart" if pair.told_apart else "not told apart"
+        print(f"race: trials {pair.cheaper} and {pair.costlier} {how} with {pair.n_seeds} seeds")
     if done.interrupted:
         print(f"{done.n_known + done.n_done} of {done.n_runs} runs are done; the same command goes on.")
         return 130

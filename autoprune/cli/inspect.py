@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
         f"{found.network} on {found.inputs}: "
         f"{found.macs:,} MACs ({2 * found.macs:,} FLOPs), {found.params:,} parameters"
     )
+    print(f"peak activation memory of one input, float32: {found.peak_activation_bytes:,} bytes")
     print()
     if found.groups:
         width = max(len(group.name) for group in found.groups)

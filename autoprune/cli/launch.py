@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_run_options, natural, run_options
+from autoprune.cli.options import add_run_options, loggers_of, natural, run_options
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -24,6 +24,7 @@ EPILOG = """\
 examples:
   autoprune launch study.toml
   autoprune launch study.toml --trials 100 --time-limit 2h
+  autoprune launch study.toml --logger tensorboard
   autoprune launch study.toml --dry-run      check everything, show the first proposals
 """
 
@@ -59,6 +60,7 @@ def _dry_run(args: argparse.Namespace) -> int:
         n_trials=args.trials,
         time_limit_s=args.time_limit,
         concurrency=args.concurrency,
+        loggers=loggers_of(args),
         storage=args.storage,
     )
     search, space = plan.config.study, plan.config.space
@@ -68,6 +70,8 @@ def _dry_run(args: argparse.Namespace) -> int:
     print(f"space {space.name!r}: methods {', '.join(space.methods)}; width rules {', '.join(space.width_rules)}")
     print(f"computed in: {found.computed_in}")
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
+    if plan.config.loggers.use:
+        print(f"loggers: {', '.join(plan.config.loggers.use)}")
     print("first proposals:")
     for point in plan.opening:
         hyper = ", ".join(

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from autoprune.cli import (
     clean,
+    diff,
     evaluate,
     export,
     init,
@@ -28,7 +29,7 @@ from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
-_COMMANDS = (init, inspect, launch, resume, status, stop, pareto, show, evaluate, export, latency, clean, list_)
+_COMMANDS = (init, inspect, launch, resume, status, stop, pareto, diff, show, evaluate, export, latency, clean, list_)
 
 _DESCRIPTION = """\
 Find the best widths for a convolutional network.

@@ -15,6 +15,7 @@ __all__ = [
     "add_storage",
     "address",
     "duration",
+    "loggers_of",
     "natural",
     "one_of",
     "positive",
@@ -46,6 +47,13 @@ def duration(text: str) -> float:
         return seconds_of(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def logger(text: str) -> str:
+    """The name of an experiment tracker, or ``none``."""
+    from autoprune.config import LOGGERS  # Not before it is needed: help is quick.
+
+    return one_of("logger", (*LOGGERS, "none"))(text)
 
 
 def address(text: str) -> str:
@@ -91,6 +99,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=positive, metavar="N", help="how many trials must finish (over the file)")
     parser.add_argument("--time-limit", type=duration, metavar="T", help="end after T, such as 45s, 20m or 1h30m")
     add_cluster(parser)
+    parser.add_argument(
+        "--logger",
+        type=logger,
+        action="append",
+        metavar="L",
+        help="tell tensorboard, mlflow or wandb of trials (over the file); again for another one, none for none",
+    )
     add_storage(parser)
 
 
@@ -102,4 +117,10 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "time_limit_s": args.time_limit,
         "concurrency": args.concurrency,
         "address": args.address,
+        "loggers": loggers_of(args),
     }
+
+
+def loggers_of(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """What ``--logger`` named; None where it was not given."""
+    return None if args.logger is None else tuple(name for name in dict.fromkeys(args.logger) if name != "none")

@@ -2,6 +2,7 @@
 
 from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
+from autoprune.config.loggers import LOGGERS, LoggersConfig
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
 from autoprune.config.numerics import LAYOUTS, PRECISIONS, Numerics, preferred
 from autoprune.config.recipes import DistillSpec, TrainSpec
@@ -40,6 +41,7 @@ __all__ = [
     "COSTS",
     "DIRECTIONS",
     "LAYOUTS",
+    "LOGGERS",
     "PRECISIONS",
     "SAMPLERS",
     "SHAPE",
@@ -50,6 +52,7 @@ __all__ = [
     "DataSpec",
     "DistillSpec",
     "Failed",
+    "LoggersConfig",
     "Metric",
     "NetworkSpec",
     "Numerics",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.importing import is_own
 
-__all__ = ["check", "option", "read"]
+__all__ = ["check", "described", "interval", "option", "read"]
 
 T = TypeVar("T")
 _MISSING: Any = dataclasses.MISSING
@@ -55,7 +55,12 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _interval(metadata: Mapping[str, Any]) -> str:
+def interval(metadata: Mapping[str, Any]) -> str:
+    """The range that a field declares, in words.
+
+    Args:
+        metadata: Of a field with at least one of ``low``, ``above``, ``high`` and ``below``.
+    """
     low, above, high, below = (metadata[key] for key in ("low", "above", "high", "below"))
     if high is None and below is None:
         return f"at least {low}" if above is None else f"greater than {above}"
@@ -92,7 +97,7 @@ def check(instance: Any) -> None:
             raise ConfigError(f"`{field.name}`: {unknown_name('choice', value, metadata['choices'])}{advice}")
         bounded = any(metadata[key] is not None for key in ("low", "high", "above", "below"))
         if bounded and isinstance(value, int | float) and not _in_range(value, metadata):
-            raise ConfigError(f"`{field.name}` must be {_interval(metadata)}, but got {field.name}={value!r}.{advice}")
+            raise ConfigError(f"`{field.name}` must be {interval(metadata)}, but got {field.name}={value!r}.{advice}")
 
 
 _NAMES: Mapping[Any, str] = {
@@ -111,14 +116,15 @@ _NAMES: Mapping[Any, str] = {
 _SHOWN_LETTERS = 60
 
 
-def _describe(kind: Any) -> str:
+def described(kind: Any) -> str:
+    """What a value of a type is, in words, such as ``"a list, each entry a text"``."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_describe(arg) for arg in args if arg is not type(None))
+        return " or ".join(described(arg) for arg in args if arg is not type(None))
     if origin is tuple:
-        return f"a list, each entry {_describe(args[0])}"
+        return f"a list, each entry {described(args[0])}"
     if origin in (dict, Mapping):
-        return "a table" if args[1] is Any else f"a table, each entry {_describe(args[1])}"
+        return "a table" if args[1] is Any else f"a table, each entry {described(args[1])}"
     if dataclasses.is_dataclass(kind):
         return "a table"
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
@@ -191,7 +197,7 @@ def read(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         if name not in table:
             if field.default is _MISSING and field.default_factory is _MISSING:
                 raise ConfigError(
-                    f"{where}: the key `{name}` must be given ({_describe(hints[name])}), but is missing."
+                    f"{where}: the key `{name}` must be given ({described(hints[name])}), but is missing."
                 )
             continue
         inner = f"{where[:-1]}.{name}]" if where.endswith("]") else f"{where} [{name}]"
@@ -200,8 +206,8 @@ def read(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         except _WrongTypeError:
             found = table[name]
             shown = repr(found) if len(repr(found)) <= _SHOWN_LETTERS else f"{repr(found)[:_SHOWN_LETTERS]}..."
-            got = f"{shown} ({_describe(type(found))})"
-            raise ConfigError(f"{where}: `{name}` must be {_describe(hints[name])}, but got {got}.") from None
+            got = f"{shown} ({described(type(found))})"
+            raise ConfigError(f"{where}: `{name}` must be {described(hints[name])}, but got {got}.") from None
     try:
         return kind(**values)
     except ConfigError as error:

@@ -29,6 +29,8 @@ _TAKEN = frozenset(
         "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
         "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",
+        "is_pareto", "rank", "crowding", "hv_contribution", "score_se", "like_next_by",
+        "peak_activation_bytes", "peak_activation_ratio",
     }
 )  # fmt: skip
 _TAKEN_BEGINNINGS = ("partial_", "test_")

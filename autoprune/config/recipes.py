@@ -18,8 +18,8 @@ class DistillSpec:
     """Learning from the dense network, the teacher, beside the labels.
 
     Args:
-        weight: Of the teacher's share of the loss, in (0, 1]; the labels have the rest.
-        temperature: That both logits are divided by, > 0.
+        weight: Of the teacher's share of the loss; the labels have the rest.
+        temperature: That both logits are divided by.
         views: Fixed augmented views of every image, for which the teacher's logits are stored; 0 asks the teacher
             about every batch.
     """
@@ -34,7 +34,21 @@ class DistillSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """One training phase: optimizer, schedule, length, teacher."""
+    """One training phase: optimizer, schedule, length, teacher.
+
+    Args:
+        epochs: Length, in passes over the training images; a part of one, too. 0: nothing is trained.
+        batch: Images a step.
+        optimizer: ``adam`` has its weight decay in the gradient, ``adamw`` beside it.
+        learning_rate: At its peak.
+        schedule: ``one_cycle`` rises to the peak and falls to zero, ``cosine`` falls from it.
+        warmup: Share of the steps in which the rate rises, for ``one_cycle``.
+        momentum: Of ``sgd``, Nesterov's; of the others, the decay of the gradient's mean.
+        weight_decay: Of every weight that the method gives no other.
+        label_smoothing: Share of the label that is spread over all classes.
+        augmentation: ``shift`` moves images by some pixels, ``crop_flip`` also mirrors them.
+        distill: A teacher; for ``finetune`` and ``sparsify``. ``{}`` takes all its defaults.
+    """
 
     epochs: float = option(10.0, low=0, high=100_000)
     batch: int = option(128, low=1, high=1_000_000)

@@ -20,6 +20,7 @@ __all__ = [
     "SHAPE",
     "Catalogue",
     "SpaceConfig",
+    "SpaceTable",
     "absolute",
     "find_space",
     "named_space",
@@ -40,7 +41,16 @@ Catalogue = Mapping[str, Mapping[str, Range | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Widths:
-    """What of the ``[space]`` table a resolved space has as it was written."""
+    """What of the ``[space]`` table a resolved space has as it was written.
+
+    Args:
+        name: What people call it.
+        width_rules: Names of width rules, or ``"package.module:Class"``.
+        macs_target: Range of pruned / dense MACs, in (0, 1].
+        shape: Range of each multiplier of the keep ratio, for the rules that sample them.
+        finetune: Ranges of what is searched of the fine-tune recipe: ``learning_rate``, ``epochs``,
+            ``distill.weight``, ``distill.temperature``.
+    """
 
     name: str = "inline"
     width_rules: tuple[str, ...] = option(_DEFAULT_RULES)
@@ -54,14 +64,9 @@ class SpaceConfig(_Widths):
     """A resolved search space: each method's hyper-parameters with their ranges, and the rules for widths.
 
     Args:
-        name: What people call it.
         methods: Ranges of the hyper-parameters by method.
         any_method: Whether the file says ``methods = ["*"]``: of those, the ones that can't prune the network are left
             out, where a method that was named is refused.
-        width_rules: Some of `widths.WIDTH_RULES`.
-        macs_target: Range of pruned / dense MACs, in (0, 1].
-        shape: Range of each multiplier of the keep ratio, for the rules that sample them.
-        finetune: Ranges of what is searched of the fine-tune recipe, by the names of `spec.RECIPE`.
     """
 
     methods: Mapping[str, Mapping[str, Range]]
@@ -95,7 +100,13 @@ class SpaceConfig(_Widths):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SpaceTable(_Widths):
+class SpaceTable(_Widths):
+    """The ``[space]`` table as it is written.
+
+    Args:
+        methods: Names of methods, or ``"package.module:Class"``; ``["*"]`` for the short list of those that fit.
+    """
+
     methods: tuple[str, ...] = _ANY
 
 
@@ -236,7 +247,7 @@ def _resolve(tables: Mapping[str, Any], catalogue: Catalogue, *, name: str, wher
     table = {"name": name, **tables.get("space", {})}
     if "finetune" in table:
         table["finetune"] = _recipe_ranges(table["finetune"], where)
-    file = read(_SpaceTable, table, where=f"{where}: [space]")
+    file = read(SpaceTable, table, where=f"{where}: [space]")
     names = list(catalogue) if file.methods == _ANY else list(file.methods)
     for method in names:
         if method not in catalogue:

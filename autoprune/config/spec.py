@@ -51,6 +51,14 @@ class Range:
 
     With ``points`` or ``step`` the values lie on a grid, so that trials share phases and a range can
     be narrowed or widened later without breaking the study's history.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        scale: ``log`` spreads values evenly over orders of magnitude; it needs ``low`` > 0.
+        points: So many values, evenly spread over the scale.
+        step: Distance of values, on a linear scale.
+        values: The values themselves, in the place of all else.
     """
 
     low: float | None = option(None)
@@ -116,7 +124,17 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """The network: a built-in architecture or a user's factory, with or without dense weights."""
+    """The network: a built-in architecture or a user's factory, with or without dense weights.
+
+    Args:
+        architecture: One of ``autoprune list architectures``, or ``"torchvision/NAME"``.
+        factory: ``"package.module:function"``, a function without arguments that returns the network.
+        weights: File of trained dense weights: ``.safetensors``, ``.pt`` or ``.pth``. Without it the network is
+            trained once for the study.
+        exclude: Names of layers, all of whose channels stay.
+        min_width: Channels that every group keeps at least.
+        multiple: Widths become multiples of it where the dense width is larger.
+    """
 
     architecture: str | None = option(None)
     factory: str | None = option(None)
@@ -164,7 +182,20 @@ _COMMON_DATA_KEYS = ("source", "validation", "mean", "std")
 class DataSpec:
     """Where the images come from, and which of the training images are held out for the search.
 
-    ``validation`` is ``"last:5000"``, ``"random:0.1"`` (a share) or the path of a data file of the same kind.
+    Args:
+        source: Where images come from.
+        train: The training images: a file, a folder, or where torchvision keeps its download.
+        test: The test images, which the search never looks at; ``evaluate`` does.
+        name: Of a data set of torchvision, such as ``"CIFAR10"``.
+        factory: ``"package.module:function"`` that returns ``{"train": (images, labels), "test": (images, labels)}``,
+            images uint8 of shape (N, C, H, W).
+        validation: What scores the search: ``"last:5000"``, ``"random:0.1"`` (a share) of the training images, or the
+            path of a data file of the same kind.
+        image_column: Of a Parquet file: encoded images, as ``bytes``.
+        label_column: Of a Parquet file: whole numbers from 0.
+        image_size: Side of the square that images are scaled and cropped to.
+        mean: That is taken from every channel, in [0, 1]; by default that of the training images.
+        std: That every channel is divided by; by default that of the training images.
     """
 
     source: str = option(choices=tuple(DATA_SOURCES))
@@ -214,6 +245,12 @@ class DataSpec:
         """Whether each part is a file or folder."""
         return DATA_SOURCES[self.source].holds_paths
 
+    @property
+    def n_held_out(self) -> int | None:
+        """Images of the validation split, where that is said in so many words."""
+        kind, _, amount = self.validation.partition(":")
+        return int(amount) if kind == "last" else None
+
     def _check_validation(self) -> None:
         kind, colon, amount = self.validation.partition(":")
         try:
@@ -236,12 +273,19 @@ class DataSpec:
 class EngineSpec:
     """The ``[engine]`` table: how trials run and measure.
 
-    With ``compensate`` the layers that read removed channels are refitted to what they said before, by least squares
-    over a few images, before anything is trained.
-
-    With ``precision = "auto"`` the launch that makes a study measures in which precision and layout its device trains
-    fastest, and the study keeps these. A precision that is given goes with channels-last layout unless `layout` says
-    otherwise.
+    Args:
+        precision: What networks compute in. With ``auto`` the launch that makes a study times what there is on its
+            device, and the study keeps the fastest.
+        layout: Of weights and maps; with ``auto`` it is timed too, with a precision that is given it is
+            ``channels_last``. Networks that fail on that are run on contiguous maps all the same.
+        recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
+        rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
+        artifacts: Folder of networks and cached phases; one that all machines share, where there are several.
+        threads: CPU threads of one trial; by default its share of the machine's cores.
+        latency_batch: Images that every trial's network is timed with at rung 0, beside the dense one; by default it is
+            not timed.
+        compensate: Layers that read removed channels are refitted to what they said before, by least squares over 256
+            images, before anything is trained.
     """
 
     precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
@@ -330,6 +374,7 @@ class TrialSpec:
         macs_target: Upper bound of pruned / dense MACs, in (0, 1]; 1 keeps the dense network.
         multipliers: Of the keep ratio, by group, > 0, for the rules that sample them; an absent group has 1.
         params_limit: Most parameters that the pruned network may have, or None.
+        activation_limit_bytes: Largest peak activation memory that it may have, or None.
         latency_limit_ms: Longest median time of one batch, or None; a slower network is not fine-tuned.
         ancestors: Trials whose network it may start from, its parent first; the first one that is there counts. None:
             it starts from the dense network, or from what its method's sparsify phase made of that.
@@ -348,6 +393,7 @@ class TrialSpec:
     macs_target: float = option(above=0, high=1)
     multipliers: Mapping[str, float] = option({})
     params_limit: int | None = option(None, low=1)
+    activation_limit_bytes: int | None = option(None, low=1)
     latency_limit_ms: float | None = option(None, above=0)
     ancestors: tuple[Ancestor, ...] = option(())
     recipe: Mapping[str, float] = option({})
@@ -390,6 +436,9 @@ class TrialResult:
         weights: Path of the safetensors file, beside which the JSON record lies.
         sha256: Its hash.
         wall_s: Seconds by phase.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32
+            (`cost.CostModel.peak_activation_bytes`).
+        peak_activation_ratio: The same over the dense network's.
         latency_ms: Median time of one batch at rung 0, milliseconds, where the setting asks for it.
         latency_ratio: The same over the dense network's, measured in turn with it, so that it holds on a busy machine.
         images: Images that its fine-tune phase has seen, repetitions counted.
@@ -412,6 +461,8 @@ class TrialResult:
     weights: str
     sha256: str
     wall_s: Mapping[str, float]
+    peak_activation_bytes: int | None = None
+    peak_activation_ratio: float | None = None
     latency_ms: float | None = None
     latency_ratio: float | None = None
     images: int = 0

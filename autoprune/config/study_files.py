@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.loggers import LoggersConfig
 from autoprune.config.metrics import COSTS, DIRECTIONS, Metric, check_metric_name
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_space, read_toml, stock_spaces, table_of
@@ -44,16 +45,28 @@ SAMPLERS = ("tpe", "nsga2", "gp", "quasi_random", "random")
 class SearchConfig:
     """The ``[study]`` table: how long to search, by what, toward which objectives.
 
-    ``metric`` names what networks are scored by, and ``direction`` whether more of it is better; the objectives are the
-    metric and at least one cost. ``reference_point`` is the point up to which the hypervolume counts. Of a maximised
-    metric it is 0 where nothing else is said; of a minimised one it has to be given, since only who knows the data can
-    say what a useless network has.
-
-    ``start_from`` names studies of the same identity in the same database, whose fronts are proposed first. With
-    ``inherit`` trials start from the networks of finished ones, so that training accumulates. ``least_epochs`` is the
-    shortest fine-tune phase that a trial gets under a time limit. A study ends by itself when ``patience`` complete
-    trials in a row have added next to nothing to the hypervolume; 0: never. With ``stopper`` long trials that others of
-    about their cost have left behind end at a rung.
+    Args:
+        name: What the study is called in the database; also a folder's name and an argument of commands.
+        n_trials: Trials that must finish. Where a launch has a time limit and the file names no number, the time limit
+            alone ends the study.
+        seed: Of everything that is drawn: proposals, weights, the order of images.
+        metric: What networks are scored by; that of the task where nothing is said.
+        direction: Whether more of the metric is better; that of the task where nothing is said.
+        objectives: The metric and at least one of ``macs_ratio``, ``params_ratio`` and ``latency_ms``; by default the
+            metric and ``macs_ratio``.
+        reference_point: The point up to which the hypervolume counts, by objective. Of a maximised metric it is 0 where
+            nothing else is said, of a ratio 1; of a minimised metric it has to be given: what a useless network has.
+        sampler: What proposes the next trial, or ``"package.module:Class"``.
+        start_from: Studies of the same network and data in the same database, whose fronts are proposed first.
+        inherit: Trials start from the networks of finished ones, so that training accumulates.
+        patience: The study ends by itself when so many complete trials in a row have added less than a thousandth of
+            the box to the hypervolume; 0: never.
+        stopper: Long trials that others of about their cost have left behind end at a rung.
+        least_epochs: The shortest fine-tune phase that a trial gets under a time limit.
+        max_retry: How often a trial whose worker or driver died is tried again.
+        max_failures_in_a_row: So many failed trials in a row end the launch.
+        max_failures: So many failed trials end the launch.
+        lease_s: Seconds for which a driver holds a running trial without a sign of life.
     """
 
     name: str
@@ -153,10 +166,10 @@ class ResourcesConfig:
     """The ``[resources]`` table: what one trial takes, and how many run at once.
 
     Args:
-        concurrency: Trials at once, or None for as many as fit.
+        concurrency: Trials at once; as many as fit where nothing is said.
         cpu: CPUs of one trial.
-        gpu: GPUs of one trial, in [0, 1].
-        memory_gb: Memory that one trial is counted with, in 10**9 bytes, or None.
+        gpu: GPUs of one trial; 0.5: two share one.
+        memory_gb: Memory that one trial is counted with, in 10**9 bytes; not counted where nothing is said.
     """
 
     concurrency: int | None = option(None, low=1)
@@ -178,13 +191,19 @@ class ConstraintsConfig:
     """The ``[constraints]`` table: upper limits that every network must keep, several at once.
 
     Args:
-        macs_ratio: Pruned / dense MACs, in (0, 1].
+        macs_ratio: Pruned / dense MACs.
         params: Number of parameters.
+        peak_activation_bytes: The most that tensors take at once in a pass of one input, floats as float32.
+        peak_activation_ratio: The same over the dense network's, in (0, 1].
         latency_ms: Median time of one batch of ``latency_batch`` images.
     """
 
     macs_ratio: float | None = option(None, above=0, high=1, advice="Give a share of the dense MACs.")
     params: int | None = option(None, low=1)
+    peak_activation_bytes: int | None = option(None, low=1)
+    peak_activation_ratio: float | None = option(
+        None, above=0, high=1, advice="Give a share of the dense network's peak activation memory."
+    )
     latency_ms: float | None = option(None, above=0)
 
     def __post_init__(self) -> None:
@@ -232,6 +251,7 @@ class StudyConfig:
     resources: ResourcesConfig
     constraints: ConstraintsConfig = ConstraintsConfig()
     retention: RetentionConfig = RetentionConfig()
+    loggers: LoggersConfig = LoggersConfig()
 
     def __post_init__(self) -> None:
         is_timed = "latency_ms" in self.study.objectives or self.constraints.latency_ms is not None
@@ -292,7 +312,10 @@ def load_study(path: Path, catalogue: Catalogue) -> StudyConfig:
             ("resources", ResourcesConfig), ("constraints", ConstraintsConfig), ("retention", RetentionConfig),
         )
     }  # fmt: skip
-    parts = {"study": study, "setting": _setting(tables, path, seed=study.seed), "space": space, **limits}
+    places = _absolute(tables.get("loggers", {}), ("folder",), path.resolve().parent, f"{path}: [loggers]")
+    loggers = read(LoggersConfig, places, where=f"{path}: [loggers]")
+    setting = _setting(tables, path, seed=study.seed)
+    parts = {"study": study, "setting": setting, "space": space, "loggers": loggers, **limits}
     return read(StudyConfig, parts, where=str(path))
 
 
@@ -316,7 +339,10 @@ def resolved(config: StudyConfig, *, folder: Path) -> StudyConfig:
     if data is not None:
         data = with_paths(data, _path_keys(data.validation), "[data]")
     setting = with_paths(dataclasses.replace(setting, network=network, data=data), ("artifacts",), "[engine]")
-    return dataclasses.replace(config, setting=setting)
+    loggers = config.loggers
+    if loggers.folder is not None:
+        loggers = with_paths(loggers, ("folder",), "[loggers]")
+    return dataclasses.replace(config, setting=setting, loggers=loggers)
 
 
 def _path_keys(validation: Any) -> tuple[str, ...]:
@@ -339,7 +365,7 @@ def _tables(path: Path) -> dict[str, Any]:
     tables, where = read_toml(path), str(path)
     known = (
         "study", "network", "data", "task", "train", "engine", "resources", "constraints", "retention", "space",
-        "method",
+        "method", "loggers",
     )  # fmt: skip
     for key, value in tables.items():
         if key not in known:

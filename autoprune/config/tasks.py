@@ -26,9 +26,10 @@ class TaskSpec:
 
     Args:
         kind: Says what goes without saying of the loss, the metric and what is learnt from a teacher.
-        factory: ``"package.module:function"`` that returns an `autoprune.Task`; None: the images of [data].
-        metric: Name of what networks are scored by; None: that of the kind. Only a task of its own has another.
-        direction: ``"maximize"`` or ``"minimize"``; None: that of the kind.
+        factory: ``"package.module:function"`` that returns an ``autoprune.Task``; without it, the images of [data].
+        metric: Name of what networks are scored by, that of the kind where none is given. Only a task of its own has
+            another.
+        direction: Whether more of the metric is better; that of the kind where nothing is said.
     """
 
     kind: str = option("classification", choices=tuple(TASKS))

@@ -1,4 +1,4 @@
-"""The inverse of the cost model: the widest widths in given proportions within limits of MACs and parameters."""
+"""The inverse of the cost model: the widest widths in given proportions within limits of what they cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fit(model: CostModel, limits: Limits, *, multipliers: Mapping[str, float] | 
 
     Args:
         model: Costs to invert.
-        limits: Of MACs, of parameters, or of both.
+        limits: Of MACs, of parameters, of peak activation memory, or of several of them.
         multipliers: Relative keep ratios by group, > 0; an absent group has 1. Only their proportions matter.
 
     Returns:
@@ -48,21 +48,20 @@ def fit(model: CostModel, limits: Limits, *, multipliers: Mapping[str, float] | 
     multipliers = multipliers or {}
     _check_request(model, limits, multipliers)
     ladders = limits.allowed(model)
-    bounds = [
-        (poly, limit)
-        for poly, limit in ((model.macs_polynomial, limits.macs), (model.params_polynomial, limits.params))
-        if limit is not None
-    ]
+    costs = [(model.macs_polynomial.value, limits.macs), (model.params_polynomial.value, limits.params)]
+    if limits.peak_activation_bytes is not None:  # Else it may not be known.
+        costs.append((model.activation_peak.value, limits.peak_activation_bytes))
+    bounds = [(cost, limit) for cost, limit in costs if limit is not None]
 
     def meets(widths: NDArray[Any]) -> bool:
-        return all(poly.value(widths) <= limit for poly, limit in bounds)
+        return all(cost(widths) <= limit for cost, limit in bounds)
 
     least = np.array([ladder[0] for ladder in ladders], dtype=np.int64)
     limits.check_reachable(model, model.as_mapping(least))
     dense = np.array(model.dense, dtype=np.float64)
     pace = np.array([multipliers.get(name, 1.0) * width for name, width in zip(model.groups, model.dense, strict=True)])
     proportional = _proportional(pace, least.astype(np.float64), dense, meets)
-    return model.as_mapping(_round(proportional, ladders, meets, lambda widths: bounds[0][0].value(widths)))
+    return model.as_mapping(_round(proportional, ladders, meets, bounds[0][0]))
 
 
 def _proportional(
@@ -138,8 +137,8 @@ def _round(
 
 
 def _check_request(model: CostModel, limits: Limits, multipliers: Mapping[str, float]) -> None:
-    if limits.macs is None and limits.params is None:
-        raise ConfigError("`fit` needs a limit: give `macs`, `params` or both.")
+    if limits.macs is None and limits.params is None and limits.peak_activation_bytes is None:
+        raise ConfigError("`fit` needs a limit: give `macs`, `params` or both, or `peak_activation_bytes`.")
     check_groups(model, multipliers)
     for name, value in multipliers.items():
         if not (value > 0 and math.isfinite(value)):

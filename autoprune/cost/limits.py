@@ -40,6 +40,7 @@ class Limits:
     Args:
         macs: Most MACs (a count, not a ratio).
         params: Most parameters.
+        peak_activation_bytes: Largest peak activation memory (`CostModel.peak_activation_bytes`).
         latency_ms: Longest median time of one batch. It can only be measured, so no widths are chosen by it.
         min_widths: Smallest width by group, 1 if absent, rounded up to an allowed one.
         multiple: Allowed widths are multiples of it in groups whose dense width is larger, and the dense width itself.
@@ -47,6 +48,7 @@ class Limits:
 
     macs: float | None = None
     params: float | None = None
+    peak_activation_bytes: float | None = None
     latency_ms: float | None = None
     min_widths: Mapping[str, int] = field(default_factory=dict)
     multiple: int = 1
@@ -85,6 +87,8 @@ class Limits:
             kept &= cost.macs(array) <= self.macs
         if self.params is not None:
             kept &= cost.params(array) <= self.params
+        if self.peak_activation_bytes is not None:
+            kept &= cost.peak_activation_bytes(array) <= self.peak_activation_bytes
         return bool(kept) if isinstance(widths, Mapping) else kept
 
     def check_reachable(self, cost: CostModel, least: Mapping[str, int], *, where: str = "") -> None:
@@ -99,10 +103,15 @@ class Limits:
             InfeasibleError: The smallest widths cost more; the message names what they cost.
         """
         missed = []
-        for unit, ratio, limit, found, dense in (
+        compared: list[tuple[str, str, float | None, int, int]] = [
             ("MACs", "macs_ratio", self.macs, cost.macs(least), cost.dense_macs),
             ("parameters", "params_ratio", self.params, cost.params(least), cost.dense_params),
-        ):
+        ]
+        if self.peak_activation_bytes is not None:
+            peak, dense_peak = cost.peak_activation_bytes(least), cost.dense_peak_activation_bytes
+            unit = "bytes of activations at once"
+            compared.append((unit, "peak_activation_ratio", self.peak_activation_bytes, peak, dense_peak))
+        for unit, ratio, limit, found, dense in compared:
             if limit is not None and found > limit:
                 share = math.ceil(1e4 * found / dense) / 1e4  # Rounded up: the number that is named must do.
                 missed.append(

@@ -1,4 +1,4 @@
-"""What widths cost: MACs and parameters of a network as plain data."""
+"""What widths cost: MACs, parameters and activation memory of a network as plain data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.cost.forms import LinearForm, form_from_list, form_to_list
+from autoprune.cost.peaks import Peak
 from autoprune.errors import ConfigError, unknown_name
 
-__all__ = ["CONVENTION", "CostModel", "LayerCost", "LinearForm", "Polynomial", "check_groups"]
+__all__ = ["CONVENTION", "CostModel", "LayerCost", "Polynomial", "check_groups"]
 
 CONVENTION = "macs-1"
 """Version of the counting rule that every record carries.
@@ -25,23 +27,6 @@ Widths = Mapping[str, int] | NDArray[np.integer[Any]]
 
 _CHUNK = 4096  # rows evaluated at once: the two products of a chunk then stay in the processor's cache
 _EXACT = 2**53  # float64 holds every integer below it, so its fast matrix product is exact
-
-
-@dataclass(frozen=True)
-class LinearForm:
-    """A count of channels: ``constant + sum(coefficient * width[group])``.
-
-    Args:
-        constant: Channels that are never removed, >= 0.
-        terms: Pairs (index of the group, coefficient > 0), by rising index.
-    """
-
-    constant: int
-    terms: tuple[tuple[int, int], ...] = ()
-
-    def __call__(self, widths: Sequence[int]) -> int:
-        """The count at ``widths``, shape (G,), in the order of the model's groups."""
-        return self.constant + sum(coefficient * int(widths[group]) for group, coefficient in self.terms)
 
 
 @dataclass(frozen=True)
@@ -67,16 +52,18 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class CostModel:
-    """MACs and parameters of a network as exact functions of its group widths.
+    """MACs, parameters and peak activation memory of a network as exact functions of its group widths.
 
     A layer's MACs are a product of two linear forms of the widths, so a million width vectors are two matrix
-    products. Widths come as a mapping (an absent group has its dense width) or as an integer array (G,) or (T, G)
-    in the order of ``groups``.
+    products. What lives at one step of a pass is one linear form, and the peak is the largest. Widths come as a mapping
+    (an absent group has its dense width) or as an integer array (G,) or (T, G) in the order of ``groups``.
 
     Args:
         groups: Names of the G channel groups.
         dense: Their widths in the dense network.
         layers: The costs of the L layers, in module order.
+        activations: Bytes of all that lives at a step of the pass, by step, without those that never matter; empty
+            where nobody knows.
 
     Example:
         >>> conv = LayerCost("conv", 9 * 64, 9, 0, LinearForm(3), LinearForm(0, ((0, 1),)))
@@ -88,6 +75,7 @@ class CostModel:
     groups: tuple[str, ...]
     dense: tuple[int, ...]
     layers: tuple[LayerCost, ...]
+    activations: tuple[LinearForm, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.groups) != len(self.dense):
@@ -148,6 +136,30 @@ class CostModel:
         if isinstance(widths, Mapping):
             return self.params(widths) / self.dense_params
         return np.asarray(self.params(widths) / self.dense_params, dtype=np.float64)
+
+    @overload
+    def peak_activation_bytes(self, widths: Mapping[str, int]) -> int: ...
+    @overload
+    def peak_activation_bytes(self, widths: NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
+    def peak_activation_bytes(self, widths: Widths) -> int | NDArray[np.int64]:
+        """The most that tensors take at once in a pass of one input, all floats as float32; shapes as in `macs`.
+
+        Operators run in the order in which the network calls them. A tensor takes room from the operator that writes
+        it to the last one that reads it, the input and the answers among them: what a runtime needs that frees each as
+        soon as it can. Views and what is changed in place take none of their own; weights, and scratch memory within
+        an operator, are not counted.
+
+        Raises:
+            ConfigError: The model comes from a record that does not know it.
+        """
+        if isinstance(widths, Mapping):
+            return int(self.activation_peak.evaluate(self.as_array(widths)))
+        return self.activation_peak.evaluate(self._checked(widths))
+
+    @cached_property
+    def dense_peak_activation_bytes(self) -> int:
+        """Peak activation memory of the dense network; see `peak_activation_bytes`."""
+        return int(self.activation_peak.evaluate(np.array(self.dense, dtype=np.int64)))
 
     @overload
     def layer_macs(self, widths: Mapping[str, int]) -> dict[str, int]: ...
@@ -221,12 +233,18 @@ class CostModel:
                     layer.macs,
                     layer.weights,
                     layer.biases,
-                    _form_list(layer.fan_in),
-                    _form_list(layer.fan_out),
+                    form_to_list(layer.fan_in),
+                    form_to_list(layer.fan_out),
                 ]
                 for layer in self.layers
             ],
+            "activations": [form_to_list(form) for form in self.activations],
         }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of `to_dict` tells networks apart: activations follow from the rest, and older studies have none."""
+        return {key: value for key, value in self.to_dict().items() if key != "activations"}
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> CostModel:
@@ -244,9 +262,10 @@ class CostModel:
             groups=tuple(d["groups"]),
             dense=tuple(int(width) for width in d["dense"]),
             layers=tuple(
-                LayerCost(name, macs, weights, biases, _list_form(fan_in), _list_form(fan_out))
+                LayerCost(name, macs, weights, biases, form_from_list(fan_in), form_from_list(fan_out))
                 for name, macs, weights, biases, fan_in, fan_out in d["layers"]
             ),
+            activations=tuple(map(form_from_list, d.get("activations", ()))),  # Older records have none.
         )
 
     @cached_property
@@ -262,6 +281,20 @@ class CostModel:
         rows = [(layer.weights, layer.fan_in, layer.fan_out) for layer in self.layers if layer.weights]
         rows += [(layer.biases, one, layer.fan_out) for layer in self.layers if layer.biases]
         return Polynomial.build(rows, len(self.groups), self.dense_params)
+
+    @cached_property
+    def activation_peak(self) -> Peak:
+        """Peak activation memory as a matrix.
+
+        Raises:
+            ConfigError: The model comes from a record that does not know it.
+        """
+        if not self.activations:
+            raise ConfigError(
+                "peak activation memory must be known to the cost model, but this record does not hold it; trace the "
+                "network again to get a new one."
+            )
+        return Peak.build(self.activations, len(self.groups))
 
     def _checked(self, widths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         array = np.asarray(widths)
@@ -338,14 +371,6 @@ class Polynomial:
         fan_in *= exact @ self.right + self.right_constant
         total: NDArray[Any] = np.asarray(fan_in @ self.coefficients)
         return total
-
-
-def _form_list(form: LinearForm) -> list[Any]:
-    return [form.constant, [list(term) for term in form.terms]]
-
-
-def _list_form(data: Sequence[Any]) -> LinearForm:
-    return LinearForm(int(data[0]), tuple((int(group), int(coefficient)) for group, coefficient in data[1]))
 
 
 def check_groups(model: CostModel, names: Mapping[str, Any]) -> None:

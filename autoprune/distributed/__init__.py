@@ -3,12 +3,14 @@
 from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
 from autoprune.distributed.cores import CoresWatch
 from autoprune.distributed.driver import OWNER_FILE, drive, obey_signals, run_once
+from autoprune.distributed.loggers import Destination, require_loggers
 from autoprune.distributed.tasks import run_each
 
 __all__ = [
     "OWNER_FILE",
     "Cluster",
     "CoresWatch",
+    "Destination",
     "Node",
     "Slots",
     "drive",
@@ -16,6 +18,7 @@ __all__ = [
     "open_cluster",
     "plan_alone",
     "plan_slots",
+    "require_loggers",
     "run_each",
     "run_once",
 ]

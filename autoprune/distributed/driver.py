@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
+from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher
@@ -103,6 +104,8 @@ def drive(
     slots: Slots,
     scratch: Path,
     on_progress: Callable[[], None] = lambda: None,
+    log_to: Destination | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run trials on the open Ray cluster until the dispatcher has no more.
 
@@ -113,6 +116,8 @@ def drive(
         slots: Trials at once and their resources.
         scratch: Folder for Tune's own files, shared by all machines; removed afterwards.
         on_progress: Called about once a second.
+        log_to: The experiment trackers to tell of trials; None: none.
+        warn: Told what is amiss and does not end the study.
 
     Raises:
         StudyFailedError: Too many trials failed.
@@ -120,19 +125,17 @@ def drive(
     """
     from ray import tune
 
+    from autoprune.distributed.logbook import Logbook
     from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
     from autoprune.distributed.searcher import StudySearcher
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
-    (Path(folder) / OWNER_FILE).write_text(dispatcher.owner)  # So that what a killed driver leaves can be told.
-    shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
-    resources = {kind: share for kind, share in shares.items() if share}
+    folder = _folder_in(scratch, dispatcher.owner)
+    logbook = Logbook(dispatcher, log_to, warn=warn)
     try:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(execute), resources),
+            tune.with_resources(_trainable(execute), _resources(slots)),
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(dispatcher, make_config),
+                search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
                 scheduler=ObedientScheduler(dispatcher),
                 num_samples=-1,
                 reuse_actors=True,
@@ -142,7 +145,7 @@ def drive(
                 name="study",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[ProgressCallback(on_progress)],
+                callbacks=[ProgressCallback(on_progress), logbook],
                 stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
             ),
         )
@@ -152,6 +155,18 @@ def drive(
         on_progress()
         shutil.rmtree(folder, ignore_errors=True)
     dispatcher.raise_if_failed()
+
+
+def _folder_in(scratch: Path, owner: str) -> str:
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
+    (Path(folder) / OWNER_FILE).write_text(owner)  # So that what a killed driver leaves can be told.
+    return folder
+
+
+def _resources(slots: Slots) -> dict[str, float]:
+    shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
+    return {kind: share for kind, share in shares.items() if share}
 
 
 def run_once(work: Callable[[], dict[str, Any]], *, slots: Slots, go_on: Callable[[], bool]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from ray.tune.search import Searcher
 
 from autoprune.distributed.reports import unpack
-from autoprune.search.dispatch import Dispatcher, Nothing
+from autoprune.search.dispatch import Dispatcher, Nothing, Verdict
 from autoprune.search.trials import Claim
 
 __all__ = ["StudySearcher"]
@@ -22,11 +22,18 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     Args:
         dispatcher: Claims trials and writes their ends.
         make_config: The worker's configuration for a claim, JSON-serialisable.
+        on_ended: Told of each end that was written: the trial's id in Tune, and what became of it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, make_config: Callable[[Claim], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        make_config: Callable[[Claim], dict[str, Any]],
+        *,
+        on_ended: Callable[[str, Verdict], None] = lambda trial_id, verdict: None,
+    ) -> None:
         super().__init__(metric=None, mode=None)
-        self._dispatcher, self._make_config = dispatcher, make_config
+        self._dispatcher, self._make_config, self._on_ended = dispatcher, make_config, on_ended
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None for "ask again", or `Searcher.FINISHED`."""
@@ -43,7 +50,9 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial, of whatever kind."""
-        self._safely(lambda: self._dispatcher.ended(trial_id, unpack(result), crashed=error))
+        verdict = self._safely(lambda: self._dispatcher.ended(trial_id, unpack(result), crashed=error))
+        if verdict is not None:
+            self._on_ended(trial_id, verdict)
 
     def _safely(self, call: Callable[..., T], *args: Any) -> T | None:
         # Tune takes an error raised in here for one of the trial, logs it and goes on claiming.

@@ -147,7 +147,7 @@ def parent_of(
         phases: Where the phase is looked for, and kept once it is computed.
         report: Given the progress, and where the result lies.
     """
-    key = workbench.sparsify_key(spec.method, spec.hyper, macs_target=spec.macs_target, params=spec.params_limit)
+    key = workbench.sparsify_key(spec.method, spec.hyper, **_aims(spec))
     if key is None and spec.ancestors:
         return Parent(method, dense, dense, inherit(spec.ancestors, workbench=workbench))
     if key is None:
@@ -159,6 +159,12 @@ def parent_of(
     return Parent(method, dense, phase)
 
 
+def _aims(spec: TrialSpec) -> dict[str, Any]:
+    """What the widths of a trial have to keep."""
+    limits = {"params": spec.params_limit, "activation_bytes": spec.activation_limit_bytes}
+    return {"macs_target": spec.macs_target, **limits}
+
+
 def _sparsify(
     spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Reporter
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -168,7 +174,7 @@ def _sparsify(
     model, inputs = workbench.with_weights(dense.tensors), workbench.work.comparison()
     forward = workbench.work.forward
     before = answers_of(model, inputs, forward)
-    plan = workbench.sparsify_plan(macs_target=spec.macs_target, params=spec.params_limit)
+    plan = workbench.sparsify_plan(**_aims(spec))
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
     train(
@@ -201,7 +207,7 @@ def choose(spec: TrialSpec, parent: Parent, *, workbench: Workbench) -> Choice:
         InfeasibleError: Even the smallest widths cost more than the trial's limits.
     """
     model, traced = parent.opened(workbench)
-    limits = workbench.limits(macs_target=spec.macs_target, params=spec.params_limit)
+    limits = workbench.limits(**_aims(spec))
     if parent.inherited is not None and limits.keeps(traced.cost, {group.name: group.width for group in traced.groups}):
         return Choice(workbench.traced.cost, parent.inherited.kept)  # Trained on at the widths that it has.
     ranking = Ranking(spec.method, parent.method, _samples(workbench), parent.phase.state)

@@ -236,12 +236,15 @@ def _saving_s(scoring_s: float) -> float:
 def _facts(spec: TrialSpec, choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:
     """What the trial found, as far as every trial finds it."""
     params = int(choice.cost.params(choice.widths))
+    peak = choice.cost.peak_activation_bytes(choice.widths)
     return {
         spec.setting.task.metric_name: rungs[str(len(rungs) - 1)],
         "macs": choice.macs,
         "params": params,
         "macs_ratio": choice.macs_ratio,
         "params_ratio": params / choice.cost.dense_params,
+        "peak_activation_bytes": peak,
+        "peak_activation_ratio": peak / choice.cost.dense_peak_activation_bytes,
         "convention": CONVENTION,
         "widths": choice.widths,
         "rungs": rungs,

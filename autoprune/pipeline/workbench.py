@@ -65,25 +65,34 @@ class Workbench:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
 
-    def sparsify_plan(self, *, macs_target: float = 1.0, params: int | None = None) -> PhasePlan:
+    def sparsify_plan(
+        self, *, macs_target: float = 1.0, params: int | None = None, activation_bytes: int | None = None
+    ) -> PhasePlan:
         """What the methods of the study's trials are told of their sparsify phase.
 
         Args:
             macs_target: Of the trial.
             params: Most parameters that its network may have.
+            activation_bytes: Its largest peak activation memory.
         """
         recipe = self.setting.sparsify
-        limits = self.limits(macs_target=macs_target, params=params)
+        limits = self.limits(macs_target=macs_target, params=params, activation_bytes=activation_bytes)
         return PhasePlan(recipe, self.work.feed().n_steps(recipe), limits)
 
     def limits(
-        self, *, macs_target: float | None = None, params: int | None = None, latency_ms: float | None = None
+        self,
+        *,
+        macs_target: float | None = None,
+        params: int | None = None,
+        activation_bytes: int | None = None,
+        latency_ms: float | None = None,
     ) -> Limits:
         """What a trial's widths must keep: its own limits, and what the setting says of all widths.
 
         Args:
             macs_target: Upper bound of pruned / dense MACs, in (0, 1].
             params: Most parameters.
+            activation_bytes: Largest peak activation memory.
             latency_ms: Longest median time of one batch.
         """
         network, cost = self.setting.network, self.traced.cost
@@ -92,13 +101,20 @@ class Workbench:
         return Limits(
             macs=None if macs_target is None else macs_target * cost.dense_macs,
             params=params,
+            peak_activation_bytes=activation_bytes,
             latency_ms=latency_ms,
             min_widths=Limits(min_widths=least, multiple=network.multiple).smallest(cost),
             multiple=network.multiple,
         )
 
     def sparsify_key(
-        self, method: str, hyper: Mapping[str, Any], *, macs_target: float, params: int | None = None
+        self,
+        method: str,
+        hyper: Mapping[str, Any],
+        *,
+        macs_target: float,
+        params: int | None = None,
+        activation_bytes: int | None = None,
     ) -> str | None:
         """Hash of everything that the weights after a method's sparsify phase depend on, or None where it has none.
 
@@ -107,6 +123,7 @@ class Workbench:
             hyper: Its hyper-parameters; those left out have their defaults.
             macs_target: Of the trial; it counts where the method aims at its limits.
             params: The trial's limit of parameters, likewise.
+            activation_bytes: Its limit of peak activation memory, likewise.
 
         Raises:
             ConfigError: There is no such method, or it does not take these hyper-parameters.
@@ -122,6 +139,8 @@ class Workbench:
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
         least = sorted(self.limits().min_widths.items())
         bounds = [macs_target, least, setting.network.multiple, *([] if params is None else [params])]
+        if activation_bytes is not None:
+            bounds.append({"peak_activation_bytes": activation_bytes})
         aim = [bounds] if recipe.aims else []
         return phase_key("sparsify", self.dense_key, self.data, method, every, *training, excluded, *aim)
 
@@ -141,7 +160,7 @@ class Workbench:
         network, (content, split, *seen) = self.setting.network, self.work.about
         return {
             "network": network.architecture or told(network.factory),
-            "cost": digest(self.traced.cost.to_dict()),
+            "cost": digest(self.traced.cost.identity),
             "excluded layers": sorted(network.exclude),
             "dense weights": self.dense_key,
             "data": content,

@@ -9,6 +9,7 @@ import shutil
 import signal
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 
 import autoprune
 from autoprune.api import Progress, _evaluating
+from autoprune.api._rounds import Job, Rounds
 from autoprune.distributed import Cluster
 from autoprune.engine.images import load_test
 from autoprune.engine.images._digits import Digits
 from autoprune.errors import ConfigError, DataError, IdentityError, StorageError, StudyFailedError, WeightsError
 from autoprune.pipeline import Link, open_workbench
-from autoprune.search.front import EvaluationRows
+from autoprune.search.front import EvaluationRows, TestScore
 from autoprune.search.storage import Database, StudyHandle, schema
 from tests.real_trials import STUDY, RealStudy, run_study
 
@@ -191,13 +193,67 @@ def test_the_recipe_is_that_of_the_trial_s_own_revision(
     assert study.config.setting.finetune.epochs == 77.0
     members = _evaluating._members(study, None)
     workbench = dataclasses.replace(open_workbench(once.specs[0].setting), setting=study.config.setting)
-    jobs = _evaluating._jobs(study, members, workbench, seeds=2, fingerprint="t")
+    jobs = Rounds(study, members, workbench, seeds=2, race=False).first()
     assert len(jobs) == 2 * len(members)
     for job in jobs:
         assert (job.setting.finetune.epochs, job.setting.artifacts) == (0.7, "/moved")
     # Seed by seed: the parents of all are there before the second round begins.
     assert [job.seed for job in jobs] == [0] * len(members) + [1] * len(members)
     db.close()
+
+
+# Races
+
+
+def store(db: Database, number: int, *scores: float) -> None:
+    rows = EvaluationRows(db, StudyHandle.open(db, "tiny").study_id)
+    fingerprint = open_workbench(autoprune.open_study("tiny", db.url).config.setting).work.test().fingerprint
+    n_known = sum(row.number == number for row in rows.read())
+    for seed, score in enumerate(scores, start=n_known):
+        rows.add(TestScore(number, seed, fingerprint, score, n_images=360, wall_s=1.0))
+
+
+def test_a_race_asks_for_more_seeds_of_near_ties_alone(url: str, once: RealStudy) -> None:
+    db = Database.open(url, create=False)
+    study = autoprune.Study(db, StudyHandle.open(db, "tiny"))
+    members = _evaluating._members(study, None)
+    a, b, c, d = (member.number for member in members)
+    rounds = Rounds(study, members, open_workbench(once.specs[0].setting), seeds=5, race=True)
+    assert [(job.number, job.seed) for job in rounds.first()] == [(n, s) for s in range(3) for n in (a, b, c, d)]
+    for number, scores in {a: (0.70, 0.71, 0.72), b: (0.90, 0.92, 0.94), c: (0.91, 0.92, 0.96)}.items():
+        store(db, number, *scores)
+    assert [(job.number, job.seed) for job in rounds.first()] == [(d, 0), (d, 1), (d, 2)]
+    store(db, d, 0.99, 0.99, 0.99)
+    assert [pair.told_apart for pair in rounds.outcome()] == [True, False, False]
+    jobs = rounds.next()
+    assert sorted((job.number, job.seed) for job in jobs) == sorted([(b, 3), (c, 3), (d, 3)])
+    store(db, b, 0.92)
+    assert sorted(job.number for job in rounds.left(jobs)) == sorted([c, d])
+    store(db, c, 0.92)
+    store(db, d, 0.99)
+    assert [pair.told_apart for pair in rounds.outcome()] == [True, False, True]
+    assert sorted((job.number, job.seed) for job in rounds.next()) == sorted([(b, 4), (c, 4)])
+    store(db, b, 0.92)
+    store(db, c, 0.92)
+    assert rounds.next() == []  # the limit is reached
+    assert [(pair.told_apart, pair.n_seeds) for pair in rounds.outcome()] == [(True, 3), (False, 5), (True, 4)]
+    db.close()
+
+
+def test_a_race_runs_until_all_are_told_apart_or_have_their_seeds(url: str, cluster: Cluster) -> None:
+    numbers, heard = front_numbers(url), Heard()
+    done = autoprune.evaluate("tiny", storage=url, race=True, seeds=4, where="macs_ratio < 1", progress=heard)
+    n_seeds = {number: sum(key[0] == number for key in rows(url)) for number in numbers[:-1]}
+    assert set(n_seeds.values()) <= {3, 4}
+    assert done.n_done == sum(n_seeds.values()) == done.n_runs
+    assert [(pair.cheaper, pair.costlier) for pair in done.race] == list(pairwise(numbers[:-1]))
+    for pair in done.race:
+        if not pair.told_apart:
+            assert (n_seeds[pair.cheaper], n_seeds[pair.costlier], pair.n_seeds) == (4, 4, 4)
+    assert heard.notes[0].startswith(f"{len(n_seeds)} trials of the front, 3 to 4 fine-tunings each: 0 known, ")
+    assert sum(note.startswith("race: one more seed for ") for note in heard.notes) == (4 in n_seeds.values())
+    again = autoprune.evaluate("tiny", storage=url, race=True, seeds=4, where="macs_ratio < 1")
+    assert (again.n_done, again.race) == (0, done.race)
 
 
 # What ends it early
@@ -252,6 +308,11 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_seeds_out_of_range(seeds: int, url: str, no_cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=rf"^`seeds` must be in \[1, 1000\], but got seeds={seeds}\.$"):
         autoprune.evaluate("tiny", storage=url, seeds=seeds)
+
+
+def test_one_seed_is_no_race(url: str, no_cluster: Cluster) -> None:
+    with pytest.raises(ConfigError, match=r"^`seeds` must be in \[2, 1000\] in a race, but got seeds=1\.$"):
+        autoprune.evaluate("tiny", storage=url, seeds=1, race=True)
 
 
 def test_nothing_to_score_is_no_error(url: str, no_cluster: Cluster) -> None:
@@ -317,7 +378,7 @@ def test_a_score_that_another_machine_stored_first_stays(url: str, once: RealStu
     study = autoprune.Study(db, StudyHandle.open(db, "tiny"))
     desk = _evaluating._Desk(study, Heard(), n_runs=2, n_known=0, most_in_a_row=3)
     spec = dataclasses.replace(once.specs[0], number=1)
-    job = _evaluating._Job((Link(spec, {}),), 0, "t")
+    job = Job((Link(spec, {}),), 0, "t")
     phase = {"key": "k", "place": "/p", "sha256": "s", "size_bytes": 1}
     for accuracy in (0.5, 0.6):
         found = {"accuracy": accuracy, "n_images": 360, "wall_s": 1.0, "is_untouched": False}

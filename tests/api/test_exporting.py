@@ -36,12 +36,13 @@ def images(n: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", [pytest.param("built_in", marks=pytest.mark.slow), "factory"])
-def test_a_trial_s_network_in_all_three_formats(name: str, studies: dict[str, RealStudy], tmp_path: Path) -> None:
+def test_a_trial_s_network_in_all_formats(name: str, studies: dict[str, RealStudy], tmp_path: Path) -> None:
     study = studies[name]
     files = {}
-    for ending in (".safetensors", ".pt2", ".onnx"):
+    for ending in (".safetensors", ".pt2", ".onnx", ".py"):
         done = autoprune.export_trial("tiny", 0, tmp_path / "out" / f"net{ending}", storage=study.url)
-        assert done.size_bytes == done.path.stat().st_size > 1000
+        beside = done.path.with_suffix(".pt").stat().st_size if ending == ".py" else 0
+        assert done.size_bytes == done.path.stat().st_size + beside > 1000
         assert (done.difference is None) == (ending == ".safetensors")
         assert done.difference is None or done.difference <= 1e-4
         files[ending] = done.path
@@ -51,7 +52,7 @@ def test_a_trial_s_network_in_all_three_formats(name: str, studies: dict[str, Re
         expected = {n: model(images(n)) for n in (1, 5)}
         for n, logits in expected.items():
             assert torch.equal(logits, original(images(n)))
-    jobs = {(files[ending], n): images(n) for ending in (".pt2", ".onnx") for n in (1, 5)}
+    jobs = {(files[ending], n): images(n) for ending in (".pt2", ".onnx", ".py") for n in (1, 5)}
     for (path, n), got in answers(jobs, tmp_path).items():
         assert float((got - expected[n]).abs().max()) <= 1e-4 * float(expected[n].abs().max()), path
 
@@ -70,7 +71,7 @@ def test_what_has_no_network_is_refused(studies: dict[str, RealStudy], tmp_path:
         autoprune.export_trial("tiny", 1, tmp_path / "net.onnx", storage=url)
     with pytest.raises(ConfigError, match="has no trial 9"):
         autoprune.export_trial("tiny", 9, tmp_path / "net.onnx", storage=url)
-    with pytest.raises(ConfigError, match=r"must end in \.safetensors, \.pt2, \.onnx, but got 'net\.pth'"):
+    with pytest.raises(ConfigError, match=r"must end in \.py, \.safetensors, \.pt2, \.onnx, but got 'net\.pth'"):
         autoprune.export_trial("tiny", 0, "net.pth", storage=url)
     with pytest.raises(StorageError, match="none"):
         autoprune.export_trial("tiny", 0, tmp_path / "net.onnx", storage=f"sqlite:///{tmp_path}/none.db")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import autoprune
 from autoprune import api, errors
+from autoprune.api import FrontTrial
 from autoprune.config import Metric
 from autoprune.errors import AutopruneError, ConfigError, StorageError
 from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle
 
 
 def test_the_front(finished: Any) -> None:
@@ -80,6 +85,53 @@ def test_all_trials(finished: Any) -> None:
     assert trials["accuracy"].isna().tolist() == [False] * 4 + [True] * 3
 
 
+def test_where_the_trials_stand(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    trials, front = study.trials(), study.front()
+    assert trials["is_pareto"].tolist() == [True, True, True, False, False, False, False]
+    assert trials["rank"].tolist()[:4] == [0, 0, 0, 1]
+    assert trials[["rank", "crowding", "hv_contribution"]].iloc[4:].isna().all(axis=None)
+    np.testing.assert_allclose(trials["hv_contribution"].iloc[:4], [0.0, 0.07, 0.24, 0.0], atol=1e-12)
+    np.testing.assert_allclose(trials["crowding"].iloc[:4], [math.inf, 2.0, math.inf, 0.0])
+    columns = ["number", "is_pareto", "rank", "crowding", "hv_contribution"]
+    assert front[columns].to_numpy().tolist() == trials[columns].iloc[[2, 1, 0]].to_numpy().tolist()
+    limited = revised(finished, constraints={"macs_ratio": 0.4}).trials()
+    assert limited["is_pareto"].tolist() == [False, False, True, False, False, False, False]
+    np.testing.assert_array_equal(limited["rank"].iloc[:4], [math.nan, math.nan, 0, 1])
+
+
+def test_all_that_satisfies_is_shown_on_demand(finished: Any) -> None:
+    study = autoprune.open_study("digits", finished.url)
+    found = study.front(where=["accuracy < 0.98", "macs_ratio > 0.2"], dominated=True)
+    assert found[["number", "is_pareto"]].to_numpy().tolist() == [[3, True], [1, True]]
+    assert study.front(dominated=True)["number"].tolist() == [2, 3, 1, 0]
+
+
+def test_accuracies_of_a_small_split_are_not_told_apart(finished: Any) -> None:
+    db = Database.open(finished.url, create=False)
+    record = StudyHandle.open(db, "digits")
+    assert autoprune.Study(db, record).source.n_validation is None  # an older study, which held out a share
+    names = {"name": "digits", "identity": record.identity, "directions": record.directions}
+    StudyHandle.create_or_join(db, config={**record.config, "n_validation": 359}, objectives=record.objectives, **names)
+    front = autoprune.Study(db, StudyHandle.open(db, "digits")).front()
+    # 0.97 and 0.98 of 359 differ by less than two of 0.0118; 0.90 and 0.97 by more than two of 0.0184.
+    assert front["like_next"].tolist() == [False, True, None]
+    assert front["like_next_by"].tolist() == ["validation", "validation", None]
+    assert front["score_se"].iloc[0] == pytest.approx(0.3 / math.sqrt(359))
+    db.close()
+
+
+def test_a_split_that_is_counted_out_is_known(finished: Any) -> None:
+    setting = dataclasses.asdict(autoprune.open_study("digits", finished.url).config.setting)
+    study = revised(finished, setting={**setting, "data": {**setting["data"], "validation": "last:300"}})
+    assert study.source.n_validation == 300
+    assert "score_se" in study.front().columns
+
+
+def test_an_rmse_is_no_share(finished_by_rmse: Any) -> None:
+    assert autoprune.open_study("digits", finished_by_rmse.url).source.n_validation is None
+
+
 def test_one_trial(finished: Any) -> None:
     study = autoprune.open_study("digits", finished.url)
     first = study.trial(0)
@@ -87,7 +139,12 @@ def test_one_trial(finished: Any) -> None:
     dense = {"method": "magnitude", "width_rule": "uniform", "macs_target": 1.0, "hyper": {}, "shape": {}}
     assert first["point"] == dense
     assert first["started"] <= first["ended"]
+    assert (first["dense_macs"], first["dense_params"]) == (763_520, 77_754)
+    assert first["dense_widths"]["conv1"] == 16
+    assert first["device_hours"] == pytest.approx(first["duration_s"] / 3600)  # One CPU, from its start to its end.
+    assert first["device"] == "CPU"
     assert study.trial(5)["reason"] == "the loss became nan"
+    assert "duration_s" not in study.trial(6)  # It still runs.
     with pytest.raises(ConfigError, match=r"^study 'digits' has no trial 7; it has trials 0 to 6\.$"):
         study.trial(7)
     with pytest.raises(ConfigError, match=r"^study 'digits' has no trial -1; it has trials 0 to 6\.$"):
@@ -110,6 +167,41 @@ def test_status(finished: Any) -> None:
     assert status.failures == ((5, "the loss became nan"),)
     (driver,) = status.drivers
     assert (driver.state, driver.trials) == ("at work", (6,))
+    assert (status.n_front, status.best, status.cheapest) == (3, FrontTrial(0, 0.98, 1.0), FrontTrial(2, 0.9, 0.2))
+    assert status.hypervolume == pytest.approx(0.71)
+    assert status.last_result_s_ago is not None
+    assert status.last_result_s_ago < 3600
+
+
+def test_pace(finished: Any) -> None:
+    def aged(trial: int, seconds: float) -> None:
+        with contextlib.closing(sqlite3.connect(finished.database)) as connection, connection:
+            connection.execute(
+                "UPDATE trial_user_attributes SET value_json = value_json - ? WHERE key = 'claimed_at' AND trial_id = "
+                "(SELECT trial_id FROM trials WHERE number = ?)", (seconds, trial),
+            )  # fmt: skip
+
+    aged(0, 7200)  # Five trials in two hours, and five are left.
+    status = autoprune.status("digits", finished.url)
+    assert status.per_hour == pytest.approx(2.5, rel=0.3)
+    assert status.seconds_left == pytest.approx(7200, rel=0.3)
+    with contextlib.closing(sqlite3.connect(finished.database)) as connection, connection:
+        connection.execute("UPDATE autoprune_drivers SET left_at = seen_at")
+    status = autoprune.status("digits", finished.url)
+    assert (status.per_hour, status.seconds_left, status.drivers) == (None, None, ())
+    assert [trial.number for trial in status.running] == [6]
+
+
+def test_waiting_retries_and_failures_that_were_tried_again(finished: Any) -> None:
+    db = Database.open(finished.url, create=False)
+    study = StudyHandle.open(db, "digits")
+    (running,) = (trial for trial in study.trials() if trial.number == 6)
+    Lifecycle(study, owner="here:1:abc", n_trials=10).failed(running._trial_id, "the worker died", retry=True)
+    db.close()
+    status = autoprune.status("digits", finished.url)
+    assert status.waiting == ((7, 6),)
+    assert status.retried == {6}
+    assert autoprune.open_study("digits", finished.url).trial(6)["tried again as"] == [7]
 
 
 def test_a_driver_that_was_not_seen_for_long_is_lost(finished: Any) -> None:
@@ -205,3 +297,22 @@ def test_a_study_that_minimises_rmse(finished_by_rmse: Any) -> None:
 
 def test_the_metric_of_a_study_that_names_none(finished: Any) -> None:
     assert autoprune.open_study("digits", finished.url).metric == Metric("accuracy", "maximize", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"knee": True, "top": 3}, "only one of `dominated`, `best`, `knee` and `top` must be given, but several are"),
+        ({"top": 0}, "`top` must be at least 1, but got top=0"),
+        ({"spacing": 2.0}, r"`spacing` must be in \[0, 1\], a distance in macs_ratio, but got spacing=2.0"),
+    ],
+)
+def test_questions_that_are_none(options: dict[str, Any], told: str, finished: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        api.ask_front(["digits"], storage=finished.url, **options)
+
+
+def test_a_study_that_is_named_twice_is_asked_once(finished: Any) -> None:
+    answer = api.ask_front(["digits", "digits"], storage=finished.url)
+    assert answer.rows["number"].tolist() == [2, 1, 0]
+    assert "study" not in answer.rows.columns

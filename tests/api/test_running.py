@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autoprune
-from autoprune.api import _numerics, _planning, _running
+from autoprune.api import Study, _numerics, _planning, _running
 from autoprune.config import Completed, StudyConfig
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
@@ -81,6 +81,15 @@ def test_a_trial_is_told_multipliers_and_limits(write_study: Write, tmp_path: Pa
         "layer2.0.conv2": 1.0, "layer3.0.conv1": 1.5, "layer3.0.conv2": 1.5,
     }  # fmt: skip
     assert (spec.params_limit, spec.latency_limit_ms, spec.number, spec.seed_number) == (30_000, 20.0, 7, 5)
+
+
+def test_a_study_knows_how_many_examples_its_accuracies_are_shares_of(write_study: Write, tmp_path: Path) -> None:
+    config = _planning.load_config(write_study(tmp_path))
+    workbench = open_workbench(config.setting)
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    record = _numerics.join(config, workbench, db)
+    assert Study(db, record).source.n_validation == workbench.work.n_validation == 359  # a quarter of 1,437
+    db.close()
 
 
 RMSE = """

@@ -77,6 +77,10 @@ def here(tmp_path: Path) -> Path:
             ["launch", "a.toml", "--address", "ray://h:1"],
             "argument --address: must be auto or HOST:PORT of a running Ray ",
         ),
+        (
+            ["resume", "a", "--logger", "tensorbord"],
+            "argument --logger: there is no logger 'tensorbord'; did you mean 'tensorboard'? Valid: mlflow, none, ",
+        ),
         (["show", "digits", "last"], "argument TRIAL: must be a whole number of at least 0, but got 'last'."),
         (["show", "digits"], "the following arguments are required: TRIAL."),
         (["pareto", "digits", "--spacing", "wide"], "argument --spacing: invalid float value: 'wide'."),
@@ -203,6 +207,16 @@ def test_every_command_that_takes_a_file(
     refused(name, path, *flags, told="there is no architecture 'resnet21'; did you mean 'resnet20'?")
     path.write_text("[study")
     refused(name, path, *flags, told="this is not valid TOML: ")
+
+
+def test_a_logger_that_is_not_installed(
+    write_study: Write, refused: Refused, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # As Python has it for what can't be imported.
+    told = "the logger 'wandb' needs the package wandb, which is not installed. `pip install 'autoprune[wandb]'` brings"
+    for flags in ((), ("--dry-run",)):
+        refused("launch", write_study(here), "--logger", "wandb", *flags, told=told)
+        refused("launch", write_study(here, loggers='use = ["wandb"]'), *flags, told=told)
 
 
 def test_a_number_of_trials_beyond_all_bounds(write_study: Write, refused: Refused, here: Path) -> None:

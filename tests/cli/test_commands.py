@@ -95,19 +95,19 @@ def test_status(run: Run, finished: Any) -> None:
     lines = ok(run("status", "digits", "--storage", finished.url)).splitlines()
     assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"
     assert lines[1] == "complete 4, stopped 1, running 1, waiting for another try 0, failed 1"
-    assert lines[2].startswith("at work: ")
-    assert lines[2].endswith(" s ago: trial 6")
-    assert lines[3:] == ["failed: trial 5: the loss became nan"]
+    (driver,) = (line for line in lines if line.startswith("  at work: "))
+    assert driver.endswith(" s ago: trial 6")
+    assert lines[-2:] == ["failed", "  trial 5: the loss became nan"]
 
 
 def test_show(run: Run, finished: Any) -> None:
-    def facts(number: int) -> dict[str, str]:
-        lines = ok(run("show", "digits", number, "--storage", finished.url)).splitlines()
-        return {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+    def facts(number: int) -> dict[str, Any]:
+        out = ok(run("show", "digits", number, "--format", "json", "--storage", finished.url))
+        return dict(json.loads(out))
 
     first = facts(1)
-    assert (first["trial"], first["state"], first["accuracy"], first["macs"]) == ("1", "COMPLETE", "0.97", "381760")
-    assert json.loads(first["rungs"]) == {"0": 0.1}
+    assert (first["trial"], first["state"], first["accuracy"], first["macs"]) == (1, "COMPLETE", 0.97, 381_760)
+    assert first["rungs"] == {"0": 0.1}
     assert (facts(4)["state"], facts(4)["stop_reason"]) == ("PRUNED", "the time limit is reached")
     assert (facts(5)["state"], facts(5)["reason"]) == ("FAIL", "the loss became nan")
     assert facts(6)["state"] == "RUNNING"
@@ -219,9 +219,9 @@ def test_a_plot_names_the_metric(run: Run, finished: Any, finished_by_rmse: Any)
 
 
 def test_show_and_status_of_a_study_by_rmse(run: Run, finished_by_rmse: Any) -> None:
-    lines = ok(run("show", "digits", 1, "--storage", finished_by_rmse.url)).splitlines()
-    facts = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
-    assert (facts["rmse"], facts["macs_ratio"]) == ("0.5", "0.5")
-    assert "accuracy" not in facts
+    out = ok(run("show", "digits", 1, "--storage", finished_by_rmse.url))
+    assert "  validation  rmse 0.5000\n" in out
+    assert "accuracy" not in out
     lines = ok(run("status", "digits", "--storage", finished_by_rmse.url)).splitlines()
     assert lines[0] == "study 'digits': 5 of 10 trials finished, revision 1"
+    assert "  best         rmse 0.4000 at macs_ratio 1, trial 0" in lines

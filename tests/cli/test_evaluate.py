@@ -14,7 +14,7 @@ import pytest
 
 from autoprune import api
 from autoprune.errors import StudyFailedError
-from autoprune.search.front import EvaluationRows, TestScore
+from autoprune.search.front import EvaluationRows, RacedPair, TestScore
 from autoprune.search.storage import Database, StudyHandle
 
 Run = Callable[..., Any]
@@ -100,14 +100,27 @@ def test_an_evaluation_is_told_run_by_run(run: Run, scored: Any, monkeypatch: py
     where = ["--where", "macs_ratio <= 0.5"]
     lines = ok(run("evaluate", "digits", *where, "--concurrency", 2, "--storage", scored.url)).splitlines()
     assert given == {
-        "name": "digits", "seeds": 3, "where": "macs_ratio <= 0.5", "concurrency": 2, "address": None,
-        "storage": scored.url,
+        "name": "digits", "seeds": None, "race": False, "where": "macs_ratio <= 0.5", "concurrency": 2,
+        "address": None, "storage": scored.url,
     }  # fmt: skip
     assert lines[0] == "trial 1, seed 0: 0.9300 (2 s; 1 of 9)"
     assert [line.split()[0] for line in lines[1:4]] == ["trial", "2", "1"]
     assert lines[-1].startswith("~ can't be told apart")
     stopped = run("evaluate", "digits", "--seeds", 5, "--storage", scored.url)
     assert (stopped.code, stopped.out.splitlines()[-1]) == (130, "9 of 9 runs are done; the same command goes on.")
+
+
+def test_a_race_says_what_came_out(run: Run, scored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(name: str, *, race: bool, seeds: int, storage: str, **options: Any) -> api.Evaluated:
+        assert (race, seeds) == (True, 6)
+        pairs = RacedPair(2, 1, told_apart=False, n_seeds=6), RacedPair(1, 0, told_apart=True, n_seeds=3)
+        return api.Evaluated(api.open_study(name, storage), 15, 9, 6, interrupted=False, race=pairs)
+
+    monkeypatch.setattr(api, "evaluate", evaluate)
+    lines = ok(run("evaluate", "digits", "--race", "--seeds", 6, "--storage", scored.url)).splitlines()
+    assert lines[-2:] == [
+        "race: trials 2 and 1 not told apart with 6 seeds", "race: trials 1 and 0 told apart with 3 seeds",
+    ]  # fmt: skip
 
 
 def test_failed_runs_are_an_exit_code_of_1(run: Run, scored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +137,7 @@ def test_failed_runs_are_an_exit_code_of_1(run: Run, scored: Any, monkeypatch: p
     [
         (["digits", "--seeds", "0"], "argument --seeds: must be a whole number of at least 1, but got '0'"),
         (["digits", "--seeds", "1.5"], "argument --seeds: must be a whole number of at least 1, but got '1.5'"),
+        (["digits", "--seeds", "1", "--race"], "`seeds` must be in [2, 1000] in a race, but got seeds=1."),
         (["digits", "--seeds", "1001"], "`seeds` must be in [1, 1000], but got seeds=1001."),
         (["digits", "--where", "mac < 1"], "in `where`, there is no column 'mac'; did you mean 'macs'?"),
         (["digit"], "there is no study 'digit'; did you mean 'digits'?"),

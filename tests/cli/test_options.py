@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.cli.options import address, duration, natural, one_of, positive
+from autoprune.cli.options import add_run_options, address, duration, natural, one_of, positive, run_options
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,17 @@ def test_one_of() -> None:
         argparse.ArgumentTypeError, match=r"^there is no format 'cvs'; did you mean 'csv'\? Valid: csv, "
     ):
         read("cvs")
+
+
+@pytest.mark.parametrize(
+    ("flags", "loggers"),
+    [
+        ([], None),
+        (["--logger", "none"], ()),
+        (["--logger", "mlflow", "--logger", "tensorboard", "--logger", "mlflow"], ("mlflow", "tensorboard")),
+    ],
+)
+def test_loggers(flags: list[str], loggers: tuple[str, ...] | None) -> None:
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    assert run_options(parser.parse_args(flags))["loggers"] == loggers

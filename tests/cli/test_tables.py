@@ -86,6 +86,33 @@ def test_nothing_is_said_where_nothing_was_scored() -> None:
     assert score_notes(pd.DataFrame({"number": []}), ACCURACY) == []
 
 
+def test_marks_by_the_validation_split_stand_behind_the_score() -> None:
+    by = [None, "validation", None, None, None]
+    told = scored(like_next_by=by).drop(columns=["test_accuracy", "test_sd", "test_seeds"])
+    assert front_table(told, ACCURACY).splitlines()[:3] == [
+        "trial  accuracy  macs_ratio",
+        "    1  0.5000        0.1000",
+        "    2  0.6000 ~      0.2000",
+    ]
+    like = "~ can't be told apart from the next costlier one"
+    assert score_notes(told, ACCURACY) == [f"{like}: within two standard errors of a share of the validation split"]
+    both = scored(like_next=[True, True, None, None, None], like_next_by=["test", *by[1:]])
+    assert score_notes(both, ACCURACY)[1:] == [
+        f"{like}: within 2 * sqrt(sd1^2 / K + sd2^2 / K)",
+        "~ behind accuracy: within two standard errors of a share of the validation split",
+    ]
+    assert [line.count("~") for line in front_table(both, ACCURACY).splitlines()] == [0, 1, 1, 0, 0, 0]
+
+
+def test_members_are_marked_where_others_are_shown() -> None:
+    told = scored(is_pareto=[True, False, True, True, True])[["number", "accuracy", "is_pareto"]]
+    assert front_table(told, ACCURACY).splitlines()[:3] == [
+        "front  trial  accuracy",
+        "*          1    0.5000",
+        "           2    0.6000",
+    ]
+
+
 # A minimised metric
 
 

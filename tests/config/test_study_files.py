@@ -156,6 +156,13 @@ def test_the_space_may_stand_in_the_study_file(load: Load) -> None:
             HEAD + REST + "[trian]\n",
             "study.toml: there is no table 'trian'; did you mean 'train'? Valid: constraints, data, engine, ",
         ),
+        (
+            HEAD + REST + "[constraints]\npeak_activation_ratio = 1.5\n",
+            (
+                "study.toml: [constraints]: `peak_activation_ratio` must be in (0, 1], but got "
+                "peak_activation_ratio=1.5. Give a share of the dense network's peak activation memory."
+            ),
+        ),
         (HEAD + "n_trails = 3\n" + REST, "study.toml: [study]: there is no key 'n_trails'; did you mean 'n_trials'?"),
         (
             HEAD + "n_trials = 0\n" + REST,

@@ -1,5 +1,6 @@
 """Networks on disk: weights, phases, exports."""
 
+from autoprune.engine.files.eight_bits import OnnxNetwork, round_to_int8
 from autoprune.engine.files.exports import ENDINGS, export
 from autoprune.engine.files.given import load_given
 from autoprune.engine.files.phases import Phase, PhaseStore, phase_key, with_state
@@ -8,6 +9,7 @@ from autoprune.engine.files.weights import keep_weights, load_into, publish, sha
 
 __all__ = [
     "ENDINGS",
+    "OnnxNetwork",
     "Phase",
     "PhaseStore",
     "export",
@@ -17,6 +19,7 @@ __all__ = [
     "phase_key",
     "publish",
     "read_tensors",
+    "round_to_int8",
     "sha256_of",
     "with_state",
 ]

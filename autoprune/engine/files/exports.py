@@ -1,11 +1,12 @@
-"""Networks for elsewhere: ``.safetensors``, ``.pt2`` and ``.onnx`` files that run without autoprune."""
+"""Networks for elsewhere: ``.safetensors``, ``.pt2``, ``.onnx`` and ``.py`` files that run without autoprune."""
 
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,27 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from autoprune.engine.asking import Forward, answers, ask, tensors_of
+from autoprune.engine.source import source_of
 from autoprune.errors import AutopruneError, ConfigError, TrialError, first_line
 
 __all__ = ["ENDINGS", "export"]
 
-ENDINGS = (".safetensors", ".pt2", ".onnx")
-_TOLERANCE = 1e-4
+ENDINGS = (".py", ".safetensors", ".pt2", ".onnx")
+_TOLERANCES = {".pt2": 1e-4, ".onnx": 1e-4, ".py": 1e-6}  # Source runs the very operators that the network runs.
 
 
-def export(model: nn.Module, example: Any, path: Path, *, forward: Forward = ask) -> float:
+def export(
+    model: nn.Module, example: Any, path: Path, *, forward: Forward = ask, about: str = "A pruned network."
+) -> float:
     """Write a network as a file that runs without autoprune, for any batch size.
 
     Args:
         model: The network; exported in float32 and evaluation mode, left as it is.
         example: Inputs of any structure, of two examples or more, such as images of shape (N, C, H, W); they fix all
             sizes but N.
-        path: Ends in ``.pt2`` (torch.export) or ``.onnx``.
+        path: Ends in ``.pt2`` (torch.export), ``.onnx`` or ``.py``, which has its weights in a ``.pt`` file beside it.
         forward: Runs the network, where calling it on the inputs does not.
+        about: What a ``.py`` file says of itself, a sentence.
 
     Returns:
         Largest difference between the file's answers and the network's, as a share of the largest number in them.
@@ -40,7 +45,8 @@ def export(model: nn.Module, example: Any, path: Path, *, forward: Forward = ask
         ConfigError: Another ending, the packages for ONNX are not installed, or the network can't be written so.
         TrialError: The written file answers otherwise than the network.
     """
-    if path.suffix not in (".pt2", ".onnx"):
+    writers: dict[str, _Writer] = {".pt2": _pt2, ".onnx": _onnx, ".py": functools.partial(_py, about=about)}
+    if path.suffix not in writers:
         raise ConfigError(f"`--to` must end in {', '.join(ENDINGS)}, but got {str(path)!r}.")
     plain = copy.deepcopy(model).cpu().float().eval()
     inputs = tree_map(_plain, example)
@@ -52,7 +58,7 @@ def export(model: nn.Module, example: Any, path: Path, *, forward: Forward = ask
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:
-            got = (_pt2 if path.suffix == ".pt2" else _onnx)(asked, _Arguments.of(inputs, forward), temporary)
+            got = writers[path.suffix](asked, _Arguments.of(inputs, forward), temporary)
         except AutopruneError:
             raise
         except Exception as error:  # Whatever torch meets in a network of a user's.
@@ -63,14 +69,17 @@ def export(model: nn.Module, example: Any, path: Path, *, forward: Forward = ask
         largest = max(float(one.abs().max()) for one in expected)
         apart = max(float((one - other).abs().max()) for one, other in zip(expected, got, strict=True))
         difference = apart / max(largest, 1e-12)
-        if not difference <= _TOLERANCE:
+        if not difference <= _TOLERANCES[path.suffix]:
             raise TrialError(
                 f"an exported network must answer as the original, but {path.name} differs by {difference:.1e} of the "
-                f"largest logit (allowed {_TOLERANCE:.0e}). Please report it with the network."
+                f"largest logit (allowed {_TOLERANCES[path.suffix]:.0e}). Please report it with the network."
             )
+        if path.suffix == ".py":
+            os.replace(temporary.with_suffix(".pt"), path.with_suffix(".pt"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        temporary.with_suffix(".pt").unlink(missing_ok=True)
     return difference
 
 
@@ -128,6 +137,9 @@ class _Arguments:
         return ["images"] if len(self.tensors) == 1 else [f"input_{place}" for place in range(len(self.tensors))]
 
 
+_Writer = Callable[[nn.Module, _Arguments, Path], list[Tensor]]
+
+
 def _plain(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
@@ -135,9 +147,24 @@ def _plain(leaf: Any) -> Any:
     return (leaf.float() if leaf.is_floating_point() else leaf).contiguous()
 
 
-def _pt2(model: nn.Module, inputs: _Arguments, path: Path) -> list[Tensor]:
+def _exported(model: nn.Module, inputs: _Arguments) -> torch.export.ExportedProgram:
     shapes = inputs.shapes(torch.export.Dim("batch", min=1))
-    program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
+    return torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=shapes)
+
+
+def _py(model: nn.Module, inputs: _Arguments, path: Path, *, about: str) -> list[Tensor]:
+    source = source_of(_exported(model, inputs), about=about)
+    path.write_text(source.text)
+    torch.save(dict(source.weights), path.with_suffix(".pt"))
+    # What runs here is what we have just written, and there is no other text in it than names and numbers.
+    file: dict[str, Any] = {"__name__": "exported", "__file__": str(path)}
+    exec(compile(source.text, str(path), "exec"), file)
+    with torch.no_grad():
+        return answers(file["load"]()(*inputs.tensors))
+
+
+def _pt2(model: nn.Module, inputs: _Arguments, path: Path) -> list[Tensor]:
+    program = _exported(model, inputs)
     torch.export.save(program, path)
     with torch.no_grad():
         # The program itself, not the file: we write .pt2 files and never read one, since reading runs what is in it.

@@ -18,6 +18,7 @@ from autoprune.engine.asking import tensors_of
 from autoprune.engine.channels import conv_ties, norm_ties, reads
 from autoprune.engine.tracing.calls import FIXED, Call, all_fixed, collapse
 from autoprune.engine.tracing.ledger import Layer, Ledger
+from autoprune.engine.tracing.liveness import Liveness
 from autoprune.engine.tracing.operators import (
     TO_PYTHON,
     convolution_macs,
@@ -27,7 +28,7 @@ from autoprune.engine.tracing.operators import (
     operator_kinds,
 )
 from autoprune.engine.tracing.products import Found, attend, is_attention, is_product, multiply, operands
-from autoprune.engine.tracing.record import LabelRecord, Product
+from autoprune.engine.tracing.record import Activation, LabelRecord, Product
 from autoprune.engine.watching import OperatorMode
 from autoprune.errors import NetworkError
 
@@ -46,7 +47,7 @@ class Follower(OperatorMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.ledger = model, Ledger(model)
+        self.model, self.ledger, self.liveness = model, Ledger(model), Liveness(model)
         self.inside = 0  # depth within atomic layers, whose operators say nothing that the layer does not
         self.paused = False
         self._random = ""
@@ -84,16 +85,18 @@ class Follower(OperatorMode):
             assert isinstance(x, Tensor)
             self.paused = True
             self._layer(self.ledger.layer(module), x, output)
+            self.liveness.step([x], [output], self.ledger.labels)
             self.paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if not self.inside and not self.paused:
             self._operator(func, args, kwargs or {}, output)
+            self.liveness.step(_tensors((args, kwargs)), _tensors(output), self.ledger.labels)
         return output
 
     def _operator(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = _tensors((args, kwargs))
         call = Call(func, args, kwargs, tensors, output, self.ledger)
         if torch.Tag.nondeterministic_seeded in func.tags and not self._random:
             self._random = f"{self.ledger.where()} (operator {call.name})"
@@ -282,8 +285,18 @@ class Follower(OperatorMode):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def pin_output(self, output: Any) -> None:
-        """Pin the logits."""
+    def begin(self, inputs: Any) -> None:
+        """The inputs have no channels that could be removed."""
+        for tensor in tensors_of(inputs):
+            self.ledger.labels[tensor] = all_fixed(tensor.shape)
+        self.liveness.begin(tensors_of(inputs))
+
+    def end(self, output: Any) -> LabelRecord:
+        """Pin the logits; everything seen."""
+        self._pin_output(output)
+        return self._record(self.liveness.end(tensors_of(output)))
+
+    def _pin_output(self, output: Any) -> None:
         leaves = [tensor for tensor in tensors_of(output) if tensor in self.ledger.labels]
         if not leaves:
             raise NetworkError(
@@ -293,7 +306,7 @@ class Follower(OperatorMode):
         for leaf in leaves:
             self.ledger.pin(self.ledger.labels[leaf])
 
-    def record(self) -> LabelRecord:
+    def _record(self, activations: list[Activation]) -> LabelRecord:
         """Everything seen, with the ties within layers."""
         ledger = self.ledger
         for module in ledger.ran & ledger.kinds.keys():
@@ -316,6 +329,7 @@ class Follower(OperatorMode):
             heads=ledger.heads_that_fill(),
             idle=[ledger.names[module] for module in waiting],
             random=self._random,
+            activations=activations,
         )
 
     def _pin_shared_weights(self) -> None:
@@ -331,3 +345,7 @@ class Follower(OperatorMode):
                         f"layers {self.ledger.names[first]!r} and {self.ledger.names[module]!r} share a parameter",
                         "give each layer parameters of its own",
                     )
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_map
 
 from autoprune.engine.asking import Forward, tensors_of
 from autoprune.engine.attention import narrow_attention, unfused
-from autoprune.engine.tracing.calls import all_fixed
 from autoprune.engine.tracing.follower import Follower
 from autoprune.engine.tracing.record import LabelRecord
 from autoprune.errors import AutopruneError, NetworkError, first_line
@@ -55,8 +54,7 @@ def follow_labels(model: nn.Module, example: Any, *, forward: Forward) -> LabelR
     inputs = tree_map(_plain, example)
     try:
         with torch.no_grad(), unfused(), follower.hooked(), follower:
-            for tensor in tensors_of(inputs):
-                follower.ledger.labels[tensor] = all_fixed(tensor.shape)
+            follower.begin(inputs)
             output = forward(model, inputs)
     except AutopruneError:
         raise
@@ -65,8 +63,7 @@ def follow_labels(model: nn.Module, example: Any, *, forward: Forward) -> LabelR
             f"the network must run on one input of shape {_shapes(inputs)}, but it failed: {first_line(error)}. "
             "Check the input shape of the data and the number of input channels."
         ) from error
-    follower.pin_output(output)
-    return follower.record()
+    return follower.end(output)
 
 
 def _plain(leaf: Any) -> Any:

@@ -173,16 +173,21 @@ class Ledger:
 
     def count_heads(self, units: NDArray[np.int64]) -> None:
         """Numbers of the module that runs that say how many heads there are, or how many channels they have."""
+        heads = self.note_heads(units)
         if not self.stack:
             return
-        first = np.sort(np.unique(units[:, 0], return_index=True)[1])
-        heads, module = units[first], self.stack[-1]
-        self._heads.append(heads)
+        module = self.stack[-1]
         for name, value in vars(module).items():
             if type(value) is int and "head" in name and value == len(heads):
                 self._tie_number(module, name, heads[:, 0])
             elif type(value) is int and value == heads.size != len(heads):
                 self._tie_number(module, name, heads.ravel())
+
+    def note_heads(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Write down which channels are summed over together, shape (U, D), each set once; these, in order."""
+        first = np.sort(np.unique(units[:, 0], return_index=True)[1])
+        self._heads.append(units[first])
+        return self._heads[-1]
 
     def heads_that_fill(self) -> list[Heads]:
         """Attentions whose heads together take as many channels as the layer reads that wrote them."""

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.cost import CostModel, LayerCost, LinearForm
+from autoprune.cost import CostModel, LayerCost, LinearForm, undominated
 from autoprune.engine.channels import ChannelGroup, axis_sizes, is_per_conv_group, kind_of, own_vectors, reads
 from autoprune.engine.tracing.record import LabelRecord
 
@@ -74,16 +75,44 @@ def price(model: nn.Module, record: LabelRecord, groups: Sequence[ChannelGroup])
         groups=tuple(group.name for group in groups),
         dense=tuple(group.width for group in groups),
         layers=tuple(layers),
+        activations=_activations(record, groups),
     )
 
 
-def _products(record: LabelRecord, groups: Sequence[ChannelGroup]) -> list[LayerCost]:
-    """The products of which channels are a side, those of one module and form together."""
+def _activations(record: LabelRecord, groups: Sequence[ChannelGroup]) -> tuple[LinearForm, ...]:
+    """Bytes of all that lives at each step of the pass, without steps that are never the largest.
+
+    A tensor that holds the channels of a group in part counts as if each had as many elements as the one with most.
+    """
+    place_of, n_groups = _places(record, groups), len(groups)
+    n_steps = max((each.last for each in record.activations), default=-1) + 1
+    changes = np.zeros((n_steps + 1, n_groups + 1), dtype=np.int64)  # The last column is what no width changes.
+    for each in record.activations:
+        places = place_of[each.atoms]
+        stays = places < 0
+        row = np.zeros(n_groups + 1, dtype=np.int64)
+        totals = np.zeros(n_groups + 1, dtype=np.int64)
+        np.add.at(totals, places[~stays], each.sizes[~stays])
+        row[:n_groups] = [-(-int(total) // group.width) for total, group in zip(totals, groups, strict=False)]
+        row[n_groups] = each.fixed + int(each.sizes[stays].sum())
+        changes[each.first] += row
+        changes[each.last + 1] -= row
+    return undominated(np.cumsum(changes[:-1], axis=0))
+
+
+def _places(record: LabelRecord, groups: Sequence[ChannelGroup]) -> NDArray[np.int64]:
+    """The place of the group of each atom; -1 of an atom, or of FIXED, that stays."""
     place_of = np.full(record.n_atoms + 1, -1, dtype=np.int64)  # The last one is that of what is fixed.
     axes = {(axis.module, axis.axis): axis for axis in record.axes}
     for place, group in enumerate(groups):
         for member in group.members:
             place_of[axes[member.module, member.axis].start + member.index] = place
+    return place_of
+
+
+def _products(record: LabelRecord, groups: Sequence[ChannelGroup]) -> list[LayerCost]:
+    """The products of which channels are a side, those of one module and form together."""
+    place_of = _places(record, groups)
     macs: Counter[tuple[str, LinearForm]] = Counter()
     for product in record.products:
         places, counts = np.unique(place_of[product.channels.ravel()], return_counts=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from autoprune.engine.channels import AxisName, side_of
 
-__all__ = ["Axis", "Heads", "LabelRecord", "Pin", "Product", "components"]
+__all__ = ["Activation", "Axis", "Heads", "LabelRecord", "Pin", "Product", "components"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class LabelRecord:
         heads: Attentions whose heads may have to take a share of what is read with them.
         idle: Convolutions and linear layers that did not run.
         random: Where numbers were drawn at random, for people; empty if none were.
+        activations: What was computed from the input, and how long each of it lived.
     """
 
     axes: list[Axis]
@@ -98,6 +99,26 @@ class LabelRecord:
     heads: list[Heads]
     idle: list[str]
     random: str
+    activations: list[Activation]
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """A tensor that was computed from the input, with its views.
+
+    Args:
+        first: The step that wrote it; 0 of an input.
+        last: The last step that used it.
+        atoms: The atoms that its elements are labelled with, rising.
+        sizes: Bytes of the elements of each of them.
+        fixed: Bytes that are there whatever is removed.
+    """
+
+    first: int
+    last: int
+    atoms: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    fixed: int
 
 
 @dataclass(frozen=True, eq=False)

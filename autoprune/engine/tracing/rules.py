@@ -52,9 +52,12 @@ def pointwise(call: Call) -> Tensor | None:
 def _meet(call: Call, a: Tensor, b: Tensor) -> Tensor:
     size = _broadcast(a.shape, b.shape)
     small_a, small_b = collapse(a), collapse(b)
-    # One value for many channels (a spatial attention map) can't be taken apart with them.
+    # One value for many channels (a spatial attention map) can't be taken apart with them, but where values differ
+    # otherwise (a scale of each channel of tokens that others wrote), all that meets at one of them goes together.
     a_shared = any(one == 1 and many > 1 for one, many in zip(a.shape, small_b.shape, strict=True))
     b_shared = any(one == 1 and many > 1 for one, many in zip(b.shape, small_a.shape, strict=True))
+    if a_shared != b_shared and max((small_a if a_shared else small_b).shape) > 1:
+        a_shared = b_shared = False
     for shared, labels in ((a_shared, a), (b_shared, b)):
         if shared:
             call.ledger.pin(labels, "one of its channels is broadcast over the channels of another layer")
@@ -200,6 +203,7 @@ def _merged(call: Call, labels: Tensor, dim: int) -> Tensor | None:
         return narrow
     if all(collapse(labels, only=other).shape[other] == 1 for other in range(labels.dim()) if other != dim):
         return None
+    call.ledger.note_heads(collapse(labels, keep=dim).movedim(dim, -1).reshape(-1, labels.shape[dim]).numpy())
     first = labels.narrow(dim, 0, 1)
     for place in range(1, labels.shape[dim]):
         first = _meet(call, first, labels.narrow(dim, place, 1))

@@ -4,10 +4,11 @@ from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Nothing, RunningTrial, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Stopper
-from autoprune.search.dispatch.verdicts import Goals
+from autoprune.search.dispatch.verdicts import Complete, Goals, StopEarly, Verdict
 from autoprune.search.dispatch.wind_down import FailureCaps, WindDown
 
 __all__ = [
+    "Complete",
     "Dispatcher",
     "FailureCaps",
     "Goals",
@@ -16,7 +17,9 @@ __all__ = [
     "RunningTrial",
     "SharedPhases",
     "Snapshot",
+    "StopEarly",
     "Stopper",
     "Stopping",
+    "Verdict",
     "WindDown",
 ]

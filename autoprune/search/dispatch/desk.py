@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optuna.trial import TrialState
+
 from autoprune.config import Progressed, Report
-from autoprune.errors import LeaseLostError, SpaceExhaustedError
+from autoprune.errors import LeaseLostError, SpaceExhaustedError, StorageError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Live, Nothing, Snapshot, Stopping
@@ -260,6 +262,14 @@ class Dispatcher:
         live = self.live.get(handle)
         if live is None:
             return
+        self._take_in(live, report)
+        if isinstance(report, Progressed) and report.rung is not None:
+            try:
+                self._lifecycle.reached(live.claim.trial_id, live.rungs)
+            except StorageError as error:  # It is for people who look only, and its end brings it again.
+                _log.warning("how far a trial is could not be stored: %s", error)
+
+    def _take_in(self, live: Live, report: Report) -> None:
         live.hear(report)
         file = report.phase_file if isinstance(report, Progressed) else None
         if file is not None and self.phases.publish("sparsify", holder=live.claim.trial_id, file=file):
@@ -268,7 +278,7 @@ class Dispatcher:
 
     # Writing how it ended
 
-    def ended(self, handle: str, last: Report | None, *, crashed: bool = False) -> None:
+    def ended(self, handle: str, last: Report | None, *, crashed: bool = False) -> Verdict | None:
         """Write how a trial ended.
 
         Args:
@@ -276,26 +286,34 @@ class Dispatcher:
             last: Its last report, which says whether it completed, failed or ended early by itself, or that it went on
                 when it was stopped; None where it said nothing.
             crashed: Its worker died.
+
+        Returns:
+            What became of it; None where it was not, or is no longer, ours.
         """
-        if last is not None:
-            self.heard(handle, last)  # The report that a trial is stopped at comes only here.
+        running = self.live.get(handle)
+        if running is not None and last is not None:
+            self._take_in(running, last)  # The report that a trial is stopped at comes only here.
         live = self._trials.end(handle)
         if live is None:
-            return
+            return None
         self.phases.give_up(live.claim.trial_id)
         self._look_at = 0.0
         if live.lost:
-            return
+            return None
         verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
-        self._store(live.claim.trial_id, verdict)
+        stored = self._store(live.claim.trial_id, verdict)
         self._wind_down.count_failures()
+        return stored
 
-    def _store(self, trial_id: int, verdict: Verdict) -> None:
+    def _store(self, trial_id: int, verdict: Verdict) -> Verdict | None:
+        """Write what became of a trial; returns it as it was written, or None where the trial is no longer ours."""
         try:
             match verdict:
-                case Complete():
-                    self._lifecycle.complete(trial_id, verdict.values, verdict.attrs, constraints=verdict.constraints)
+                case Complete(values, attrs, constraints):
+                    state = self._lifecycle.complete(trial_id, values, attrs, constraints=constraints)
                     self._on_complete()
+                    if state is not TrialState.COMPLETE:
+                        return Fail("its result can't be stored")
                 case StopEarly():
                     self._lifecycle.stopped(trial_id, verdict.attrs, constraints=verdict.constraints)
                 case Fail():
@@ -304,6 +322,8 @@ class Dispatcher:
                     self._lifecycle.release(trial_id, verdict.reason)
         except LeaseLostError as error:
             _log.warning("%s", error)
+            return None
+        return verdict
 
     def abandon(self) -> None:
         """Let every trial go, so that it is retried at once rather than when its lease expires."""

@@ -1,6 +1,11 @@
 """What is asked of a study: its trials as a table, the Pareto front, test scores."""
 
-from autoprune.search.front.query import front, hypervolume_of, thinned, trials_frame
+from autoprune.search.front.comparing import Stretch, n_beaten, stretches
+from autoprune.search.front.fronts import Candidates, Front, Source
+from autoprune.search.front.noise import FEWEST_RACED, RacedPair, alike_by_share, raced
+from autoprune.search.front.query import feasible, front, hypervolume_of, thinned
+from autoprune.search.front.ranks import MOST_MEASURED, with_ranks
+from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
     EvaluationRows,
     TestScore,
@@ -12,15 +17,28 @@ from autoprune.search.front.test_scores import (
 )
 
 __all__ = [
+    "FEWEST_RACED",
+    "MOST_MEASURED",
+    "Candidates",
     "EvaluationRows",
+    "Front",
+    "RacedPair",
+    "Source",
+    "Stretch",
     "TestScore",
+    "alike_by_share",
+    "feasible",
     "front",
     "hypervolume_of",
     "latest",
+    "n_beaten",
+    "raced",
     "scores_frame",
     "source_of",
+    "stretches",
     "summary",
     "thinned",
     "trials_frame",
+    "with_ranks",
     "with_test_scores",
 ]

@@ -16,7 +16,7 @@ from autoprune.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["rows_where"]
+__all__ = ["columns_of", "rows_where"]
 
 _Column = npt.NDArray[Any]
 _OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -46,6 +46,29 @@ def rows_where(frame: pd.DataFrame, where: str) -> npt.NDArray[np.bool_]:
     Raises:
         ConfigError: It is something else, names no column, or compares a string with a number.
     """
+    tree, names = _parsed(where)
+    return _Condition(frame, where=where, names=names).of(tree)
+
+
+def columns_of(where: str) -> set[str]:
+    """The columns that a condition names; whatever else may be wrong with it.
+
+    Raises:
+        ConfigError: It can't be read as a condition.
+    """
+    tree, names = _parsed(where)
+    found, left = set(), [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Name | ast.Attribute):
+            found.add(names.get(ast.unparse(node), ast.unparse(node)))
+        else:
+            left += [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.expr)]
+    return found
+
+
+def _parsed(where: str) -> tuple[ast.expr, dict[str, str]]:
+    """The condition, and the names in backticks by what stands for them in it."""
     names: list[str] = []
 
     def replace(match: re.Match[str]) -> str:
@@ -60,7 +83,7 @@ def rows_where(frame: pd.DataFrame, where: str) -> npt.NDArray[np.bool_]:
         tree = ast.parse(_STRING_OR_QUOTED_NAME.sub(replace, where.strip()), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(f"`where` must be a condition, but {where[:80]!r} can't be read as one. {_HOW}") from None
-    return _Condition(frame, where=where, names={f"__column_{i}__": name for i, name in enumerate(names)}).of(tree.body)
+    return tree.body, {f"__column_{i}__": name for i, name in enumerate(names)}
 
 
 class _Condition:

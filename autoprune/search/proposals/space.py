@@ -48,7 +48,12 @@ class Space:
         self._cost, self._widths = cost, widths or Limits()
         self._least = least = self._widths.smallest(cost)
         self.most_macs_ratio = _highest_target(self.constraints.macs_ratio, cost.dense_macs)
-        most = Limits(macs=self.most_macs_ratio * cost.dense_macs, params=self.constraints.params)
+        self.activation_limit_bytes = _activation_limit(self.constraints, cost)
+        most = Limits(
+            macs=self.most_macs_ratio * cost.dense_macs,
+            params=self.constraints.params,
+            peak_activation_bytes=self.activation_limit_bytes,
+        )
         most.check_reachable(cost, least, where="[constraints] ")
         self.least_macs_ratio = _target_of(cost.macs(least), cost.dense_macs)
         targets = parameter_of(config.macs_target)
@@ -148,16 +153,22 @@ class Space:
     def widths(self, point: Point) -> dict[str, int] | None:
         """Width by group where the parameters fix them; None where a ranking of the trained channels does."""
         rule, limits = rule_named(point.width_rule), self._limits(point)
-        is_dense = point.macs_target >= 1 and (limits.params is None or limits.params >= self._cost.dense_params)
+        dense = dict(zip(self._cost.groups, self._cost.dense, strict=True))
+        is_dense = point.macs_target >= 1 and limits.keeps(self._cost, dense)
         if is_dense and not rule.decides:
-            return dict(zip(self._cost.groups, self._cost.dense, strict=True))
+            return dense
         if rule.ranks:
             return None
         return rule.widths(Evidence(self._cost, multipliers=self._group_multipliers(point)), limits)
 
     def _limits(self, point: Point) -> Limits:
         macs = point.macs_target * self._cost.dense_macs
-        return dataclasses.replace(self._widths, macs=macs, params=self.constraints.params)
+        return dataclasses.replace(
+            self._widths,
+            macs=macs,
+            params=self.constraints.params,
+            peak_activation_bytes=self.activation_limit_bytes,
+        )
 
     def params_ratio(self, point: Point) -> float | None:
         """Parameters over the dense network's, where the point's parameters fix the widths."""
@@ -177,6 +188,7 @@ class Space:
             "macs_target": point.macs_target,
             "multipliers": self._group_multipliers(point),
             "params_limit": self.constraints.params,
+            "activation_limit_bytes": self.activation_limit_bytes,
             "latency_limit_ms": self.constraints.latency_ms,
             "recipe": dict(point.recipe),
             "epochs": point.epochs,
@@ -194,7 +206,9 @@ class Space:
         if widths is None:
             # What a ranking keeps is known in the trial only, but not how its widths are bounded and rounded.
             bounds = [self._widths.multiple, sorted(self._least.items())]
-            limits = [] if self.constraints.params is None else [self.constraints.params]
+            limits: list[Any] = [] if self.constraints.params is None else [self.constraints.params]
+            if self.activation_limit_bytes is not None:
+                limits.append({"peak_activation_bytes": self.activation_limit_bytes})
             multipliers = [dict(point.multipliers)] if point.parent is not None else []
             choice = [point.width_rule, point.macs_target, bounds, *limits, *multipliers]
         elif tuple(widths.values()) == self._cost.dense:
@@ -238,9 +252,21 @@ def _highest_target(limit: float | None, dense: int) -> float:
     """The highest target whose MACs all keep ``macs / dense <= limit``, exactly as a finished trial is judged."""
     if limit is None:
         return 1.0
-    most = math.floor(limit * dense)
-    if (most + 1) / dense <= limit:
-        most += 1
-    elif most / dense > limit:
-        most -= 1
+    most = _most(limit, dense)
     return limit if math.floor(limit * dense) == most else _target_of(most, dense)
+
+
+def _most(ratio: float, dense: int) -> int:
+    """The largest count whose share keeps ``count / dense <= ratio``, exactly as a finished trial is judged."""
+    most = math.floor(ratio * dense)
+    if (most + 1) / dense <= ratio:
+        return most + 1
+    return most - 1 if most / dense > ratio else most
+
+
+def _activation_limit(constraints: ConstraintsConfig, cost: CostModel) -> int | None:
+    """The largest peak activation memory that keeps both constraints, in bytes; None where there are none."""
+    limits = [] if constraints.peak_activation_bytes is None else [constraints.peak_activation_bytes]
+    if constraints.peak_activation_ratio is not None:
+        limits.append(_most(constraints.peak_activation_ratio, cost.dense_peak_activation_bytes))
+    return min(limits, default=None)

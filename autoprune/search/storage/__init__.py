@@ -5,11 +5,12 @@ from autoprune.search.storage.counts import Counts, count
 from autoprune.search.storage.database import Database
 from autoprune.search.storage.history import raw_rows
 from autoprune.search.storage.quiet import quiet
-from autoprune.search.storage.study import StudyHandle, StudyRow, list_studies
+from autoprune.search.storage.study import DriverRow, StudyHandle, StudyRow, list_studies
 
 __all__ = [
     "Counts",
     "Database",
+    "DriverRow",
     "StudyHandle",
     "StudyRow",
     "count",

@@ -12,9 +12,9 @@ between any two of them and the next ``reap`` puts it right.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -213,6 +213,19 @@ class Lifecycle:
             connection.execute(sa.update(drivers).where(drivers.c.owner == self.owner).values(seen_at=now))
         return set(trial_ids) - kept
 
+    def reached(self, trial_id: int, rungs: Mapping[str, float]) -> None:
+        """Store how far a trial under way has come, for people who look; its end brings all of it again.
+
+        Args:
+            trial_id: A trial; nothing is stored where it is not, or no longer, ours.
+            rungs: Score by rung reached.
+        """
+        with self._db.reading() as connection:
+            is_ours = sql.holder(connection, trial_id) == (TrialState.RUNNING, self.owner)
+        if is_ours:
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._db.translating_errors():
+                self._db.storage.set_trial_user_attr(trial_id, Attr.RUNGS, plain(rungs))
+
     def complete(
         self,
         trial_id: int,
@@ -384,7 +397,7 @@ class Lifecycle:
             with self._db.writing() as connection:
                 sql.drop(connection, trial_id)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _dropped_if_finished(self, trial_id: int) -> Iterator[None]:
         try:
             yield

@@ -99,6 +99,11 @@ class StoredTrial:
         return self.attrs.get(Attr.OWNER)
 
     @property
+    def claimed_at(self) -> float | None:
+        """When it was claimed last, in the database's seconds."""
+        return self.attrs.get(Attr.CLAIMED_AT)
+
+    @property
     def attempt(self) -> int:
         """How many earlier tries of the same proposal ended without a result."""
         return int(self.attrs.get(Attr.ATTEMPT, 0))
@@ -151,8 +156,9 @@ class StoredTrial:
 
     @property
     def rungs(self) -> dict[int, float]:
-        """Score by rung reached."""
-        return {int(rung): float(score) for rung, score in (self.attrs.get(Attr.RUNGS) or {}).items()}
+        """Score by rung reached, without those that were no number."""
+        stored = self.attrs.get(Attr.RUNGS) or {}
+        return {int(rung): float(score) for rung, score in stored.items() if score is not None}
 
     @property
     def weights(self) -> str | None:

@@ -479,7 +479,7 @@ class StreamAttention(nn.Module):
         super().__init__()
         self.num_heads, self.window, self.kind = num_heads, [3, 3], kind
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.randn(num_heads, 9, 9))
+        self.bias, self.scale = nn.Parameter(torch.randn(num_heads, 9, 9)), nn.Parameter(torch.randn(width))
         self.reduce, self.norm = nn.Conv2d(width, width, 3, 3), nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -489,6 +489,10 @@ class StreamAttention(nn.Module):
             reduced = self.reduce(x.transpose(1, 2).reshape(n, c, 3, 3)).reshape(n, c, -1).transpose(1, 2)
             read = x + self.norm(reduced)
         q, k, v = self.qkv(read).reshape(n, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.kind == "summed":  # One query for all, by a sum over the channels of a head, as in class attention.
+            scores = (q[:, :, :1] * k).sum(-1) * (c // self.num_heads) ** -0.5
+            x = scores.softmax(-1)[:, :, None] @ v
+            return torch.cat([self.proj(x.transpose(1, 2).reshape(n, 1, c)), read[:, 1:]], 1) * self.scale
         if self.kind == "across":  # Channels attend to channels, as in XCiT and DaViT.
             x = ((q.transpose(-2, -1) @ k) * t**-0.5).softmax(-1) @ v.transpose(-2, -1)
             return self.proj(x.permute(0, 3, 1, 2).reshape(n, t, c))
@@ -514,7 +518,7 @@ class StreamTransformer(nn.Module):
         return self.head(self.norms[3](x + self.mlp(self.norms[2](x))).mean(1))
 
 
-@pytest.mark.parametrize("kind", ["plain", "across", "reduced"])
+@pytest.mark.parametrize("kind", ["plain", "across", "summed", "reduced"])
 def test_heads_take_their_share_of_the_stream_with_them_where_their_size_follows_it(kind: str) -> None:
     model = StreamTransformer(kind)
     traced = assert_exact(model, (3, 12, 12))

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from autoprune.config import ACCURACY, Completed, Failed, Progressed, Range, Stopped
-from autoprune.errors import SpaceExhaustedError, StudyFailedError
+from autoprune.errors import SpaceExhaustedError, StorageError, StudyFailedError
 from autoprune.search.dispatch import (
+    Complete,
     Dispatcher,
     FailureCaps,
     Goals,
@@ -203,6 +204,34 @@ def test_an_interrupt_gives_running_trials_back(record):
     again = make(record, n_trials=4, owner="next").next("a")
     assert again.attrs == claim.attrs
     assert again.attempt == 0
+
+
+def test_rungs_of_a_running_trial_are_seen_and_what_became_of_it_is_told(record):
+    dispatcher = make(record, n_trials=4)
+    claim = dispatcher.next("a")
+    for rung, score in enumerate((0.25, math.nan, 0.5)):
+        dispatcher.heard("a", Progressed(phase="finetune", progress=0.5, rung=rung, score=score, macs_ratio=0.5))
+    (trial,) = map(StoredTrial, record.trials())
+    assert (trial.state, trial.rungs) == (TrialState.RUNNING, {0: 0.25, 2: 0.5})
+    assert isinstance(make(record, n_trials=4, owner="other").next("b"), Claim)  # A proposer reads it all the same.
+    verdict = dispatcher.ended("a", Completed(result=fakes.run_trial(claim.attrs["point"])))
+    assert isinstance(verdict, Complete)
+    assert verdict.values == record.trials()[0].values
+    assert dispatcher.ended("a", None) is None
+
+
+def test_rungs_that_can_not_be_stored_cost_no_trial(record, monkeypatch):
+    dispatcher = make(record, n_trials=4)
+    dispatcher.next("a")
+
+    def gone(*_):
+        raise StorageError("the database has gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lifecycle, "reached", gone)
+        dispatcher.heard("a", Progressed(phase="finetune", progress=0.5, rung=0, score=0.25, macs_ratio=0.5))
+    assert dispatcher.stopping is None
+    assert dispatcher.live["a"].rungs == {"0": 0.25}
 
 
 def test_at_a_time_limit_running_trials_keep_their_best_rung(record):

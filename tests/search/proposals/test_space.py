@@ -195,7 +195,7 @@ def test_a_trial_is_told_the_multiplier_of_every_group():
     assert space.trial_fields(point) == {
         "method": "plain", "hyper": {}, "width_rule": "per_stage", "macs_target": 0.5,
         "multipliers": {"conv0": 1.0, "conv1": 1.0, "conv2": 0.5, "conv3": 0.5, "conv4": 1.5, "conv5": 1.5},
-        "params_limit": 2_000, "latency_limit_ms": 3.5, "recipe": {}, "epochs": None,
+        "params_limit": 2_000, "activation_limit_bytes": None, "latency_limit_ms": 3.5, "recipe": {}, "epochs": None,
     }  # fmt: skip
     by_group = Point("plain", "per_group", 0.5, multipliers={f"conv{i}": 1.0 + i / 8 for i in range(6)})
     assert space.trial_fields(by_group)["multipliers"] == by_group.multipliers
@@ -325,6 +325,32 @@ def test_the_dense_network_is_no_trial_where_its_parameters_are_too_many():
     # Two rules then keep different channels, unless the network stays dense.
     assert limited.key(point) != limited.key(dataclasses.replace(point, width_rule="global"))
     assert allowed.key(point) == allowed.key(dataclasses.replace(point, width_rule="global"))
+
+
+def with_activations(cost):
+    """At one step both groups live, at another the first alone: at 16 and 32 channels 1,664 and 1,600 bytes."""
+    steps = (LinearForm(0, ((0, 64), (1, 20))), LinearForm(0, ((0, 100),)))
+    return dataclasses.replace(cost, activations=steps)
+
+
+@pytest.mark.parametrize("given", [{"peak_activation_bytes": 900}, {"peak_activation_ratio": 900 / 1_664}])
+def test_widths_keep_a_limit_of_activation_memory_beforehand(given):
+    cost = with_activations(fakes.cost_model())
+    space = fakes.space(cost=cost, constraints=ConstraintsConfig(**given))
+    point = Point("plain", "uniform", 1.0)
+    assert space.trial_fields(point)["activation_limit_bytes"] == space.activation_limit_bytes == 900
+    assert 850 <= cost.peak_activation_bytes(space.widths(point)) <= 900
+    other = fakes.space(cost=cost, constraints=ConstraintsConfig(peak_activation_bytes=901))
+    ranked = dataclasses.replace(point, width_rule="global")
+    assert len({each.key(ranked) for each in (space, other, fakes.space(cost=cost))}) == 3
+
+
+def test_the_stricter_of_two_limits_of_activation_memory_counts():
+    cost = with_activations(fakes.cost_model())
+    both = ConstraintsConfig(peak_activation_bytes=1_000, peak_activation_ratio=0.5)
+    assert fakes.space(cost=cost, constraints=both).activation_limit_bytes == 832
+    with pytest.raises(InfeasibleError, match=r"\[constraints\] .* 99 bytes of activations at once .* cost 100"):
+        fakes.space(cost=cost, constraints=ConstraintsConfig(peak_activation_bytes=99))
 
 
 def test_a_ranking_is_another_trial_under_another_limit_of_parameters():
