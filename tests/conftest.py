@@ -121,7 +121,7 @@ def write_study(artifacts: Path) -> WriteStudy:
     """Write a study file of small tables; a table given by name replaces the stock one, None leaves it out."""
 
     def write(folder: Path, name: str = "study.toml", **tables: str | None) -> Path:
-        stock = {**_TABLES, "engine": f'artifacts = "{artifacts}"'}
+        stock = {**_TABLES, "engine": f'precision = "float32"\nartifacts = "{artifacts}"'}
         path = folder / name
         given = {key: text for key, text in {**stock, **tables}.items() if text is not None}
         path.write_text("".join(f"[{key}]\n{text}\n" for key, text in given.items()), encoding="utf-8")

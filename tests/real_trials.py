@@ -40,6 +40,7 @@ epochs = 0.2
 epochs = 0.05
 
 [engine]
+precision = "float32"
 artifacts = "{folder}/artifacts"
 recalibration_images = 64
 """

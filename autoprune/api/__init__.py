@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from autoprune.api._listing import list_names
     from autoprune.api._measuring import MeasuredBatch, measure_latency
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
-    from autoprune.api._progress import Progress, Snapshot
+    from autoprune.api._progress import Progress, RunningTrial, Snapshot
     from autoprune.api._reading import Study, open_study, storage_url
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
+    from autoprune.api._watching import RunningRow, running_trials
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
@@ -43,7 +44,9 @@ __all__ = [
     "Progress",
     "Pruned",
     "Removed",
+    "RunningRow",
     "RunningStatus",
+    "RunningTrial",
     "Snapshot",
     "Status",
     "Study",
@@ -66,6 +69,7 @@ __all__ = [
     "plan",
     "prune",
     "resume",
+    "running_trials",
     "search",
     "status",
     "stop",
@@ -84,11 +88,12 @@ _HOMES = {
     "_listing": ("list_names",),
     "_measuring": ("MeasuredBatch", "measure_latency"),
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
-    "_progress": ("Progress", "Snapshot"),
+    "_progress": ("Progress", "RunningTrial", "Snapshot"),
     "_reading": ("Study", "open_study", "storage_url"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
     "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
+    "_watching": ("RunningRow", "running_trials"),
 }
 _BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
 __getattr__ = lazy_names(

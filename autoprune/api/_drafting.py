@@ -62,7 +62,7 @@ def _draft(workbench: Workbench, name: str) -> str:
     Raises:
         NetworkError: Nothing of the network can be pruned.
     """
-    found = inspection_of(workbench)
+    found = inspection_of(workbench, workbench.setting)
     if not found.groups:
         raise NetworkError(
             "a search space needs a network of which something can be pruned, but there is no channel group. "

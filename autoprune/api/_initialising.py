@@ -79,7 +79,7 @@ def init(
         worst = None
         if workbench.setting.task.metric_direction == "minimize":
             worst = float(f"{score_by_chance(workbench.setting):.3g}")
-        found = inspection_of(workbench)
+        found = inspection_of(workbench, workbench.setting)
         text = draft.text(worst=worst, inspection=found)
         with file.open("x", encoding="utf-8") as out:
             out.write(text)

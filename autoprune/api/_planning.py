@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import methods
+from autoprune.api._kept import kept_at
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
@@ -21,6 +22,7 @@ from autoprune.config import (
     Range,
     ResourcesConfig,
     SearchConfig,
+    SettingSpec,
     SpaceConfig,
     StudyConfig,
     load_setting,
@@ -55,6 +57,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_TO_BE_MEASURED = "what trains fastest, measured for seconds by the launch that makes the study, which keeps it"
 _PLAIN = "magnitude"  # Opens a study where it can: known to be good, and it costs nothing.
 _N_RUNGS = 9  # Of the opening where trials inherit; more and shorter ones were behind.
 
@@ -140,6 +143,7 @@ class Inspection:
         groups: Prunable channel groups.
         refused: What can't be pruned, why, and what to do about it.
         least_macs_ratio: MACs ratio at the minimum widths.
+        computed_in: Precision and layout, for people.
         notes: What is in the way of a study without stopping it.
     """
 
@@ -151,10 +155,11 @@ class Inspection:
     groups: tuple[GroupRow, ...]
     refused: tuple[str, ...]
     least_macs_ratio: float
+    computed_in: str
     notes: tuple[str, ...] = ()
 
 
-def inspection_of(workbench: Workbench) -> Inspection:
+def inspection_of(workbench: Workbench, setting: SettingSpec) -> Inspection:
     cost, network = workbench.traced.cost, workbench.setting.network
     dense, rows = dict(zip(cost.groups, cost.dense, strict=True)), []
     for group in workbench.traced.groups:
@@ -172,6 +177,7 @@ def inspection_of(workbench: Workbench) -> Inspection:
         groups=tuple(rows),
         refused=tuple(str(refusal) for refusal in workbench.traced.refused),
         least_macs_ratio=cost.macs_ratio(workbench.limits().min_widths),
+        computed_in=_TO_BE_MEASURED if setting.is_measured else str(setting.numerics),
         notes=notes_on(workbench.network),
     )
 
@@ -181,7 +187,8 @@ def inspect(path: Path | str) -> Inspection:
 
     The file's search space is not looked at, and may be missing.
     """
-    return inspection_of(open_workbench(load_setting(Path(path))))
+    setting = load_setting(Path(path))
+    return inspection_of(open_workbench(setting), setting)
 
 
 @dataclass(frozen=True)
@@ -396,14 +403,16 @@ def plan(
         loggers=loggers,
     )  # fmt: skip
     require_loggers(config.loggers)
+    url = storage_url(storage)
+    config = kept_at(url, config)
     workbench = open_workbench(config.setting)
     space = space_of(config, workbench)
     planner = planner_of(config, space, workbench)
     points = tuple(point.to_dict() for point in opening(space, config.study.n_trials, planner=planner))
     identity = identity_of(config, workbench)
-    joins = _joined(config, identity, storage_url(storage))
+    joins = _joined(config, identity, url)
     config = dataclasses.replace(config, space=space.config)
-    return Plan(config, inspection_of(workbench), points, identity, joins)
+    return Plan(config, inspection_of(workbench, config.setting), points, identity, joins)
 
 
 def _joined(config: StudyConfig, identity: Mapping[str, Any], url: str) -> ExistingStudy | None:

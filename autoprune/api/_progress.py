@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autoprune.api._reading import Study
-from autoprune.search.dispatch import Snapshot
+from autoprune.search.dispatch import RunningTrial, Snapshot
 
-__all__ = ["Progress", "Snapshot"]
+__all__ = ["Progress", "RunningTrial", "Snapshot"]
 
 
 class Progress:

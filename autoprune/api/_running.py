@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api._cleaning import retain
+from autoprune.api._kept import kept_at
+from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
-from autoprune.api._planning import identity_of, load_config, overridden, planner_of, recipe_search_of, space_of
+from autoprune.api._planning import load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
@@ -24,6 +26,7 @@ from autoprune.config import (
     TrialSpec,
 )
 from autoprune.distributed import (
+    CoresWatch,
     Destination,
     Slots,
     drive,
@@ -143,17 +146,20 @@ def resume(
 def _run(
     config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
 ) -> Outcome:
-    started = time.monotonic()
-    search, setting = config.study, config.setting
+    started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
-    workbench = open_workbench(setting)
-    space = space_of(config, workbench)
+    config = kept_at(storage_url(storage), config)
+    search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address) as cluster:
+    with open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
-        ready = dataclasses.replace(setting, threads=setting.threads or slots.threads)
+        if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
+            progress.note(str(cluster.cores))
         db = Database.open(storage_url(storage), create=True)
-        record = _join(config, workbench, db)
+        config, workbench, record = settle(
+            config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
+        )
+        setting, ready = config.setting, _threaded(config.setting, slots)
         study, owner = Study(db, record), new_owner()
         expire_dead_leases(record)
         left_s = None if time_limit_s is None else max(0.0, started + time_limit_s - time.monotonic())
@@ -174,6 +180,8 @@ def _run(
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
+                    if not is_new:
+                        warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
                     if planner is not None and time_limit_s is not None:
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
@@ -211,19 +219,8 @@ def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outc
     )
 
 
-def _join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle:
-    return StudyHandle.create_or_join(
-        db,
-        name=config.study.name,
-        identity=identity_of(config, workbench),
-        config={
-            "config": config.to_dict(),
-            "cost": workbench.traced.cost.to_dict(),
-            "n_validation": workbench.work.n_validation,
-        },
-        directions=config.study.directions,
-        objectives=config.study.objectives,
-    )
+def _threaded(setting: SettingSpec, slots: Slots) -> SettingSpec:
+    return dataclasses.replace(setting, threads=setting.threads or slots.threads)
 
 
 def _dispatcher(

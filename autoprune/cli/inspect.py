@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"not prunable: {refusal}")
     for note in found.notes:
         print(f"note: {note}")
+    print(f"computed in: {found.computed_in}")
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
     if written is not None:
         print(f'wrote {args.write_space}; name it in [study] of {args.study_file}: space = "{written}"')

@@ -68,6 +68,7 @@ def _dry_run(args: argparse.Namespace) -> int:
     found = plan.inspection
     print(f"network {found.network}: {found.macs:,} MACs, {len(found.groups)} channel groups")
     print(f"space {space.name!r}: methods {', '.join(space.methods)}; width rules {', '.join(space.width_rules)}")
+    print(f"computed in: {found.computed_in}")
     print(f"reachable: macs_ratio {found.least_macs_ratio:.4f} to 1")
     if plan.config.loggers.use:
         print(f"loggers: {', '.join(plan.config.loggers.use)}")

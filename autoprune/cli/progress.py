@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any, Self
 
-from autoprune.api import Outcome, Progress, Snapshot, Study
+from autoprune.api import Outcome, Progress, RunningTrial, Snapshot, Study
 from autoprune.cli.tables import front_table
 from autoprune.config import AS_MANY_AS_FIT
 
@@ -25,6 +25,13 @@ _INTERRUPTED = (
 def _seconds(value: float) -> str:
     hours, rest = divmod(int(value), 3600)
     return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+
+
+def _underway(trial: RunningTrial) -> str:
+    """Phase, share, images a second and time left of a running trial, as far as they are known."""
+    pace = "" if trial.images_per_s is None else f", {trial.images_per_s:,.0f} images/s"
+    left = "" if trial.seconds_left is None else f", {_seconds(trial.seconds_left)} left"
+    return f"{trial.phase} {trial.progress:.0%}{pace}{left}"
 
 
 class _Figures:
@@ -93,6 +100,8 @@ class _Plain(Progress):
         if news != self._last or time.monotonic() - self._told_at > _PLAIN_AT_LEAST_EVERY_S:
             self._told_at, self._last = time.monotonic(), news
             print("; ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
+            for trial in snapshot.running:
+                print(f"  trial {trial.number}: {_underway(trial)}", flush=True)
 
     def interrupted(self) -> None:
         print(_INTERRUPTED, file=sys.stderr, flush=True)
@@ -128,7 +137,7 @@ class _LiveTable(Progress):
         for trial in snapshot.running:
             point = trial.point
             what = f"{point.method}, {point.width_rule}, macs_target {point.macs_target:.2f}"
-            table.add_row(f"trial {trial.number}", f"{what}: {trial.phase} {trial.progress:.0%}")
+            table.add_row(f"trial {trial.number}", f"{what}: {_underway(trial)}")
         self._live.update(table)
 
     def interrupted(self) -> None:

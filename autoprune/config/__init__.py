@@ -4,6 +4,7 @@ from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.loggers import LOGGERS, LoggersConfig
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
+from autoprune.config.numerics import LAYOUTS, PRECISIONS, Numerics, preferred
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
@@ -39,7 +40,9 @@ __all__ = [
     "AS_MANY_AS_FIT",
     "COSTS",
     "DIRECTIONS",
+    "LAYOUTS",
     "LOGGERS",
+    "PRECISIONS",
     "SAMPLERS",
     "SHAPE",
     "TASKS",
@@ -52,6 +55,7 @@ __all__ = [
     "LoggersConfig",
     "Metric",
     "NetworkSpec",
+    "Numerics",
     "Progressed",
     "Range",
     "Report",
@@ -73,6 +77,7 @@ __all__ = [
     "named_space",
     "names_its_trials",
     "option",
+    "preferred",
     "read",
     "read_stored",
     "resolved",

@@ -42,6 +42,8 @@ class Progressed(Report):
         phase_file: Once the sparsify phase's result lies in the cache: its key, place, sha256 and size_bytes.
         result_key: Once the channels are chosen: hash of all that fixes the result, so that an earlier one can be
             taken over.
+        images_per_s: Training images (of a task: examples) a second in this phase; None before that can be told.
+        seconds_left: Of this phase, at its pace so far; None likewise.
     """
 
     phase: str
@@ -51,6 +53,8 @@ class Progressed(Report):
     macs_ratio: float | None = None
     phase_file: Mapping[str, Any] | None = None
     result_key: str | None = None
+    images_per_s: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from autoprune.config.fields import check, option, read
+from autoprune.config.numerics import AUTO, LAYOUTS, PRECISIONS, Numerics
 from autoprune.config.recipes import TrainSpec, check_dense
 from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError
@@ -273,7 +274,9 @@ class EngineSpec:
     """The ``[engine]`` table: how trials run and measure.
 
     Args:
-        precision: What networks compute in.
+        precision: What networks compute in. With ``"auto"`` the launch that makes a study measures in which precision
+            and layout its device trains fastest, and the study keeps these.
+        layout: How images lie in memory; by default channels-last, or what ``"auto"`` measured.
         recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
         rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
         artifacts: Folder of networks and cached phases; one that all machines share, where there are several.
@@ -284,7 +287,8 @@ class EngineSpec:
             images, before anything is trained.
     """
 
-    precision: str = option("float32", choices=("float32", "bfloat16", "float16"))
+    precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
+    layout: str | None = option(None, choices=LAYOUTS)
     recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
@@ -298,6 +302,21 @@ class EngineSpec:
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
             )
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether precision and layout are still to be measured."""
+        return self.precision == AUTO
+
+    @property
+    def numerics(self) -> Numerics:
+        """Precision and layout; as long as they are not measured, those that everything else is compared with."""
+        usual = Numerics()
+        return Numerics(usual.precision if self.is_measured else self.precision, self.layout or usual.layout)
+
+    def computed_in(self, numerics: Numerics) -> Self:
+        """The same in a certain precision and layout."""
+        return dataclasses.replace(self, precision=numerics.precision, layout=numerics.layout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,7 +276,10 @@ class StudyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-serialisable data."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if data["setting"]["layout"] is None:
+            del data["setting"]["layout"]  # A study from before there was one stays as it is stored.
+        return data
 
 
 def _absolute(spec: Mapping[str, Any], keys: tuple[str, ...], folder: Path, where: str) -> dict[str, Any]:
@@ -416,6 +419,8 @@ def names_its_trials(path: Path) -> bool:
 
 def read_stored(data: Mapping[str, Any]) -> StudyConfig:
     """Rebuild a configuration from what the database keeps."""
-    if "study" in data:  # One from before there were lineages, or a stopper, goes on without them.
-        data = {**data, "study": {"inherit": False, "stopper": False, **data["study"]}}
+    # One from before there were lineages, a stopper, or a precision to be measured goes on without them.
+    for key, before in (("study", {"inherit": False, "stopper": False}), ("setting", {"precision": "float32"})):
+        if key in data:
+            data = {**data, key: {**before, **data[key]}}
     return read(StudyConfig, data, where="[stored configuration]")

@@ -1,6 +1,7 @@
 """Trials on Ray: the only package that names it."""
 
 from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
+from autoprune.distributed.cores import CoresWatch
 from autoprune.distributed.driver import OWNER_FILE, drive, obey_signals, run_once
 from autoprune.distributed.loggers import Destination, require_loggers
 from autoprune.distributed.tasks import run_each
@@ -8,6 +9,7 @@ from autoprune.distributed.tasks import run_each
 __all__ = [
     "OWNER_FILE",
     "Cluster",
+    "CoresWatch",
     "Destination",
     "Node",
     "Slots",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from autoprune.config import ResourcesConfig
+from autoprune.distributed.cores import Cores, CoresWatch
 from autoprune.errors import ConfigError
 
 __all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots"]
@@ -20,6 +21,7 @@ __all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_worker_niceness": "0",  # Added to this process's own; Ray's 15 would let anything else go first.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -65,10 +67,16 @@ class Cluster:
     Args:
         nodes: All of them.
         is_idle: Whether nothing else ran there when it was opened.
+        cores: Those of this machine, where the cluster was started here for this process; None where it was there.
     """
 
     nodes: tuple[Node, ...]
     is_idle: bool = True
+    cores: Cores | None = None
+
+    def threads(self, cpus: float) -> int:
+        """Threads that find a core of their own among CPUs of a machine."""
+        return int(cpus if self.cores is None else min(cpus, self.cores.free))
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Slots:
         concurrency: Trials at once, >= 1.
         cpu: CPUs of one trial.
         gpu: GPUs of one trial, a share of one or none.
-        threads: Torch threads of one trial: its share of the cores, since more than that is many times slower.
+        threads: Torch threads of one trial: its share of the free cores, since more than that is many times slower.
         memory_bytes: Memory of one trial, or 0 where it is not counted.
     """
 
@@ -91,12 +99,14 @@ class Slots:
 
 
 @contextmanager
-def open_cluster(address: str | None = None) -> Iterator[Cluster]:
+def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None) -> Iterator[Cluster]:
     """Use the Ray cluster at hand, the one at ``address``, or start one on this machine for as long as needed.
 
     Args:
         address: ``"auto"`` or ``"HOST:PORT"``; None takes ``RAY_ADDRESS``, or starts a local one where that is not set,
-            unless this process has one already.
+            unless this process has one already. Its workers have the priority of this process, unless
+            ``RAY_worker_niceness`` says otherwise.
+        watch: What has watched this machine's cores; None watches for a moment.
 
     Raises:
         ConfigError: There is no cluster at ``address``, or it is a client address.
@@ -113,17 +123,19 @@ def open_cluster(address: str | None = None) -> Iterator[Cluster]:
 
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # A failed trial is told by us, once, without a traceback.
-    ours = not ray.is_initialized()
+    ours, cores = not ray.is_initialized(), None
     if ours:
-        _connect(address, source)
+        if address is None:
+            cores = (watch or CoresWatch()).look()
+        _connect(address, source, n_cpus=cores.allowed if cores is not None else None)
     try:
-        yield _survey()
+        yield dataclasses.replace(_survey(), cores=cores)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _connect(address: str | None, source: str) -> None:
+def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -131,6 +143,7 @@ def _connect(address: str | None, source: str) -> None:
         if address is None:
             ray.init(
                 address="local",  # Without it, Ray would join any cluster that somebody has started on this machine.
+                num_cpus=n_cpus,  # It would count those that this process may not use.
                 object_store_memory=_OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
                 configure_logging=True,
@@ -189,7 +202,7 @@ def plan_slots(cluster: Cluster, resources: ResourcesConfig) -> Slots:
         )
     concurrency = min(n_fitting, resources.concurrency or n_fitting)
     # Ray may put as many trials on one machine as fit there, however few run in all.
-    threads = min(int(node.cpus // min(n, concurrency)) for node, n in fits if n)
+    threads = min(cluster.threads(node.cpus) // min(n, concurrency) for node, n in fits if n)
     return Slots(concurrency, resources.cpu, resources.gpu, max(1, threads), resources.memory_bytes)
 
 
@@ -202,4 +215,4 @@ def plan_alone(cluster: Cluster, resources: ResourcesConfig) -> Slots:
     if not cluster.is_idle:
         return dataclasses.replace(slots, concurrency=1)
     cpus = max(node.cpus for node in cluster.nodes if node.trials(resources))
-    return Slots(1, cpus, 1.0 if slots.gpu else 0.0, max(1, int(cpus)), slots.memory_bytes)
+    return Slots(1, cpus, 1.0 if slots.gpu else 0.0, max(1, cluster.threads(cpus)), slots.memory_bytes)

@@ -15,7 +15,7 @@ from autoprune.engine.surgery import cut
 from autoprune.engine.training import Training
 from autoprune.pipeline.workbench import Workbench, open_workbench
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "now"]
 
 _WARM_STEPS, _TIMED_STEPS = 3, 8
 _FORWARD_SHARE = 1 / 3  # Of the time of a trained image.
@@ -50,12 +50,13 @@ def _image_s(network: nn.Module, *, workbench: Workbench) -> float:
     )
     training = Training(network, work.feed(), spec, runtime=workbench.runtime, seed=0)
     training.run(until=_WARM_STEPS)
-    start = _now()
+    start = now()
     training.run(until=n_steps)
-    return (_now() - start) / work.examples_in(n_steps - _WARM_STEPS, recipe)
+    return (now() - start) / work.examples_in(n_steps - _WARM_STEPS, recipe)
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds, rising, once all that was asked of an accelerator is computed."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.monotonic()

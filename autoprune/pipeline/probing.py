@@ -35,7 +35,7 @@ class Probe:
         network: With its weights; left as it is.
         images: Training images, uint8, shape (N, C, H, W), N >= 2; as many as a batch of training has, where `forward`
             needs so many.
-        runtime: Device, precision, normalisation; its layout is not looked at.
+        runtime: Device, precision, normalisation, and the layout that is wanted.
         n_classes: Of the labels.
         batch: Images of the smallest batch that will be trained on.
     """
@@ -43,13 +43,13 @@ class Probe:
     def __init__(self, network: nn.Module, images: Tensor, *, runtime: Runtime, n_classes: int, batch: int) -> None:
         self._network, self._images, self._n_classes = network, images, n_classes
         self._plain = dataclasses.replace(runtime, memory_format=torch.contiguous_format)
-        self._fast = dataclasses.replace(runtime, memory_format=torch.channels_last)
+        self._wanted = runtime
         self._sizes = [1] if batch == 1 else list(dict.fromkeys([_N_IMAGES, batch]))
         self._size = self._sizes[0]
         self._seen = f"images of shape {tuple(images.shape[1:])}"
 
     def runtime(self) -> Runtime:
-        """Where and how the network can run: in channels-last layout, or contiguous where it fails on that.
+        """Where and how the network can run: in the layout that is wanted, or contiguous where it fails on that.
 
         Raises:
             DataError: It fails on images of this shape, or its logits don't fit the labels.
@@ -61,8 +61,10 @@ class Probe:
             expected = self._evaluated(model, runtime)
             self._trained(model, runtime, n_logits=expected.shape[1])
             del model
+            if self._wanted == self._plain:
+                return self._plain
             try:
-                self._run_all(self._fast)
+                self._run_all(self._wanted)
             except Exception as error:  # Whatever `forward` raises: the same has just worked on contiguous images.
                 _log.warning(
                     "the network runs on contiguous images, since it fails on channels-last ones, which are faster: "
@@ -70,7 +72,7 @@ class Probe:
                     first_line(error),
                 )
                 return self._plain
-        return self._fast
+        return self._wanted
 
     @property
     def batch(self) -> Tensor:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from autoprune.config import Progressed
 
-__all__ = ["Clock", "Reporter", "throttled"]
+__all__ = ["Clock", "Pulse", "Reporter"]
 
 Reporter = Callable[[Progressed], None]
 """Given each word of a running trial; it may raise to stop the trial."""
@@ -36,14 +36,46 @@ class Clock:
         self.wall_s[target] = round(self.wall_s.get(target, 0.0) + seconds, 3)
 
 
-def throttled(report: Reporter, phase: str) -> Callable[[float], None]:
-    """Reports the share of a phase that is done, every few seconds; to be called after each step."""
-    reported_at = -math.inf
+class Pulse:
+    """Tells every few seconds how far a phase is and how fast; to be called after each of its steps.
 
-    def on_step(share: float) -> None:
-        nonlocal reported_at
-        if time.monotonic() - reported_at >= _TELL_EVERY_S:
-            reported_at = time.monotonic()
-            report(Progressed(phase=phase, progress=share))
+    Args:
+        report: Told.
+        phase: Its name.
+        images: Training images of a step; 0 where they are not counted.
+        clock: Seconds, rising.
+    """
 
-    return on_step
+    def __init__(
+        self, report: Reporter, phase: str, *, images: float = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._report, self._phase, self._images, self._clock = report, phase, images, clock
+        self._told_at = -math.inf
+        self._n_steps, self._first = 0, (0.0, 0.0)  # When the first step was done, and the share by then.
+
+    def __call__(self, share: float) -> None:
+        """Count a step, and tell the driver if it is time.
+
+        Args:
+            share: Of the phase that is done, in (0, 1].
+        """
+        self.count(share)
+        if self._clock() - self._told_at >= _TELL_EVERY_S:
+            self._told_at = self._clock()
+            rate, left_s = self.pace(share)
+            self._report(Progressed(phase=self._phase, progress=share, images_per_s=rate, seconds_left=left_s))
+
+    def count(self, share: float) -> None:
+        """Count a step of which the driver is told otherwise."""
+        self._n_steps += 1
+        if self._n_steps == 1:  # It is slower than all others, so the pace is that of what follows.
+            self._first = self._clock(), share
+
+    def pace(self, share: float) -> tuple[float | None, float | None]:
+        """Images a second where they are counted, and seconds left of the phase; None before its second step."""
+        start, before = self._first
+        passed = self._clock() - start
+        if self._n_steps < 2 or passed <= 0 or share <= before:
+            return None, None
+        rate = (self._n_steps - 1) * self._images / passed if self._images else None
+        return rate, passed * (1 - share) / (share - before)

@@ -21,7 +21,7 @@ from autoprune.engine.training import Pacer, Training, train
 from autoprune.pipeline.answers import answers_of, assert_same
 from autoprune.pipeline.choosing import Ranking
 from autoprune.pipeline.lineage import Inherited, inherit
-from autoprune.pipeline.progress import Reporter, throttled
+from autoprune.pipeline.progress import Pulse, Reporter
 from autoprune.pipeline.teacher import teacher_of
 from autoprune.pipeline.workbench import Workbench
 from autoprune.widths import Kept
@@ -179,7 +179,7 @@ def _sparsify(
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
     train(
         model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
-        hooks=hooks, on_step=throttled(report, "sparsify"),
+        hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
     )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}

@@ -37,7 +37,7 @@ class TaskProbe:
         self._network, self._work, self._learns = network, work, learns
 
     def settled(self) -> TaskWorkload:
-        """The task, run in the layout that the network can be run in: channels-last, or contiguous where it fails.
+        """The task, run in its runtime's layout, or in contiguous where the network fails on that.
 
         Raises:
             DataError: Batches, loss, metric or teacher are not what they must be.
@@ -46,17 +46,19 @@ class TaskProbe:
         work = self._work
         for passes in (work.train, work.validation):
             check_alike(work.kind.parts(passes.first)[0], work.example, name=passes.name)
-        plain = self._in(torch.contiguous_format)
+        contiguous = dataclasses.replace(work.runtime, memory_format=torch.contiguous_format)
+        plain = work.run_by(contiguous)
         with Randomness(plain.runtime.device, 0).in_use():
             self._evaluate(plain)
             self._train(plain)
             if self._learns:
                 self._learn(plain)
-            fast = self._in(torch.channels_last)
+            if work.runtime == contiguous:
+                return plain
             try:
-                model = self._copy(fast.runtime)
-                fast.score_on(model, _first_of(fast.validation))
-                fast.train_once(model.train())
+                model = self._copy(work.runtime)
+                work.score_on(model, _first_of(work.validation))
+                work.train_once(model.train())
             except Exception as error:  # Whatever `forward` raises: the same has just worked on contiguous maps.
                 _log.warning(
                     "the network runs on contiguous maps, since it fails on channels-last ones, which are faster: %s. "
@@ -64,10 +66,7 @@ class TaskProbe:
                     first_line(error),
                 )
                 return plain
-        return fast
-
-    def _in(self, memory_format: torch.memory_format) -> TaskWorkload:
-        return self._work.run_by(dataclasses.replace(self._work.runtime, memory_format=memory_format))
+        return work
 
     def _copy(self, runtime: Runtime) -> nn.Module:
         return runtime.place(copied(self._network))

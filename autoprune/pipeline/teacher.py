@@ -18,7 +18,7 @@ from autoprune.engine.images import ImageSet, View, fixed_view
 from autoprune.engine.tasks import ImageWorkload, TaskTeacher, TaskWorkload
 from autoprune.engine.training import OnlineTeacher, StoredTeacher, Teacher
 from autoprune.errors import TrialError
-from autoprune.pipeline.progress import Reporter, throttled
+from autoprune.pipeline.progress import Pulse, Reporter
 from autoprune.pipeline.workbench import Workbench
 
 __all__ = ["teacher_of"]
@@ -114,7 +114,7 @@ def _logits(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     runtime, network = workbench.runtime, workbench.with_weights(dense.tensors)
     runtime.place(network)
-    batches, found, tell = share.split(_BATCH), [], throttled(report, "teacher")
+    batches, found, tell = share.split(_BATCH), [], Pulse(report, "teacher")
     for indices, pixels in zip(batches, images.read(batches), strict=True):
         seen = pixels if view is None else view.of(pixels, indices)
         with torch.inference_mode(), runtime.autocast():

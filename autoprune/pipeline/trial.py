@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from autoprune.engine.surgery import cut, masked
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError
 from autoprune.importing import told
 from autoprune.pipeline.answers import answers_of, assert_same
-from autoprune.pipeline.progress import Clock, Reporter, throttled
+from autoprune.pipeline.progress import Clock, Pulse, Reporter
 from autoprune.pipeline.steps import (
     Choice,
     Cut,
@@ -62,7 +63,8 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     method = methods.build(spec.method, spec.hyper)
     started, clock, workbench = time.monotonic(), Clock(), open_workbench(spec.setting)
     with clock.phase("dense"):
-        dense = workbench.dense(phases, throttled(report, "dense"))
+        a_step = workbench.work.examples_in(1, spec.setting.dense)
+        dense = workbench.dense(phases, Pulse(report, "dense", images=a_step))
     with clock.phase("sparsify"):
         parent = parent_of(spec, dense, method=method, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
@@ -118,7 +120,7 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
     if setting.compensate:
         recipe.append("compensated")
     training: Any = "none" if is_untouched(parent, choice) else recipe
-    measured = [setting.precision, setting.latency_batch]
+    measured = [workbench.setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)
 
 
@@ -199,17 +201,19 @@ def _tune(
 
     reached: dict[str, float] = {}
     waiting = list(spec.setting.rungs)
-    tell = throttled(report, "finetune")
+    tell = Pulse(report, "finetune", images=workbench.work.examples_in(1, spec.finetune))
 
     def reach(share: float) -> None:
-        rung = len(reached)
+        rung, (rate, left_s) = len(reached), tell.pace(share)
         reached[str(rung)] = found = score()
-        report(Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio))
+        word = Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio)
+        report(dataclasses.replace(word, images_per_s=rate, seconds_left=left_s))
 
     def on_step(share: float) -> None:
         if waiting and waiting[0] <= share < 1:
             while waiting and waiting[0] <= share:
                 waiting.pop(0)
+            tell.count(share)
             reach(share)
         else:
             tell(share)

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autoprune
-from autoprune.api import Study, _planning, _running
+from autoprune.api import Study, _numerics, _planning, _running
 from autoprune.config import Completed, StudyConfig
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
@@ -107,7 +107,7 @@ def test_a_study_that_minimises_rmse_from_its_first_trial_to_its_front(write_stu
     )
     workbench = open_workbench(config.setting)
     db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
-    record, of = _running._join(config, workbench, db), _planning.space_of(config, workbench)
+    record, of = _numerics.join(config, workbench, db), _planning.space_of(config, workbench)
     planner = _planning.planner_of(config, of, workbench)
     desk = _running._dispatcher(
         config, record, workbench, of, owner="me", concurrency=1, time_limit_s=None, planner=planner

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from autoprune.api import _planning, _running
+from autoprune.api import _numerics, _planning, _running
 from autoprune.config import Completed, Progressed, Stopped, StudyConfig
 from autoprune.engine.files import PhaseStore
 from autoprune.errors import TrialStoppedError
@@ -44,6 +44,7 @@ sparsify = {{ epochs = 0.25 }}
 finetune = {{ epochs = {epochs} }}
 
 [engine]
+precision = "float32"
 artifacts = "{folder}/artifacts"
 recalibration_images = 64
 {engine}
@@ -85,7 +86,7 @@ class Place:
         workbench = open_workbench(config.setting)
         space = _planning.space_of(config, workbench)
         db = Database.open(self.url, create=True)
-        record = _running._join(config, workbench, db)
+        record = _numerics.join(config, workbench, db)
         dispatcher = _running._dispatcher(
             config, record, workbench, space, owner=new_owner(), concurrency=1, time_limit_s=None, planner=None
         )
@@ -123,7 +124,7 @@ class Place:
     def trials(self) -> list[Any]:
         db = Database.open(self.url, create=False)
         try:
-            return _running._join(self.config, open_workbench(self.config.setting), db).trials()
+            return _numerics.join(self.config, open_workbench(self.config.setting), db).trials()
         finally:
             db.close()
 

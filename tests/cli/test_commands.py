@@ -161,14 +161,16 @@ def test_dry_run_starts_nothing(run: Run, write_study: Callable[..., Path]) -> N
     lines = ok(run("launch", path, "--dry-run", "--trials", 12, "--storage", "sqlite:///new.db")).splitlines()
     assert lines[0] == "study 'digits': 12 trials, tpe sampler, seed 0"
     assert lines[1] == "network resnet_digits: 763,520 MACs, 6 channel groups"
-    assert lines[5].split() == ["magnitude", "uniform", "macs_target", "1.000"]  # the dense network first
-    assert len(lines[5:-1]) == 4  # a third of the trials
+    assert lines[3] == "computed in: float32 channels-last"
+    assert lines[6].split() == ["magnitude", "uniform", "macs_target", "1.000"]  # the dense network first
+    assert len(lines[6:-1]) == 4  # a third of the trials
     assert lines[-1] == "nothing was trained, and no database was changed."
     assert [path.name for path in Path().iterdir()] == ["study.toml"]
-    path = write_study(Path(), study='name = "timed"\nseed = 3')
+    path = write_study(Path(), study='name = "timed"\nseed = 3', engine='artifacts = "here"')
     lines = ok(run("launch", path, "--dry-run", "--time-limit", "10m", "--storage", "sqlite:///new.db")).splitlines()
     assert lines[0] == "study 'timed': as many trials as fit, tpe sampler, seed 3"
-    assert len(lines[5:-1]) == 1 + 9  # the dense network, and the ladder
+    assert lines[3].startswith("computed in: what trains fastest, measured for seconds by the launch that makes the ")
+    assert len(lines[6:-1]) == 1 + 9  # the dense network, and the ladder
 
 
 def test_dry_run_tells_of_the_study_that_would_be_joined(run: Run, finished: Any) -> None:

@@ -8,14 +8,15 @@ import pytest
 
 import autoprune
 from autoprune.cli import progress
-from autoprune.search.dispatch import Snapshot
-from autoprune.search.dispatch.records import RunningTrial
+from autoprune.search.dispatch import RunningTrial, Snapshot
 from autoprune.search.trials import Point
 
 
 def moment(*, seconds_left: float | None) -> Snapshot:
     """A driver with one trial under way."""
-    running = RunningTrial(6, Point("slimming", "global", 0.5), phase="finetune", progress=0.25)
+    running = RunningTrial(
+        6, Point("slimming", "global", 0.5), phase="finetune", progress=0.25, images_per_s=1341.4, seconds_left=65
+    )
     return Snapshot((running,), seconds_left)
 
 
@@ -27,7 +28,7 @@ def test_plain_lines(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
         display.update(study, moment(seconds_left=80.0))  # too soon to tell again
         display.interrupted()
     told = capsys.readouterr()
-    first, second = told.out.splitlines()
+    first, second, third = told.out.splitlines()
     assert first == "training the dense network, once for the study"
     assert second.split("; ") == [
         "done 4 of 10",
@@ -38,6 +39,7 @@ def test_plain_lines(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
         "hypervolume 0.7100",
         "time left 1m30s",
     ]
+    assert third == "  trial 6: finetune 25%, 1,341 images/s, 1m05s left"
     assert told.err.startswith("interrupted: no new trials; ")
 
 
@@ -46,14 +48,14 @@ def test_plain_lines_of_a_study_by_parameters(finished_by_params: Any, capsys: p
     with progress.make_progress() as display:
         display.update(study, moment(seconds_left=None))
     assert "best accuracy by params_ratio 0.9000 at <= 0.25, " in (out := capsys.readouterr().out)
-    assert out.endswith("time left unknown yet\n")
+    assert out.splitlines()[0].endswith("time left unknown yet")
 
 
 def test_plain_lines_of_a_study_by_rmse(finished_by_rmse: Any, capsys: pytest.CaptureFixture[str]) -> None:
     study = autoprune.open_study("digits", finished_by_rmse.url)
     with progress.make_progress() as display:
         display.update(study, moment(seconds_left=None))
-    (line,) = capsys.readouterr().out.splitlines()
+    line, _ = capsys.readouterr().out.splitlines()
     best = "1.000 at <= 0.25, 0.5000 at <= 0.5, 0.5000 at <= 0.75, 0.4000 at <= 1"
     assert line.split("; ")[4:6] == [f"best rmse by macs_ratio {best}", "hypervolume 0.5250"]
 
@@ -75,7 +77,7 @@ def test_the_live_table(finished: Any, monkeypatch: pytest.MonkeyPatch, capsys: 
         display.interrupted()
     text = " ".join(shown.get().split())
     assert "study digits" in text
-    assert "trial 6 │ slimming, global, macs_target 0.50: finetune 25%" in text
+    assert "trial 6 │ slimming, global, macs_target 0.50: finetune 25%, 1,341 images/s, 1m05s left" in text
     assert "time left │ 1h02m" in text
     assert "interrupted: no new trials" in capsys.readouterr().out
 

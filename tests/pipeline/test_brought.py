@@ -53,6 +53,7 @@ batch = 16
 distill = {{}}
 
 [engine]
+precision = "float32"
 artifacts = "{folder}/artifacts"
 recalibration_images = 64
 latency_batch = 2

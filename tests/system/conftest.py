@@ -43,6 +43,7 @@ epochs = 0.5
 epochs = {epochs}
 
 [engine]
+precision = "float32"
 recalibration_images = 300
 threads = 1
 """

@@ -77,6 +77,7 @@ epochs = 0.5
 learning_rate = 0.01
 
 [engine]
+precision = "float32"
 recalibration_images = 200
 threads = 1
 """

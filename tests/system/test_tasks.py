@@ -92,7 +92,8 @@ with torch.no_grad():
     print(float((model(x) - data.tensors[1]).square().mean().sqrt()))
 task = autoprune.Task(kind="regression", train=loader, validation=loader, test=loader)
 recipe = autoprune.TrainSpec(epochs=2, learning_rate=0.02)
-study = autoprune.search(model, task, name="tiny", n_trials=4, finetune=recipe, tables={"engine": {"threads": 1}})
+tables = {"engine": {"threads": 1, "precision": "float32"}}
+study = autoprune.search(model, task, name="tiny", n_trials=4, finetune=recipe, tables=tables)
 assert study.front()["rmse"].is_monotonic_decreasing
 """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,12 @@ class ImageWorkload(Workload):
         self.splits, self._runtime, self._load_test = splits, runtime, load_test
         self.forward = ask
         self.n_examples, self.n_validation = len(splits.train), len(splits.validation)
+
+    def run_by(self, runtime: Runtime) -> Self:
+        """The same images, which are read once."""
+        other = copy.copy(self)
+        other._runtime = runtime
+        return other
 
     @property
     def about(self) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ class TaskWorkload(Workload):
         self.forward = core_of(self.kind, task.forward, task.submodule)
         self.whole = whole_of(self.kind, task.forward)
 
-    def run_by(self, runtime: Runtime) -> TaskWorkload:
-        """The same task with its networks run otherwise; its loaders are not looked at again."""
+    def run_by(self, runtime: Runtime) -> Self:
+        """The same task; its loaders are not looked at again."""
         other = copy.copy(self)
         other.runtime = runtime
         return other

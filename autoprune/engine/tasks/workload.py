@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
 from autoprune.config import TrainSpec
 from autoprune.engine.asking import Forward
 from autoprune.engine.contracts import Batches
-from autoprune.engine.training import Feed
+from autoprune.engine.training import Feed, Runtime
 
 __all__ = ["TestData", "Workload"]
 
@@ -41,6 +41,10 @@ class Workload(ABC):
     """Training examples of a pass."""
     n_validation: int
     """Validation examples."""
+
+    @abstractmethod
+    def run_by(self, runtime: Runtime) -> Self:
+        """The same data with its networks run otherwise."""
 
     @property
     @abstractmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.config import Numerics
 from autoprune.engine.asking import laid, moved
 from autoprune.engine.images import Preprocess
 from autoprune.errors import ConfigError
@@ -15,6 +17,7 @@ from autoprune.errors import ConfigError
 __all__ = ["Runtime", "default_device"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 def default_device() -> torch.device:
@@ -38,6 +41,11 @@ class Runtime:
     precision: str
     preprocess: Preprocess | None
     memory_format: torch.memory_format = torch.channels_last
+
+    def computed_in(self, numerics: Numerics) -> Runtime:
+        """The same device in another precision and layout."""
+        layout = _LAYOUTS[numerics.layout]
+        return dataclasses.replace(self, precision=numerics.precision, memory_format=layout)
 
     def inputs(self, images: Tensor) -> Tensor:
         """What a network is shown of a uint8 batch, shape (N, C, H, W): normalised, on the device, in the layout."""

@@ -2,7 +2,7 @@
 
 from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
 from autoprune.search.dispatch.patience import Patience
-from autoprune.search.dispatch.records import Nothing, Snapshot, Stopping
+from autoprune.search.dispatch.records import Nothing, RunningTrial, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Stopper
 from autoprune.search.dispatch.verdicts import Complete, Goals, StopEarly, Verdict
 from autoprune.search.dispatch.wind_down import FailureCaps, WindDown
@@ -14,6 +14,7 @@ __all__ = [
     "Goals",
     "Nothing",
     "Patience",
+    "RunningTrial",
     "SharedPhases",
     "Snapshot",
     "StopEarly",

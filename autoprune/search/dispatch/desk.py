@@ -14,7 +14,7 @@ from autoprune.config import Progressed, Report
 from autoprune.errors import LeaseLostError, SpaceExhaustedError, StorageError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
 from autoprune.search.dispatch.patience import Patience
-from autoprune.search.dispatch.records import Live, Nothing, RunningTrial, Snapshot, Stopping
+from autoprune.search.dispatch.records import Live, Nothing, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Reached, Stopper, reached
 from autoprune.search.dispatch.verdicts import Complete, Fail, Goals, Release, StopEarly, Verdict, verdict_on
 from autoprune.search.dispatch.wind_down import WindDown
@@ -149,9 +149,7 @@ class Dispatcher:
 
     def snapshot(self) -> Snapshot:
         """This driver at this moment."""
-        live = list(self.live.values())
-        running = (RunningTrial(each.claim.number, each.claim.point, each.phase, each.progress) for each in live)
-        return Snapshot(tuple(running), self._wind_down.seconds_left)
+        return Snapshot(tuple(live.underway for live in list(self.live.values())), self._wind_down.seconds_left)
 
     # Handing out
 

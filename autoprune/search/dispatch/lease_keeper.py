@@ -79,7 +79,8 @@ class LeaseKeeper:
     def _beat(self) -> None:
         with self._mutex:
             trial_ids = {live.claim.trial_id for live in self.live.values()} | self.parked.keys()
-        lost = self._lifecycle.beat(trial_ids)
+            found = {live.claim.trial_id: live.underway.progress_told for live in self.live.values()}
+        lost = self._lifecycle.beat(trial_ids, progress=found)
         with self._mutex:
             for live in self.live.values():
                 live.lost = live.lost or live.claim.trial_id in lost

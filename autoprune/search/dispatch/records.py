@@ -39,12 +39,22 @@ class RunningTrial:
         point: What is tried.
         phase: The phase it is in.
         progress: Share of it done, in [0, 1].
+        images_per_s: Training images a second in this phase, or None.
+        seconds_left: Of this phase, or None.
     """
 
     number: int
     point: Point
     phase: str
     progress: float
+    images_per_s: float | None = None
+    seconds_left: float | None = None
+
+    @property
+    def progress_told(self) -> dict[str, str | float | None]:
+        """What the database keeps of its progress, JSON; see `StoredTrial.progress`."""
+        shown = ("phase", "progress", "images_per_s", "seconds_left")
+        return {name: getattr(self, name) for name in shown}
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Live:
         macs_ratio: Pruned / dense MACs, once known.
         phase: The phase it is in.
         progress: Share of it done, in [0, 1].
+        images_per_s: Training images a second in this phase, or None.
+        seconds_left: Of this phase, or None.
         runs_on: Where it runs: ``host``, and ``node`` of the cluster.
         result_key: Hash of all that fixes its result but the fine-tune seed, once known.
         earlier: That very result, where another trial has it already.
@@ -82,11 +94,20 @@ class Live:
     macs_ratio: float | None = None
     phase: str = "starting"
     progress: float = 0.0
+    images_per_s: float | None = None
+    seconds_left: float | None = None
     runs_on: dict[str, str] = field(default_factory=dict)
     result_key: str | None = None
     earlier: EarlierResult | None = None
     lost: bool = False
     behind: str | None = None
+
+    @property
+    def underway(self) -> RunningTrial:
+        """For people."""
+        return RunningTrial(
+            self.claim.number, self.claim.point, self.phase, self.progress, self.images_per_s, self.seconds_left
+        )
 
     def hear(self, report: Report) -> None:
         """Take in what the trial says."""
@@ -94,6 +115,7 @@ class Live:
         if not isinstance(report, Progressed):
             return
         self.phase, self.progress = report.phase, report.progress
+        self.images_per_s, self.seconds_left = report.images_per_s, report.seconds_left
         if report.macs_ratio is not None:
             self.macs_ratio = report.macs_ratio
         if report.rung is not None and report.score is not None:

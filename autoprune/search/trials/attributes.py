@@ -22,6 +22,7 @@ class Attr:
     RETRY_OF = "retry_of"
     SEED_NUMBER = "seed_number"
     REASON = "reason"
+    PROGRESS = "progress"  # of a running trial, as of the last beat; gone when it has ended
 
     # What comes with the proposal.
     POINT = "point"
@@ -55,6 +56,7 @@ RESERVED = frozenset(
         Attr.RETRY_OF,
         Attr.SEED_NUMBER,
         Attr.REASON,
+        Attr.PROGRESS,
     }
 )
 _REASON_LENGTH = 10_000

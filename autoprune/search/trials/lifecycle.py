@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 # System attribute of Optuna's, one for each constraint: where `Trial.set_constraint` writes.
 _CONSTRAINT = "constraints:"
 _UNCONSTRAINED: Mapping[str, float] = MappingProxyType({})
+_NOTHING: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
 
 
 class Lifecycle:
@@ -193,8 +194,12 @@ class Lifecycle:
 
     # What a driver tells
 
-    def beat(self, trial_ids: Collection[int]) -> set[int]:
+    def beat(self, trial_ids: Collection[int], *, progress: Mapping[int, Mapping[str, Any]] = _NOTHING) -> set[int]:
         """Say that these trials of ours are alive, and this driver with them.
+
+        Args:
+            trial_ids: All that this driver holds.
+            progress: What `StoredTrial.progress` is to tell of them, JSON, as far as it is known.
 
         Returns:
             Those that are no longer ours: stop them, their results will be dropped.
@@ -203,6 +208,8 @@ class Lifecycle:
         drivers = schema.drivers
         with self._db.writing() as connection:
             kept = sql.beat(connection, trial_ids, owner=self.owner, expires_at=now + self.grace_s)
+            for trial_id in sorted(kept & progress.keys()):
+                sql.tell_progress(connection, trial_id, {**progress[trial_id], "at": now})
             connection.execute(sa.update(drivers).where(drivers.c.owner == self.owner).values(seen_at=now))
         return set(trial_ids) - kept
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,7 @@ __all__ = [
     "oldest_waiting",
     "renew",
     "stale",
+    "tell_progress",
     "write",
 ]
 
@@ -167,9 +168,22 @@ def beat(connection: sa.Connection, trial_ids: Collection[int], *, owner: str, e
     return set(rows.scalars())
 
 
+def tell_progress(connection: sa.Connection, trial_id: int, progress: Mapping[str, Any]) -> None:
+    """Write how far a trial is; in the transaction that has found its lease to be ours."""
+    text = json.dumps(progress)
+    if not connection.execute(sa.update(_ATTRIBUTES).where(*_is_progress(trial_id)).values(value_json=text)).rowcount:
+        row = {"trial_id": trial_id, "key": Attr.PROGRESS, "value_json": text}
+        connection.execute(sa.insert(_ATTRIBUTES).values(**row))
+
+
+def _is_progress(trial_id: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return _ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == Attr.PROGRESS
+
+
 def drop(connection: sa.Connection, trial_id: int) -> None:
-    """Delete the lease of a trial, if there is one."""
+    """Delete the lease of a trial, if there is one, and how far it is."""
     connection.execute(sa.delete(_LEASES).where(_LEASES.c.trial_id == trial_id))
+    connection.execute(sa.delete(_ATTRIBUTES).where(*_is_progress(trial_id)))
 
 
 def holder(connection: sa.Connection, trial_id: int) -> tuple[TrialState | None, str | None]:

@@ -11,10 +11,29 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.search.trials.attributes import RESERVED, Attr
 from autoprune.search.trials.point import Point
 
-__all__ = ["StoredTrial", "dense_score", "lineage_of"]
+__all__ = ["StoredTrial", "TrialProgress", "dense_score", "lineage_of"]
 
 # System attribute: which user attributes came with the proposal, and so belong to a second try as well.
 GIVEN = "autoprune:given"
+
+
+@dataclass(frozen=True)
+class TrialProgress:
+    """How far a running trial is, as its driver wrote with its last beat.
+
+    Args:
+        at: When that was, in the database's seconds.
+        phase: The phase it is in.
+        progress: Share of it done, in [0, 1].
+        images_per_s: Training images a second in this phase, or None.
+        seconds_left: Of this phase, or None.
+    """
+
+    at: float
+    phase: str
+    progress: float
+    images_per_s: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,12 @@ class StoredTrial:
         """The attributes that came neither with the proposal nor with the claim."""
         before = RESERVED | self.given.keys()
         return {name: value for name, value in self.attrs.items() if name not in before}
+
+    @property
+    def progress(self) -> TrialProgress | None:
+        """How far it is; None where it does not run, or where nothing is known yet."""
+        told = self.attrs.get(Attr.PROGRESS)
+        return TrialProgress(**told) if told is not None and self.state is TrialState.RUNNING else None
 
     @property
     def revision(self) -> int | None:

@@ -262,6 +262,21 @@ def test_a_stop_request_reaches_the_driver(record):
     assert make(record).stopping is None
 
 
+def test_how_far_a_trial_is_reaches_the_database_with_a_beat(record):
+    with make(record, lease_s=0.5) as dispatcher:
+        claim = dispatcher.next("a")
+        dispatcher.heard("a", tuning(0.25, images_per_s=341.0, seconds_left=60.0))
+        (running,) = dispatcher.snapshot().running
+        assert (running.progress, running.images_per_s, running.seconds_left) == (0.25, 341.0, 60.0)
+        deadline = time.monotonic() + 30
+        while (told := StoredTrial(record.trials()[0]).progress) is None or told.progress < 0.25:
+            assert time.monotonic() < deadline, "nothing is told"
+            time.sleep(0.02)
+        assert (told.phase, told.images_per_s, told.seconds_left, told.at) == ("finetune", 341.0, 60.0, 1e9)
+        complete(dispatcher, "a", claim)
+    assert StoredTrial(record.trials()[0]).progress is None
+
+
 def test_leases_outlive_many_grace_periods_and_are_lost_without_beats(record, clock):
     dispatcher = make(record, n_trials=1, lease_s=0.5)
     other = make(record, n_trials=1, owner="other", lease_s=0.5)
