@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, Snapshot
     from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
+    from autoprune.api._reporting import LiveReport, report_page
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.engine.tasks import Task
@@ -31,6 +32,7 @@ __all__ = [
     "GroupRow",
     "Initialised",
     "Inspection",
+    "LiveReport",
     "MeasuredBatch",
     "Outcome",
     "Plan",
@@ -54,6 +56,7 @@ __all__ = [
     "open_study",
     "plan",
     "prune",
+    "report_page",
     "resume",
     "search",
     "status",
@@ -73,6 +76,7 @@ _HOMES = {
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "Snapshot"),
     "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
+    "_reporting": ("LiveReport", "report_page"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
 }

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from autoprune.cli import (
     clean,
+    dashboard,
     evaluate,
     export,
     init,
@@ -19,6 +20,7 @@ from autoprune.cli import (
     launch,
     list_,
     pareto,
+    report,
     resume,
     show,
     status,
@@ -28,7 +30,23 @@ from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
-_COMMANDS = (init, inspect, launch, resume, status, stop, pareto, show, evaluate, export, latency, clean, list_)
+_COMMANDS = (
+    init,
+    inspect,
+    launch,
+    resume,
+    status,
+    stop,
+    pareto,
+    report,
+    dashboard,
+    show,
+    evaluate,
+    export,
+    latency,
+    clean,
+    list_,
+)
 
 _DESCRIPTION = """\
 Find the best widths for a convolutional network.
