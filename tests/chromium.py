@@ -26,7 +26,16 @@ _FLAGS = (
     "--disable-extensions", "--remote-debugging-pipe",
 )  # fmt: skip
 _ANSWER_S = 60.0
-_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Tab": 9, "Escape": 27, "Home": 36}
+_KEYS = {
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Enter": 13,
+    "Tab": 9,
+    "Escape": 27,
+    "Home": 36,
+}
 
 
 class Browser:

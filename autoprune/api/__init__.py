@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, Snapshot
     from autoprune.api._reading import DriverStatus, Status, Study, open_study, status, stop, storage_url
-    from autoprune.api._reporting import LiveReport, report_page
+    from autoprune.api._reporting import LiveReport, optuna_storage, report_page
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.engine.tasks import Task
@@ -54,6 +54,7 @@ __all__ = [
     "load_study",
     "measure_latency",
     "open_study",
+    "optuna_storage",
     "plan",
     "prune",
     "report_page",
@@ -76,7 +77,7 @@ _HOMES = {
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "Snapshot"),
     "_reading": ("DriverStatus", "Status", "Study", "open_study", "status", "stop", "storage_url"),
-    "_reporting": ("LiveReport", "report_page"),
+    "_reporting": ("LiveReport", "optuna_storage", "report_page"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
 }

@@ -8,19 +8,21 @@ from datetime import datetime
 from importlib.metadata import version as version_of
 from typing import Any
 
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from autoprune.api._importances import importances
-from autoprune.api._reading import Study, open_study
+from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import AS_MANY_AS_FIT, COSTS, Range, StudyConfig, digest
 from autoprune.cost import CostModel
 from autoprune.errors import ConfigError
 from autoprune.report import Axis, Group, Growth, StudyFacts, TestedScore, TrialFacts, page
 from autoprune.search import pareto
 from autoprune.search.front import EvaluationRows
+from autoprune.search.storage import Database
 from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
 
-__all__ = ["LiveReport", "report_page"]
+__all__ = ["LiveReport", "optuna_storage", "report_page"]
 
 _MEASURED = (*COSTS, "latency_ratio", "macs", "params")
 _MOST_MEASURED = 3
@@ -40,6 +42,15 @@ def report_page(name: str, other: str | None = None, *, storage: str | None = No
         ConfigError: The two can't be compared.
     """
     return LiveReport(name, other, storage=storage).render()
+
+
+def optuna_storage(storage: str | None = None) -> BaseStorage:
+    """The database as Optuna's own tools take it.
+
+    Raises:
+        StorageError: It is not there.
+    """
+    return Database.open(storage_url(storage), create=False).storage
 
 
 class LiveReport:
@@ -305,9 +316,9 @@ def _about(study: Study, config: StudyConfig, stored: Mapping[int, StoredTrial])
     goals = [f"{name} ({way})" for name, way in zip(search.objectives, search.directions, strict=True)]
     hosts = sorted({str(t.attrs["host"]) for t in stored.values() if t.attrs.get("host")})
     recipe = setting.finetune
-    taught = (
-        "" if recipe.distill is None else f", distilled from the dense network with weight {recipe.distill.weight:g}"
-    )
+    tuned = f"{recipe.epochs:g} epochs at most, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}"
+    taught = f", distilled from the dense network with weight {recipe.distill.weight:g}" if recipe.distill else ""
+    convention = study.handle.identity.get("cost convention", "unknown")
     data = setting.data
     found = {
         "Network": str(study.handle.identity.get("network", setting.network.architecture or setting.network.factory)),
@@ -318,9 +329,9 @@ def _about(study: Study, config: StudyConfig, stored: Mapping[int, StoredTrial])
         "Search space": f"{config.space.name}: {', '.join(config.space.methods)}",
         "Width rules": ", ".join(config.space.width_rules),
         "Sampler": f"{search.sampler}, seed {search.seed}{', trials inherit' if search.inherit else ''}",
-        "Fine-tuning": f"{recipe.epochs:g} epochs at most, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}{taught}",
+        "Fine-tuning": f"{tuned}{taught}",
         "Precision": setting.precision,
-        "Cost convention": f"{study.handle.identity.get('cost convention', '–')}: multiply-accumulates of convolutions and linear layers for one input",
+        "Cost convention": f"{convention}: multiply-accumulates of convolutions and linear layers for one input",
         "Machines": ", ".join(hosts),
         "Revision": str(study.handle.revision),
     }  # fmt: skip

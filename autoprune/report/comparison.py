@@ -55,8 +55,8 @@ def _sentence(one: StudyFacts, other: StudyFacts) -> str:
         " Their reference points differ, so their hypervolumes can't be compared."
     )  # fmt: skip
     return (
-        f"{number_text(beaten)} of the {len(other.front)} networks on the front of {other.name} are dominated by one of "
-        f"{one.name}, and {number_text(lost)} of {len(one.front)} the other way round.{same}"
+        f"{number_text(beaten)} of the {len(other.front)} networks on the front of {other.name} are dominated by one "
+        f"of {one.name}, and {number_text(lost)} of {len(one.front)} the other way round.{same}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoprune.report.charts import axis_name
 from autoprune.report.facts import StudyFacts, TrialFacts
-from autoprune.report.markup import Markup, tag
+from autoprune.report.markup import Markup, tag, visible
 
 __all__ = ["data_script"]
 
@@ -18,23 +18,24 @@ _LONGEST_TEXT = 600
 
 def data_script(studies: Sequence[StudyFacts]) -> Markup:
     """All studies as an element that is read, never run."""
-    text = json.dumps([_study(study) for study in studies], ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps([_study(study) for study in studies], separators=(",", ":"), allow_nan=False)
     # Inside a script element only these can end it, or begin a comment.
-    for character in "<>&\u2028\u2029":
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return tag("script", Markup(text.encode("utf-8", "replace").decode()), type="application/json", id="facts")
+    return tag("script", Markup(text), type="application/json", id="facts")
 
 
 def _study(study: StudyFacts) -> dict[str, Any]:
     storage = f" --storage {shlex.quote(study.storage)}" if study.storage else ""
     return {
-        "name": study.name,
+        "name": visible(study.name),
         "quoted": shlex.quote(study.name),
         "storage": storage,
         "metric": study.metric,
+        "digits": study.metric_digits,
         "cost": study.cost,
         "axes": {name: axis_name(name) for name in ("macs_ratio", "params_ratio", "latency_ms")},
-        "groups": [[group.name, group.width] for group in study.groups],
+        "groups": [[visible(group.name), group.width] for group in study.groups],
         "front": list(study.front),
         "trials": [_trial(study, trial) for trial in study.trials.values()],
     }
@@ -51,7 +52,7 @@ def _trial(study: StudyFacts, trial: TrialFacts) -> dict[str, Any]:
         "i": trial.images,
         "li": trial.lineage_images if trial.lineage_images != trial.images else None,
         "t": {phase: round(seconds, 1) for phase, seconds in trial.seconds.items()},
-        "h": trial.host,
+        "h": _cut(trial.host),
         "x": _cut(trial.reason),
         "y": _cut(trial.why),
         "o": trial.taken_over_from,
@@ -71,9 +72,13 @@ def _trial(study: StudyFacts, trial: TrialFacts) -> dict[str, Any]:
 
 
 def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " …"
+    if text is None:
+        return None
+    return visible(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} …")
 
 
 def _short(value: float | str | bool) -> float | str | bool:
     """A number with six digits that count: a page of thousands of trials holds many."""
+    if isinstance(value, str):
+        return visible(value)
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -125,7 +125,14 @@ def svg(
 
 
 def figure(
-    drawing: Markup, *, id_: str, title: str, caption: Child, key: Markup | None = None, data: Child = None
+    drawing: Markup,
+    *,
+    id_: str,
+    title: str,
+    caption: Child,
+    key: Markup | None = None,
+    data: Child = None,
+    is_wide: bool = False,
 ) -> Markup:
     """A chart with its heading, what there is to know, its legend, and the data behind it.
 
@@ -136,6 +143,7 @@ def figure(
         caption: A sentence or two.
         key: Its legend.
         data: A table, folded away, or a link to one.
+        is_wide: Whether it needs the whole width, so that words stand above it and not beside it.
     """
     is_table = isinstance(data, Markup) and data.startswith("<div")
     beside = tag("details", tag("summary", "Data table"), data, class_="data") if is_table else data
@@ -146,6 +154,7 @@ def figure(
         tag("div", drawing, class_="scroll", tabindex=0, role="region", aria_labelledby=f"{id_}-heading"),
         beside,
         id=id_,
+        class_="wide" if is_wide else None,
     )
 
 

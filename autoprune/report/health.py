@@ -72,14 +72,15 @@ def _beside_uniform(study: StudyFacts) -> list[Finding]:
     if not beaten:
         return [Finding(
             "warning",
-            "Nothing on the front is better than uniform widths at the same cost: for this network the search over widths "
-            "has not paid yet.",
+            "Nothing on the front is better than uniform widths at the same cost: for this network the search over "
+            "widths has not paid yet.",
         )]  # fmt: skip
-    gain = sorted(gains)[len(gains) // 2]
+    gain = sorted(each for each in gains if each > 0)[beaten // 2]
+    how = f"by {gain:.2g}" if beaten == 1 else f"in the median by {gain:.2g}"
     return [Finding(
-        "good",
-        f"{beaten} of {_count(len(others), 'member')} with other than uniform widths beat the best uniform network of no "
-        f"more cost, by {gain:.3g} of {study.metric} in the median.",
+        "good" if beaten > len(others) / 2 else "note",
+        f"{beaten} of {_count(len(others), 'member')} with other than uniform widths beat the best uniform network of "
+        f"no more cost, {how} of {study.metric}.",
     )]  # fmt: skip
 
 
@@ -94,8 +95,8 @@ def _bounds(study: StudyFacts) -> list[Finding]:
             if len(values) >= 3 and at_end >= 0.5 * len(values):
                 found.append(Finding(
                     "warning",
-                    f"The space may be too tight: {at_end} of {_count(len(values), 'member')} have {name} at its {word} end, "
-                    f"{end:g}. To find out, {advice} and resume.",
+                    f"The space may be too tight: {at_end} of {_count(len(values), 'member')} have {name} at its "
+                    f"{word} end, {end:g}. To find out, {advice} and resume.",
                 ))  # fmt: skip
     return found
 
@@ -126,8 +127,8 @@ def _predictable(study: StudyFacts) -> list[Finding]:
         return [Finding("note", f"Rung 0 foretells the final {study.metric} only roughly {said}.")]
     return [Finding(
         "warning",
-        f"The {study.metric} can't be told from rung 0 {said}: early stopping would throw good networks away. Use later "
-        "rungs, or `stopper = false`.",
+        f"The {study.metric} can't be told from rung 0 {said}: early stopping would throw good networks away. Use "
+        "later rungs, or `stopper = false`.",
     )]  # fmt: skip
 
 
@@ -163,8 +164,8 @@ def _tested(study: StudyFacts) -> list[Finding]:
     if alike:
         return [Finding(
             "note",
-            f"{alike} of {_count(len(study.front), 'member')} can't be told apart from the next costlier one on the test "
-            "split: of such, take the cheaper.",
+            f"{alike} of {_count(len(study.front), 'member')} can't be told apart from the next costlier one on the "
+            "test split: of such, take the cheaper.",
         )]  # fmt: skip
     return []
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-__all__ = ["Child", "Markup", "escaped", "join", "tag"]
+__all__ = ["Child", "Markup", "escaped", "join", "tag", "visible"]
 
 _VOID = frozenset({"input", "link", "meta"})
 _UNSAFE = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
-# No control character is allowed in HTML, and those that reorder text can make it say something else.
-_INVISIBLE = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(55296, 57344), 8206, 8207, *range(8234, 8239), *range(8294, 8298)), "�")  # fmt: skip
-_TABLE = str.maketrans({**_UNSAFE, **{chr(code): text for code, text in _INVISIBLE.items()}})
+# HTML allows no control characters and UTF-8 no lone surrogates; marks of direction make text say something else.
+_INVISIBLE = ((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x9F), (0xD800, 0xDFFF), (0x200E, 0x200F),
+              (0x202A, 0x202E), (0x2066, 0x2069))  # fmt: skip
+_REPLACED = {chr(code): "\N{REPLACEMENT CHARACTER}" for first, last in _INVISIBLE for code in range(first, last + 1)}
+_VISIBLE, _TABLE = str.maketrans(_REPLACED), str.maketrans({**_UNSAFE, **_REPLACED})
 
 
 class Markup(str):
@@ -20,12 +22,17 @@ class Markup(str):
     __slots__ = ()
 
 
-Child: TypeAlias = Markup | str | float | None | Iterable["Child"]
+Child: TypeAlias = Markup | str | float | Iterable["Child"] | None
 
 
 def escaped(text: object) -> Markup:
     """A text as it stands in a page, also between quotes of an attribute."""
     return text if isinstance(text, Markup) else Markup(str(text).translate(_TABLE))
+
+
+def visible(text: str) -> str:
+    """A text with a mark in the place of each character that can't be seen; still to be escaped."""
+    return text.translate(_VISIBLE)
 
 
 def join(children: Child) -> Markup:

@@ -94,7 +94,8 @@ def _tiles(study: StudyFacts, *, is_named: bool) -> Markup:
         tiles.append((f"best {study.metric}", study.score_text(best.values[study.metric]), dense))
         half = _half(study)
         if half is not None:
-            tiles.append((f"at ≤ half of {study.cost.removesuffix('_ratio')}", half, f"{study.metric}"))
+            cost = {"macs_ratio": "MACs", "params_ratio": "parameters"}[study.cost]
+            tiles.append((f"with half of the {cost}", half, f"{study.metric}, or with fewer"))
     if study.growth:
         tiles.append(("hypervolume", f"{study.growth[-1].hypervolume:.4f}", "of the box to the reference point"))
     tiles.append(("device time", duration_text(spent), f"device: {study.devices}"))
@@ -119,14 +120,7 @@ def _half(study: StudyFacts) -> str | None:
 
 
 def _contents(studies: Sequence[StudyFacts]) -> Markup:
-    links = [
-        ("front", "Front"),
-        ("health", "Health"),
-        ("widths", "Widths"),
-        ("search", "Search"),
-        ("work", "Work"),
-        ("about", "About"),
-    ]
+    links = [(name.lower(), name) for name in ("Front", "Health", "Networks", "Search", "Work", "About")]
     if len(studies) > 1:
         links.insert(1, ("comparison", "Side by side"))
     items = [tag("li", tag("a", words, href=f"#{place}")) for place, words in links]
@@ -158,14 +152,16 @@ def _parts(studies: Sequence[StudyFacts]) -> list[Child]:
         aria_label="Picked trial",
     )
     return [
-        tag("div", charts.front_chart(studies), picked, class_="front-part"),
+        tag("div", tag("div", charts.front_chart(studies), _health(studies)), picked, class_="front-part"),
         tag("div", id="said", class_="unseen", role="status", aria_live="polite"),
         comparison(*studies) if several else None,
-        _health(studies),
-        _section("widths", "Networks", each(charts.widths_chart, charts.lineage_chart, charts.latency_chart)),
+        _section("networks", "Networks", each(charts.widths_chart, charts.lineage_chart, charts.latency_chart)),
         _section(
             "search", "Search",
-            [charts.hypervolume_chart(studies), *each(charts.parallel_chart, charts.trials_table, charts.importance_chart)],
+            [
+                charts.hypervolume_chart(studies),
+                *each(charts.parallel_chart, charts.trials_table, charts.importance_chart),
+            ],
         ),
         _section("work", "Work", [*each(charts.rungs_chart, charts.timeline_chart, _failures)]),
         _section("about", "About", each(_about)),

@@ -10,7 +10,7 @@ from itertools import pairwise
 __all__ = ["Scale", "duration_text", "linear", "number_text", "quantile", "ratio_scale", "tick_texts"]
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_LOG_STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1,))
+_LOG_STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@
   studies.forEach((study, s) => study.trials.forEach((trial) => trials.set(`${s}.${trial.n}`, { study, trial, s })));
   const number = (value) => (typeof value !== "number" ? String(value) : Number.isInteger(value) ? value.toLocaleString("en")
     : String(Number(value.toPrecision(4))));
+  const score = (study, value) => (study.digits === null ? number(value) : value.toFixed(study.digits));
+  const fact = (study, key, value) => (key === study.metric ? score(study, value) : number(value));
   const seconds = (value) => (value < 100 ? `${value.toFixed(1)} s` : `${(value / 60).toFixed(1)} min`);
   const STATES = { COMPLETE: "complete", PRUNED: "stopped early", FAIL: "failed", RUNNING: "running", WAITING: "waiting" };
   const name = (key) => (studies.length > 1 ? `${trials.get(key).study.name}, trial ` : "Trial ") + trials.get(key).trial.n;
@@ -20,7 +22,7 @@
   function brief(key) {
     const { study, trial } = trials.get(key);
     const values = trial.v || {};
-    const said = [study.metric, study.cost].filter((each) => each in values).map((each) => `${each} ${number(values[each])}`);
+    const said = [study.metric, study.cost].filter((each) => each in values).map((each) => `${each} ${fact(study, each, values[each])}`);
     return said.join(", ") || STATES[trial.s];
   }
 
@@ -43,16 +45,16 @@
   }
 
   function facts({ study, trial }) {
-    const values = Object.entries(trial.v || {}).map(([key, value]) => [key, number(value)]);
+    const values = Object.entries(trial.v || {}).map(([key, value]) => [key, fact(study, key, value)]);
     if (trial.e) {
       const [mean, sd, n] = trial.e;
-      values.splice(1, 0, [`test ${study.metric}`, `${number(mean)}${sd === null ? "" : ` ± ${number(sd)}`}, ${n} seed${n > 1 ? "s" : ""}`]);
+      values.splice(1, 0, [`test ${study.metric}`, `${score(study, mean)}${sd === null ? "" : ` ± ${score(study, sd)}`}, ${n} seed${n > 1 ? "s" : ""}`]);
     }
     const own = trial.i ? [["images, fine-tuning", number(trial.i)]] : [];
     const whole = trial.li ? [["images, lineage", number(trial.li)]] : [];
     const searched = Object.entries(trial.p || {}).map(([key, value]) => [key, number(value)]);
     const times = Object.entries(trial.t || {}).filter(([, value]) => value >= 0.05).map(([key, value]) => [`${key}`, seconds(value)]);
-    return [["", values], ["Proposed", searched], ["Work", [...own, ...whole, ...times, ["machine", trial.h]]]];
+    return { values, searched, work: [...own, ...whole, ...times, ["machine", trial.h]] };
   }
 
   function widths({ study, trial, s }) {
@@ -123,19 +125,19 @@
     if (trial.s === "COMPLETE" && !trial.b) badges.append(make("span", isOn ? "on the front" : "dominated", { class: `badge${isOn ? " on" : ""}` }));
     if (trial.b) badges.append(make("span", "breaks a constraint", { class: "badge" }));
     panel.replaceChildren(make("h2", name(key), { tabindex: "-1" }), badges);
-    for (const [heading, pairs] of facts(entry)) {
-      if (!pairs.some(([, value]) => value !== undefined)) continue;
-      if (heading) panel.append(make("h3", heading));
-      panel.append(list(pairs, "facts"));
-    }
-    if (trial.r) panel.append(make("h3", "Rungs"), make("p", trial.r.map(number).join(" → "), { class: "chain" }));
-    if (trial.l) panel.append(make("h3", "Lineage"), chain(entry));
-    if (trial.o !== undefined) panel.append(link(`${s}.${trial.o}`, `Its result is that of trial ${trial.o}`));
-    if (trial.a !== undefined) panel.append(link(`${s}.${trial.a}`, `It tried trial ${trial.a} again`));
-    if (trial.y) panel.append(make("h3", "Why it was proposed"), make("p", trial.y, { class: "quiet" }));
-    if (trial.x) panel.append(make("h3", trial.s === "FAIL" ? "Why it failed" : "Why it was stopped"), make("p", trial.x, { class: "quiet" }));
-    if (trial.w) panel.append(make("h3", "Widths, kept / dense"), widths(entry));
-    panel.append(make("h3", "Take it away"), ...commands(entry));
+    const { values, searched, work } = facts(entry);
+    const part = (heading, ...content) => panel.append(make("h3", heading), ...content);
+    panel.append(list(values, "facts"));
+    part("Take it away", ...commands(entry));
+    if (trial.w) part("Widths, kept / dense", widths(entry));
+    if (trial.l) part("Lineage", chain(entry));
+    if (trial.r) part("Rungs", make("p", trial.r.map((each) => score(study, each)).join(" → "), { class: "chain" }));
+    if (trial.o !== undefined) part("Taken over", link(`${s}.${trial.o}`, `Its result is that of trial ${trial.o}`));
+    if (trial.a !== undefined) part("Second try", link(`${s}.${trial.a}`, `It tried trial ${trial.a} again`));
+    if (trial.x) part(trial.s === "FAIL" ? "Why it failed" : "Why it was stopped", make("p", trial.x, { class: "quiet" }));
+    if (searched.length) part("Proposed", list(searched, "facts"));
+    if (trial.y) panel.append(make("p", `Why: ${trial.y}`, { class: "quiet why" }));
+    if (work.some(([, value]) => value !== undefined)) part("Work", list(work, "facts"));
   }
 
   function pick(key, { isTold = true } = {}) {

@@ -100,8 +100,8 @@ def serve(version: Callable[[], str], render: Callable[[str], str], *, port: int
         server = ThreadingHTTPServer((_HOST, port), handler)
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"`--port` must be a port that is free here, but {port} is not: {getattr(error, 'strerror', None) or error}. "
-            "Give another one, or 0 for any."
+            f"`--port` must be a port that is free here, but {port} is not: "
+            f"{getattr(error, 'strerror', None) or error}. Give another one, or 0 for any."
         ) from error
     server.daemon_threads = True
     handler.port = server.server_port  # type: ignore[attr-defined]

@@ -45,8 +45,8 @@ def front_chart(studies: Sequence[StudyFacts]) -> Markup:
         is_picked_from=True,
     )  # fmt: skip
     caption = (
-        "Pick a point to see its widths, its history and the command that exports it. By keyboard: arrow left and right "
-        "walk along the front, up and down through all points, Enter picks."
+        "Pick a point to see its widths, its history and the command that exports it. By keyboard: arrows left and "
+        "right walk along the front, up and down through all points, Enter picks."
     )
     return figure(
         drawing, id_="front", title="Front", caption=caption, key=_legend(studies, kinds, n_below), data=_table(studies)

@@ -14,7 +14,7 @@ def reference(study: int, number: int) -> str:
 
 
 def kind_of(study: StudyFacts, trial: TrialFacts) -> str:
-    """What a trial is on the front chart: ``front``, ``dominated``, ``limited`` (it breaks a constraint) or ``stopped``."""
+    """What a trial is: ``front``, ``dominated``, ``limited`` (it breaks a constraint) or ``stopped``."""
     if not trial.is_complete:
         return "stopped"
     if not trial.keeps_limits:
@@ -49,7 +49,7 @@ def mark(
         "limited": f"M{x - 3.5:.1f},{y - 3.5:.1f}l7,7m0,-7l-7,7",
         "stopped": f"M{x - 3.5:.1f},{y - 2.5:.1f}h7l-3.5,6z",
         "below": f"M{x - 3:.1f},{y - 5:.1f}h6l-3,5z",
-        "uniform": f"M{x - 3.5:.1f},{y - 3.5:.1f}h7v7h-7z",
+        "uniform": f"M{x - 5:.1f},{y - 5:.1f}h10v10h-10z",
         "dense": f"M{x:.1f},{y - 7.5:.1f}l2.2,5l5.4,.5l-4.1,3.6l1.3,5.3l-4.8,-2.9l-4.8,2.9l1.3,-5.3l-4.1,-3.6l5.4,-.5z",
     }
     return tag("path", d=lines[kind], class_=f"{kind} s{study}", **known)

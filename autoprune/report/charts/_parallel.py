@@ -14,7 +14,8 @@ from autoprune.report.scales import Scale, duration_text, linear, number_text, r
 __all__ = ["parallel_chart", "trials_table"]
 
 _TOP, _BOTTOM, _NONE, _HEIGHT = 54.0, 330.0, 356.0, 372.0
-_MOST_AXES = 11
+_MOST_AXES = 12
+_LEAST_SHARE = 1 / 3  # of the trials that have a value; an axis of hardly any is mostly none
 _COSTS = ("macs_ratio", "params_ratio", "latency_ms")
 Value = float | str | bool
 
@@ -47,7 +48,7 @@ def parallel_chart(study: StudyFacts, index: int) -> Markup | None:
     if len(trials) < 2:
         return None
     lines, left_out = _lines(study, trials)
-    width = max(760.0, 104.0 * len(lines) + 40)
+    width = max(1100.0, 104.0 * len(lines) + 40)
     places = [62 + (width - 124) * i / max(1, len(lines) - 1) for i in range(len(lines))]
     members = set(study.front)
     ordered = sorted(trials, key=lambda trial: trial.number in members)  # The front is drawn last, on top.
@@ -66,8 +67,8 @@ def parallel_chart(study: StudyFacts, index: int) -> Markup | None:
     )
     more = f" Not drawn: {', '.join(left_out)}." if left_out else ""
     caption = (
-        "Drag along an axis to keep only the trials through that part of it; the front and the table of trials follow. By "
-        f"keyboard: Tab to an end of an axis, arrow keys move it, Escape lets all go.{more}"
+        "Drag along an axis to keep only the trials through that part of it; the front and the table of trials follow. "
+        f"By keyboard: Tab to an end of an axis, arrow keys move it, Escape lets all go.{more}"
     )
     key = legend(
         *((path([(1, 8), (27, 8)], class_=f"curve {kind} s{index}"), words)
@@ -80,7 +81,9 @@ def parallel_chart(study: StudyFacts, index: int) -> Markup | None:
         class_="brush-state",
     )
     data = tag("p", "Data: ", tag("a", "table of all trials", href=f"#trials-{index}"), class_="quiet")
-    frame = figure(drawing, id_=id_, title="Parallel coordinates", caption=caption, key=key, data=[state, data])
+    frame = figure(
+        drawing, id_=id_, title="Parallel coordinates", caption=caption, key=key, data=[state, data], is_wide=True
+    )
     return tag("div", frame, class_="brushable", data_study=index)
 
 
@@ -95,11 +98,12 @@ def _value(study: StudyFacts, trial: TrialFacts, name: str) -> Value | None:
 
 
 def _lines(study: StudyFacts, trials: Sequence[TrialFacts]) -> tuple[list[_Line], list[str]]:
-    """The axes worth drawing, what is searched before what is found, and the names of those for which there is no room."""
+    """The axes worth drawing, what is searched before what is found, and the names of those left out."""
     searched = dict.fromkeys(name for trial in trials for name in trial.searched)
     found = [*(name for name in _COSTS if any(name in trial.values for trial in trials)), study.metric]
     lines = [line for name in [*searched, "depth", "images"] if (line := _line(study, trials, name))]
-    common = sorted(lines, key=lambda line: -sum(_value(study, t, line.name) is not None for t in trials))
+    share = {line.name: sum(_value(study, t, line.name) is not None for t in trials) / len(trials) for line in lines}
+    common = sorted((line for line in lines if share[line.name] >= _LEAST_SHARE), key=lambda line: -share[line.name])
     kept = {line.name for line in common[: _MOST_AXES - len(found)]}
     left_out = [line.name for line in lines if line.name not in kept]
     results = [line for name in found if (line := _line(study, trials, name))]

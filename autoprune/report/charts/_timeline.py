@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from autoprune.report.charts._marks import reference
 from autoprune.report.facts import StudyFacts, TrialFacts
 from autoprune.report.figure import Plot, figure, floor, legend, slug, svg, text
 from autoprune.report.markup import Markup, tag
-from autoprune.report.scales import Scale, duration_text
+from autoprune.report.scales import Scale
 
 __all__ = ["timeline_chart"]
 
@@ -65,7 +66,7 @@ def timeline_chart(study: StudyFacts, index: int) -> Markup | None:
         description=f"{len(spans)} trials on {n_lanes} lanes, which were busy for {share:.0%} of the time.",
     )  # fmt: skip
     cut = f" Pauses are cut out, at the dashed lines: {len(pauses)}." if pauses else ""
-    caption = f"Trials that ran at once lie in lanes below each other; they were busy for {share:.0%} of {duration_text(x.high)}.{cut}"
+    caption = f"Trials that ran at once lie below each other; the lanes were busy for {share:.0%} of the time.{cut}"
     data = tag("p", "Data: ", tag("a", "table of all trials", href=f"#trials-{index}"), class_="quiet")
     return figure(drawing, id_=id_, title="Timeline", caption=caption, key=_key(study, index), data=data)
 
@@ -80,7 +81,7 @@ def _clock(spans: Sequence[tuple[TrialFacts, float, float]]) -> _Clock:
     busy = sum(last - first for first, last in stretches)
     most, cut = max(_LONGEST_PAUSE * busy, 1.0), 0.0
     kept = [(stretches[0][0], 0.0)]
-    for (_, before), (first, _) in zip(stretches, stretches[1:], strict=False):
+    for (_, before), (first, _) in pairwise(stretches):
         if first - before > most:
             cut += first - before - most / 2
             kept.append((first, cut))

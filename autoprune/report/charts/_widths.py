@@ -8,6 +8,7 @@ from autoprune.report.charts._marks import reference, spoken
 from autoprune.report.facts import Group, StudyFacts, TrialFacts
 from autoprune.report.figure import Column, figure, slug, svg, table, text
 from autoprune.report.markup import Markup, tag
+from autoprune.report.scales import number_text
 
 __all__ = ["widths_chart"]
 
@@ -42,8 +43,8 @@ def widths_chart(study: StudyFacts, index: int) -> Markup | None:
         "" if len(shown) == len(members) else f" {len(shown)} of {len(members)} members are drawn, spread in cost."
     )
     caption = (
-        "Channels that each group keeps, one column a network, the cheapest first; the darker, the larger the share of the "
-        f"dense width on the right.{left_out}"
+        "Channels that each group keeps, one column a network, the cheapest first; the darker, the larger the share of "
+        f"the dense width on the right.{left_out}"
     )
     return figure(
         drawing, id_=id_, title="Widths of the front", caption=caption, key=_key(), data=_table(study, members, index)
@@ -79,7 +80,7 @@ def _column(study: StudyFacts, trial: TrialFacts, *, index: int, x: float, cell:
     cost = trial.values.get(study.cost)
     parts = [
         text(middle, 20, str(trial.number), class_="head", anchor="middle"),
-        text(middle, 38, "–" if cost is None else f"{cost:.2f}", anchor="middle") if cost is None or cost < 10 else "",
+        text(middle, 38, number_text(cost, digits=2), anchor="middle"),
     ]
     for i, group in enumerate(study.groups):
         kept = trial.widths.get(group.name, group.width)
@@ -88,7 +89,7 @@ def _column(study: StudyFacts, trial: TrialFacts, *, index: int, x: float, cell:
         parts.append(
             tag("rect", x=x + 0.5, y=top + 0.5, width=width - 1, height=row - 1, class_=f"cell s{index}", attrs=fill)
         )
-        class_ = "in cell-text" if share > 0.52 else "cell-text"
+        class_ = "in cell-text" if share > 0.82 else "cell-text"
         parts.append(text(middle, top + row / 2 + 4, str(kept), class_=class_, anchor="middle"))
     height = _TOP + row * len(study.groups)
     parts.append(tag("rect", x=float(x), y=4.0, width=float(width), height=height - 4, class_="frame"))
@@ -104,7 +105,7 @@ def _key() -> Markup:
         for i, share in enumerate((0.0, 0.25, 0.5, 0.75, 1.0))
     ]  # fmt: skip
     ramp = tag("svg", steps, attrs={"viewBox": "0 0 158 16"}, width=158, height=16, aria_hidden="true")
-    return tag("ul", tag("li", "0 %", ramp, "100 % of the dense width"), class_="legend ramp")
+    return tag("ul", tag("li", "0 %", ramp, "100 %"), class_="legend ramp")
 
 
 def _description(study: StudyFacts, members: Sequence[TrialFacts]) -> str:
@@ -112,8 +113,8 @@ def _description(study: StudyFacts, members: Sequence[TrialFacts]) -> str:
     shares = {group.name: cheapest.widths.get(group.name, group.width) / group.width for group in study.groups}
     least, most = min(shares, key=lambda name: shares[name]), max(shares, key=lambda name: shares[name])
     return (
-        f"{len(members)} networks and {len(study.groups)} groups. The cheapest, trial {cheapest.number}, keeps least of "
-        f"{least}, {shares[least]:.0%}, and most of {most}, {shares[most]:.0%}."
+        f"{len(members)} networks and {len(study.groups)} groups. The cheapest, trial {cheapest.number}, keeps least "
+        f"of {least}, {shares[least]:.0%}, and most of {most}, {shares[most]:.0%}."
     )
 
 
