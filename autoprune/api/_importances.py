@@ -14,8 +14,8 @@ from autoprune.search.storage import quiet
 
 __all__ = ["importances"]
 
-_FEWEST, _MOST = 12, 500
-_N_TREES = 64
+_FEWEST, _MOST = 12, 250
+_N_TREES = 32
 Value = float | str | bool
 
 

@@ -103,7 +103,8 @@ def _facts_of(study: Study, storage: str | None) -> StudyFacts:
     members = study.front()
     tested = _tested(members, metric.name)
     limits = config.constraints.limits
-    trials = {number: _trial(trial, stored, study, limits, tested.get(number)) for number, trial in stored.items()}
+    names = (metric.name, study.handle.objectives)
+    trials = {n: _trial(trial, stored, names, limits, tested.get(n)) for n, trial in stored.items()}
     complete = [trial for trial in trials.values() if trial.is_complete]
     front = _distinct(members["number"].tolist(), trials)
     uniform = [t for t in complete if t.keeps_limits and t.searched.get("width_rule") == "uniform"]
@@ -148,12 +149,12 @@ def _tested(members: Any, metric: str) -> dict[int, TestedScore]:
 def _trial(
     stored: StoredTrial,
     all_: Mapping[int, StoredTrial],
-    study: Study,
+    names: tuple[str, Sequence[str]],
     limits: Mapping[str, float],
     tested: TestedScore | None,
 ) -> TrialFacts:
     frozen, attrs = stored.frozen, stored.attrs
-    values = _values(stored, study)
+    values = _values(stored, *names)
     is_complete = stored.state is TrialState.COMPLETE
     line = lineage_of(stored, all_) if is_complete else [stored]
     begin, end = frozen.datetime_start, frozen.datetime_complete
@@ -181,14 +182,13 @@ def _trial(
     )
 
 
-def _values(stored: StoredTrial, study: Study) -> dict[str, float]:
+def _values(stored: StoredTrial, metric: str, objectives: Sequence[str]) -> dict[str, float]:
     """Score and costs by name, what is not a finite number left out."""
-    objectives = study.handle.objectives
     if stored.state is TrialState.COMPLETE:
         told = {**stored.attrs, **dict(zip(objectives, stored.frozen.values or (), strict=False))}
     else:
         told = {**stored.attrs, **{name: stored.attrs.get(f"{Attr.PARTIAL}{name}") for name in objectives}}
-    return _numbers({name: told.get(name) for name in (study.metric.name, *_MEASURED)})
+    return _numbers({name: told.get(name) for name in (metric, *_MEASURED)})
 
 
 def _numbers(given: Any) -> dict[str, float]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.report.charts import axis_name
 from autoprune.report.facts import StudyFacts, TrialFacts
 from autoprune.report.markup import Markup, tag, visible
 
@@ -27,6 +26,10 @@ def data_script(studies: Sequence[StudyFacts]) -> Markup:
 
 def _study(study: StudyFacts) -> dict[str, Any]:
     storage = f" --storage {shlex.quote(study.storage)}" if study.storage else ""
+    trials = list(study.trials.values())
+    keys = [
+        _keys(each) for each in ([t.values for t in trials], [t.searched for t in trials], [t.seconds for t in trials])
+    ]
     return {
         "name": visible(study.name),
         "quoted": shlex.quote(study.name),
@@ -34,24 +37,37 @@ def _study(study: StudyFacts) -> dict[str, Any]:
         "metric": study.metric,
         "digits": study.metric_digits,
         "cost": study.cost,
-        "axes": {name: axis_name(name) for name in ("macs_ratio", "params_ratio", "latency_ms")},
         "groups": [[visible(group.name), group.width] for group in study.groups],
         "front": list(study.front),
-        "trials": [_trial(study, trial) for trial in study.trials.values()],
+        "keys": [[visible(name) for name in names] for names in keys],
+        "trials": [_trial(study, trial, keys) for trial in trials],
     }
 
 
-def _trial(study: StudyFacts, trial: TrialFacts) -> dict[str, Any]:
+def _keys(all_: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names that trials have values by: they stand once in the page, and not with each of thousands of trials."""
+    return list(dict.fromkeys(name for each in all_ for name in each))
+
+
+def _row(facts: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    row = [_short(facts[name]) if name in facts else None for name in names]
+    while row and row[-1] is None:
+        row.pop()
+    return row
+
+
+def _trial(study: StudyFacts, trial: TrialFacts, keys: Sequence[Sequence[str]]) -> dict[str, Any]:
+    values, searched, seconds = keys
     facts: dict[str, Any] = {
         "n": trial.number,
         "s": trial.state,
-        "v": {name: _short(value) for name, value in trial.values.items()},
-        "p": {name: _short(value) for name, value in trial.searched.items()},
+        "v": _row(trial.values, values),
+        "p": _row(trial.searched, searched),
         "l": study.lineage(trial.number) if trial.is_complete and trial.started_from is not None else None,
         "r": [_short(score) for score in trial.rungs] if len(trial.rungs) > 1 else None,
         "i": trial.images,
         "li": trial.lineage_images if trial.lineage_images != trial.images else None,
-        "t": {phase: round(seconds, 1) for phase, seconds in trial.seconds.items()},
+        "t": _row({phase: round(each, 1) for phase, each in trial.seconds.items()}, seconds),
         "h": _cut(trial.host),
         "x": _cut(trial.reason),
         "y": _cut(trial.why),
@@ -61,14 +77,10 @@ def _trial(study: StudyFacts, trial: TrialFacts) -> dict[str, Any]:
         "w": [trial.widths.get(g.name, g.width) for g in study.groups] if trial.widths else None,
     }
     if trial.tested is not None:
-        tested = trial.tested
-        facts["e"] = [
-            _short(tested.mean),
-            None if tested.sd is None else _short(tested.sd),
-            tested.n_seeds,
-            tested.like_next,
-        ]
-    return {key: value for key, value in facts.items() if value not in (None, {}, [], 0) or key == "n"}
+        sd = trial.tested.sd
+        facts["e"] = [_short(trial.tested.mean), None if sd is None else _short(sd), trial.tested.n_seeds]
+    # A number may be 0: of the trial, of the one that it tried again or took over.
+    return {key: value for key, value in facts.items() if value not in (None, []) and (value or key in "noa")}
 
 
 def _cut(text: str | None) -> str | None:

@@ -178,11 +178,8 @@ def table(
         caption: What it holds.
         id_: Of the table.
     """
-    number = [column.is_number for column in columns]
-    head = [tag("th", column.heading, scope="col", class_="n" if column.is_number else None) for column in columns]
-    body = []
-    for row in rows:
-        cells = [tag("td", cell, class_="n" if is_n else None) for cell, is_n in zip(row, number, strict=True)]
-        body.append(tag("tr", cells))
+    classes = [None if column.is_number else "t" for column in columns]
+    head = [tag("th", column.heading, scope="col", class_=each) for column, each in zip(columns, classes, strict=True)]
+    body = [tag("tr", [tag("td", cell, class_=each) for cell, each in zip(row, classes, strict=True)]) for row in rows]
     whole = tag("table", tag("caption", caption), tag("thead", tag("tr", head)), tag("tbody", body), id=id_)
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 __all__ = ["Child", "Markup", "escaped", "join", "tag", "visible"]
 
 _VOID = frozenset({"input", "link", "meta"})
+_SHAPES = frozenset({"circle", "path", "rect"})  # which a page of thousands of trials is made of
 _UNSAFE = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 # HTML allows no control characters and UTF-8 no lone surrogates; marks of direction make text say something else.
 _INVISIBLE = ((0x00, 0x08), (0x0B, 0x0C), (0x0E, 0x1F), (0x7F, 0x9F), (0xD800, 0xDFFF), (0x200E, 0x200F),
@@ -68,6 +69,8 @@ def tag(name: str, /, *children: Child, attrs: Mapping[str, Any] | None = None, 
     inner = join(children)
     if not inner and name in _VOID:
         return Markup(f"<{' '.join(parts)}>")
+    if not inner and name in _SHAPES:
+        return Markup(f"<{' '.join(parts)}/>")
     return Markup(f"<{' '.join(parts)}>{inner}</{name}>")
 
 

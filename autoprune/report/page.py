@@ -81,9 +81,10 @@ def _header(studies: Sequence[StudyFacts], name: str, *, is_live: bool) -> Marku
 
 def _tiles(study: StudyFacts, *, is_named: bool) -> Markup:
     counts = Counter(trial.state for trial in study.trials.values())
-    wanted = "" if study.n_wanted is None else f" of {number_text(study.n_wanted)}"
+    n_ended = counts["COMPLETE"] + counts["PRUNED"]
+    wanted = "" if study.n_wanted is None else f"of {number_text(study.n_wanted)}; "
     spent = study.growth[-1].device_s if study.growth else None
-    tiles = [("trials", f"{counts['COMPLETE'] + counts['PRUNED']}{wanted}", _others(counts))]
+    tiles = [("trials", number_text(n_ended), f"{wanted}{_others(counts)}")]
     tiles.append(("on the front", str(len(study.front)), "networks"))
     if study.members:
         best = study.members[-1]
@@ -195,8 +196,8 @@ def _failures(study: StudyFacts, index: int) -> Markup | None:
         by_reason.setdefault(reason_of(trial), []).append(trial.number)
     rows = []
     for reason, numbers in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        links = [Markup(charts.trial_link(index, number) + " ") for number in numbers[:12]]
-        rows.append([str(len(numbers)), reason, Markup("".join(links) + ("…" if len(numbers) > 12 else ""))])
+        links = [Markup(charts.trial_link(index, number) + " ") for number in numbers[:10]]
+        rows.append([str(len(numbers)), reason, Markup("".join(links) + ("…" if len(numbers) > 10 else ""))])
     columns = [Column("trials"), Column("reason", is_number=False), Column("which", is_number=False)]
     return tag("figure", tag("figcaption", tag("h3", "Failures")), table(columns, rows, caption="Failures by reason"))
 

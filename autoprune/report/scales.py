@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 __all__ = ["Scale", "duration_text", "linear", "number_text", "quantile", "ratio_scale", "tick_texts"]
@@ -39,6 +39,11 @@ class Scale:
         else:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
+
+    @property
+    def flipped(self) -> Scale:
+        """The same axis the other way round: for a metric of which less is better."""
+        return replace(self, start=self.end, end=self.start)
 
     def ticks(self, most: int = 7) -> list[float]:
         """Round values within the range, rising: at least two, and at most about ``most``."""

@@ -10,7 +10,15 @@
   };
   const studies = JSON.parse(document.getElementById("facts").textContent);
   const trials = new Map();
-  studies.forEach((study, s) => study.trials.forEach((trial) => trials.set(`${s}.${trial.n}`, { study, trial, s })));
+  const named = (names, row) => Object.fromEntries(names.map((each, i) => [each, row?.[i]]).filter(([, value]) => value !== null && value !== undefined));
+  studies.forEach((study, s) => study.trials.forEach((trial) => {
+    [trial.v, trial.p, trial.t] = [trial.v, trial.p, trial.t].map((row, i) => named(study.keys[i], row));
+    trials.set(`${s}.${trial.n}`, { study, trial, s });
+  }));
+  for (const link of all('a[href^="#t"]')) {
+    const key = link.getAttribute("href").slice(2);
+    if (trials.has(key)) link.dataset.t = key;
+  }
   const number = (value) => (typeof value !== "number" ? String(value) : Number.isInteger(value) ? value.toLocaleString("en")
     : String(Number(value.toPrecision(4))));
   const score = (study, value) => (study.digits === null ? number(value) : value.toFixed(study.digits));
@@ -21,7 +29,7 @@
 
   function brief(key) {
     const { study, trial } = trials.get(key);
-    const values = trial.v || {};
+    const values = trial.v;
     const said = [study.metric, study.cost].filter((each) => each in values).map((each) => `${each} ${fact(study, each, values[each])}`);
     return said.join(", ") || STATES[trial.s];
   }
@@ -45,15 +53,15 @@
   }
 
   function facts({ study, trial }) {
-    const values = Object.entries(trial.v || {}).map(([key, value]) => [key, fact(study, key, value)]);
+    const values = Object.entries(trial.v).map(([key, value]) => [key, fact(study, key, value)]);
     if (trial.e) {
       const [mean, sd, n] = trial.e;
       values.splice(1, 0, [`test ${study.metric}`, `${score(study, mean)}${sd === null ? "" : ` ± ${score(study, sd)}`}, ${n} seed${n > 1 ? "s" : ""}`]);
     }
     const own = trial.i ? [["images, fine-tuning", number(trial.i)]] : [];
     const whole = trial.li ? [["images, lineage", number(trial.li)]] : [];
-    const searched = Object.entries(trial.p || {}).map(([key, value]) => [key, number(value)]);
-    const times = Object.entries(trial.t || {}).filter(([, value]) => value >= 0.05).map(([key, value]) => [`${key}`, seconds(value)]);
+    const searched = Object.entries(trial.p).map(([key, value]) => [key, number(value)]);
+    const times = Object.entries(trial.t).filter(([, value]) => value >= 0.05).map(([key, value]) => [`${key}`, seconds(value)]);
     return { values, searched, work: [...own, ...whole, ...times, ["machine", trial.h]] };
   }
 

@@ -39,7 +39,7 @@ def test_markup_stays_and_nested_sequences_are_laid_flat() -> None:
 
 def test_attributes() -> None:
     made = tag("rect", class_="a b", data_t="0.1", x=1.26, y=2, hidden=False, open=True, role=None)
-    assert made == '<rect class="a b" data-t="0.1" x="1.3" y="2" open></rect>'
+    assert made == '<rect class="a b" data-t="0.1" x="1.3" y="2" open/>'
 
 
 def test_characters_that_are_not_seen_are_marked() -> None:

@@ -73,11 +73,11 @@ def _scales(studies: Sequence[StudyFacts]) -> tuple[Scale, Scale]:
     if usual:
         shown.append(quantile(usual, 0.1 if study.metric_is_maximised else 0.9))
     y = linear(shown or [0.0, 1.0], *_PLOT.y)
-    return x, y if study.metric_is_maximised else Scale(y.high, y.low, y.start, y.end)
+    return x, y if study.metric_is_maximised else y.flipped
 
 
 def _is_below(study: StudyFacts, y: Scale, score: float) -> bool:
-    return score < y.low if study.metric_is_maximised else score > y.low
+    return score < y.low if study.metric_is_maximised else score > y.high
 
 
 def _others(study: StudyFacts, index: int, x: Scale, y: Scale) -> tuple[Markup, int]:

@@ -27,7 +27,8 @@ def hypervolume_chart(studies: Sequence[StudyFacts]) -> Markup | None:
     point = ", ".join(f"{name} {value:g}" for name, value in studies[0].reference_point.items())
     caption = (
         f"Share of the box up to the reference point ({point}) that the front dominates. A flat end says that more "
-        f"trials will bring little. Device {unit} are the times of all trials added up; a device is {studies[0].devices}."
+        f"trials will bring little. Device {unit} are the times of all trials added up; a device is "
+        f"{studies[0].devices}."
     )
     key = legend(*((path([(1, 8), (27, 8)], class_=f"front line s{i}"), study.name) for i, study in told))
     return figure(

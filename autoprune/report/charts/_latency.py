@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from autoprune.report.charts._marks import kind_of, mark, reference, spoken, trial_link
+from autoprune.report.charts._marks import kind_of, mark, reference, spoken
 from autoprune.report.facts import StudyFacts
-from autoprune.report.figure import Column, Plot, axes, figure, legend, path, slug, svg, table
-from autoprune.report.markup import Markup
-from autoprune.report.scales import linear, number_text
+from autoprune.report.figure import Plot, axes, figure, legend, path, slug, svg
+from autoprune.report.markup import Markup, tag
+from autoprune.report.scales import linear
 
 __all__ = ["latency_chart"]
 
@@ -28,7 +28,7 @@ def latency_chart(study: StudyFacts, index: int) -> Markup | None:
         label = f"{spoken(study, trial)}, {name} {trial.values[name]:.3g}" if kind == "front" else None
         marks.append(mark(kind, *place, study=index, trial=reference(index, trial.number), label=label))
     end = min(x.high, y.high)
-    diagonal = path([(x(0.0), y(0.0)), (x(end), y(end))], class_="uniform line") if is_ratio else None
+    diagonal = path([(x(0.0), y(0.0)), (x(end), y(end))], class_="even line") if is_ratio else None
     label = "latency, pruned / dense" if is_ratio else "latency of a batch, ms"
     id_ = slug("latency", index)
     drawing = svg(
@@ -37,14 +37,14 @@ def latency_chart(study: StudyFacts, index: int) -> Markup | None:
         description=f"{len(timed)} networks were timed.",
     )  # fmt: skip
     words = " On the dashed line time would shrink as the MACs do." if is_ratio else ""
-    rows = [
-        [trial_link(index, t.number), number_text(t.values["macs_ratio"]), number_text(t.values.get("latency_ms")),
-         number_text(t.values.get("latency_ratio"))]
-        for t in timed
-    ]  # fmt: skip
-    columns = [Column("trial"), Column("macs_ratio"), Column("latency, ms"), Column("pruned / dense")]
-    key = legend((mark("front", 14, 8, study=index), "front"), (mark("dominated", 14, 8), "dominated"))
+    kinds = {kind_of(study, trial) for trial in timed}
+    key = legend(
+        *((mark(kind, 14, 8, study=index if kind == "front" else 0), said)
+          for kind, said in (("front", "front"), ("dominated", "dominated"), ("limited", "breaks a constraint"))
+          if kind in kinds)
+    )  # fmt: skip
+    data = tag("p", "Data: ", tag("a", "table of all trials", href=f"#trials-{index}"), class_="quiet")
     return figure(
         drawing, id_=id_, title="MACs against latency", caption=f"Median time of a batch, measured at rung 0.{words}",
-        key=key, data=table(columns, rows, caption=f"Latency of {study.name}"),
+        key=key, data=data,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoprune.report.facts import StudyFacts, TrialFacts
 from autoprune.report.markup import Markup, tag
 
-__all__ = ["kind_of", "mark", "reference", "spoken", "trial_link"]
+__all__ = ["crowd", "kind_of", "mark", "reference", "spoken", "trial_link"]
 
 
 def reference(study: int, number: int) -> str:
@@ -35,6 +35,7 @@ def mark(
         trial: Its `reference`, where it can be picked.
         label: What a screen reader says; a mark that has one can be reached by keyboard.
     """
+    side = f" s{study}" if study or kind == "front" else ""
     known = {
         "data_t": trial,
         "aria_label": label,
@@ -43,7 +44,7 @@ def mark(
     }
     if kind in ("dominated",) or (kind == "front" and study == 0):
         radius = 5.5 if kind == "front" else 3.2
-        return tag("circle", cx=float(x), cy=float(y), r=radius, class_=f"{kind} s{study}", **known)
+        return tag("circle", cx=float(x), cy=float(y), r=radius, class_=f"{kind}{side}", **known)
     lines = {
         "front": f"M{x:.1f},{y - 7:.1f}l7,7l-7,7l-7,-7z",
         "limited": f"M{x - 3.5:.1f},{y - 3.5:.1f}l7,7m0,-7l-7,7",
@@ -52,7 +53,7 @@ def mark(
         "uniform": f"M{x - 5:.1f},{y - 5:.1f}h10v10h-10z",
         "dense": f"M{x:.1f},{y - 7.5:.1f}l2.2,5l5.4,.5l-4.1,3.6l1.3,5.3l-4.8,-2.9l-4.8,2.9l1.3,-5.3l-4.1,-3.6l5.4,-.5z",
     }
-    return tag("path", d=lines[kind], class_=f"{kind} s{study}", **known)
+    return tag("path", d=lines[kind], class_=f"{kind}{side}", **known)
 
 
 def spoken(study: StudyFacts, trial: TrialFacts) -> str:
@@ -64,4 +65,9 @@ def spoken(study: StudyFacts, trial: TrialFacts) -> str:
 
 def trial_link(index: int, number: int) -> Markup:
     """A trial's number, which picks it."""
-    return tag("a", str(number), href=f"#t{reference(index, number)}", data_t=reference(index, number))
+    return tag("a", str(number), href=f"#t{reference(index, number)}")
+
+
+def crowd(n_lines: int) -> str:
+    """The class of a bundle of lines: the more there are, the fainter each is drawn."""
+    return "curves" if n_lines <= 80 else "curves many" if n_lines <= 400 else "curves many most"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprune.report.charts._marks import reference, trial_link
+from autoprune.report.charts._marks import crowd, reference, trial_link
 from autoprune.report.facts import Axis, StudyFacts, TrialFacts
 from autoprune.report.figure import Column, figure, legend, path, slug, svg, table, text
 from autoprune.report.markup import Markup, tag
@@ -17,6 +17,7 @@ _TOP, _BOTTOM, _NONE, _HEIGHT = 54.0, 330.0, 356.0, 372.0
 _MOST_AXES = 12
 _LEAST_SHARE = 1 / 3  # of the trials that have a value; an axis of hardly any is mostly none
 _COSTS = ("macs_ratio", "params_ratio", "latency_ms")
+_FACTS = (*_COSTS, "latency_ratio")
 Value = float | str | bool
 
 
@@ -56,7 +57,7 @@ def parallel_chart(study: StudyFacts, index: int) -> Markup | None:
     has_none = any(line.place(_value(study, t, line.name)) == _NONE for line in lines for t in trials)
     id_ = slug("parallel", index)
     drawing = svg(
-        tag("g", drawn, class_="curves"),
+        tag("g", drawn, class_=crowd(len(drawn))),
         [_axis(line, x, i) for i, (line, x) in enumerate(zip(lines, places, strict=True))],
         text(places[0] - 30, _NONE + 4, "none", class_="tick") if has_none else None,
         id_=id_,
@@ -71,8 +72,8 @@ def parallel_chart(study: StudyFacts, index: int) -> Markup | None:
         f"By keyboard: Tab to an end of an axis, arrow keys move it, Escape lets all go.{more}"
     )
     key = legend(
-        *((path([(1, 8), (27, 8)], class_=f"curve {kind} s{index}"), words)
-          for kind, words in (("front", "front"), ("dominated", "all others")))
+        (path([(1, 8), (27, 8)], class_=f"curve front s{index}"), "front"),
+        (path([(1, 8), (27, 8)], class_="curve"), "all others"),
     )  # fmt: skip
     state = tag(
         "p",
@@ -124,15 +125,15 @@ def _line(study: StudyFacts, trials: Sequence[TrialFacts], name: str) -> _Line |
     make = ratio_scale if name in _COSTS else linear
     scale = make(ends, _BOTTOM, _TOP)
     if name == study.metric and not study.metric_is_maximised:
-        scale = Scale(scale.high, scale.low, scale.start, scale.end)
+        scale = scale.flipped
     return _Line(name, scale)
 
 
 def _curve(study: StudyFacts, trial: TrialFacts, lines: Sequence[_Line], places: Sequence[float], index: int) -> Markup:
     heights = [line.place(_value(study, trial, line.name)) for line in lines]
     d = "L".join(f"{x:.0f},{y:.0f}" for x, y in zip(places, heights, strict=True))
-    kind = "front" if trial.number in study.front else "dominated"
-    return tag("path", d=f"M{d}", class_=f"curve {kind} s{index}", data_t=reference(index, trial.number))
+    kind = f"curve front s{index}" if trial.number in study.front else "curve"
+    return tag("path", d=f"M{d}", class_=kind, data_t=reference(index, trial.number))
 
 
 def _axis(line: _Line, x: float, i: int) -> Markup:
@@ -169,16 +170,21 @@ def _axis(line: _Line, x: float, i: int) -> Markup:
 
 
 def _scale_text(line: _Line) -> str:
-    """What the script needs to tell the value at a place: ``low high log``, or the choices from below."""
+    """What tells the script the value at a place.
+
+    Those at both ends, the lower one first, and whether the axis is logarithmic; or the choices, the lowest first.
+    """
     if line.scale is None:
         return "|".join(choice.replace("|", " ") for choice in line.choices)
-    return f"{line.scale.low!r} {line.scale.high!r} {int(line.scale.is_log)}"
+    ends = (line.scale.low, line.scale.high)
+    below, above = ends if line.scale.start > line.scale.end else ends[::-1]
+    return f"{below!r} {above!r} {int(line.scale.is_log)}"
 
 
 def trials_table(study: StudyFacts, index: int) -> Markup:
     """All trials of every state."""
     metric = study.metric
-    costs = [name for name in _COSTS if any(name in trial.values for trial in study.trials.values())]
+    costs = [name for name in _FACTS if any(name in trial.values for trial in study.trials.values())]
     texts = ("state", "on the front", "method", "widths by")
     columns = [Column("trial"), *(Column(name, is_number=False) for name in texts), Column(metric), *map(Column, costs)]
     columns += [Column("started from"), Column("images"), Column("began, s"), Column("took, s")]

@@ -13,7 +13,7 @@ from autoprune.report.scales import linear, quantile
 __all__ = ["rungs_chart"]
 
 _PLOT = Plot(height=340)
-_MOST_LINES = 400
+_MOST_LINES = 200
 
 
 def rungs_chart(study: StudyFacts, index: int) -> Markup | None:
@@ -27,14 +27,15 @@ def rungs_chart(study: StudyFacts, index: int) -> Markup | None:
     scores = [score for trial in drawn for score in trial.rungs]
     low, high = (0.05, 1.0) if study.metric_is_maximised else (0.0, 0.95)
     y = linear([quantile(scores, low), quantile(scores, high)], *_PLOT.y)
+    y = y if study.metric_is_maximised else y.flipped
     n_rungs = max(len(trial.rungs) for trial in drawn)
     left, right = _PLOT.x
     places = [left + 40 + (right - left - 80) * i / (n_rungs - 1) for i in range(n_rungs)]
     lines = []
     for trial in reversed(drawn):  # The front is drawn last, on top.
-        kind = "front" if trial.number in members else "dominated" if trial.is_complete else "stopped"
+        kind = f" front s{index}" if trial.number in members else "" if trial.is_complete else " stopped"
         points = [(x, y(score)) for x, score in zip(places, trial.rungs, strict=False)]
-        lines.append(path(points, class_=f"curve {kind} s{index}", data_t=reference(index, trial.number)))
+        lines.append(path(points, class_=f"curve{kind}", data_t=reference(index, trial.number)))
     id_ = slug("rungs", index)
     ticks = [(place, str(i)) for i, place in enumerate(places)]
     drawing = svg(
@@ -47,14 +48,12 @@ def rungs_chart(study: StudyFacts, index: int) -> Markup | None:
     caption = (
         f"Rung 0 is the score after surgery and recalibration, the last one that after the whole fine-tuning.{more}"
     )
-    entries = [
-        (path([(1, 8), (27, 8)], class_=f"curve {kind} s{index}"), words)
-        for kind, words in (("front", "front"), ("dominated", "dominated"), ("stopped", "stopped early"))
-        if any(f"curve {kind} " in line for line in lines)
-    ]
-    return figure(
-        drawing, id_=id_, title="Rungs", caption=caption, key=legend(*entries), data=_table(study, drawn, index)
-    )
+    kinds = ((f"curve front s{index}", "front"), ("curve", "dominated"), ("curve stopped", "stopped early"))
+    key = legend(
+        *((path([(1, 8), (27, 8)], class_=kind), words) for kind, words in kinds
+          if any(f'class="{kind}"' in line for line in lines))
+    )  # fmt: skip
+    return figure(drawing, id_=id_, title="Rungs", caption=caption, key=key, data=_table(study, drawn, index))
 
 
 def _description(study: StudyFacts, drawn: Sequence[TrialFacts]) -> str:

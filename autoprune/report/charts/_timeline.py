@@ -101,7 +101,7 @@ def _lanes(spans: Sequence[tuple[TrialFacts, float, float]]) -> tuple[dict[int, 
                 lane = next((i for i, until in enumerate(free) if until <= first), len(free))
                 free[lane : lane + 1] = [last]
                 found[trial.number] = base + lane
-        firsts.append((host or "workers", base))
+        firsts.append((host or "unknown", base))
         base += len(free)
     return found, firsts
 
@@ -109,8 +109,10 @@ def _lanes(spans: Sequence[tuple[TrialFacts, float, float]]) -> tuple[dict[int, 
 def _bar(trial: TrialFacts, ends: tuple[float, float], top: float, index: int) -> Markup:
     left, width = ends[0], max(1.5, ends[1] - ends[0] - 1)
     kind = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state, "running")
-    bar = tag("rect", x=left, y=top, width=width, height=_LANE - 4, rx=2, class_=f"bar {kind} s{index}",
-              data_t=reference(index, trial.number))  # fmt: skip
+    side = f" s{index}" if index else ""
+    thin = " thin" if width < 5 else ""
+    outline = f"M{left:.1f},{top:.0f}h{width:.1f}v{_LANE - 4:.0f}h-{width:.1f}z"
+    bar = tag("path", d=outline, class_=f"bar {kind}{thin}{side}", data_t=reference(index, trial.number))
     if width < 22:
         return bar
     return Markup(bar + text(left + width / 2, top + 13, str(trial.number), class_=f"bar-text {kind}", anchor="middle"))

@@ -12,7 +12,7 @@ from autoprune.report.scales import number_text
 
 __all__ = ["widths_chart"]
 
-_MOST_COLUMNS = 24
+_MOST_COLUMNS, _MANY_COLUMNS = 24, 14
 _LABEL, _DENSE, _TOP = 178.0, 52.0, 52.0
 _LONGEST_NAME = 26
 
@@ -23,7 +23,7 @@ def widths_chart(study: StudyFacts, index: int) -> Markup | None:
     if not members or not study.groups:
         return None
     shown = _spread(members)
-    cell = min(58.0, max(25.0, (760 - _LABEL - _DENSE) / len(shown)))
+    cell = min(58.0, max(36.0, (760 - _LABEL - _DENSE) / len(shown)))
     row = 22.0 if len(study.groups) <= 24 else 17.0
     size = (max(560.0, _LABEL + cell * len(shown) + _DENSE + 4), _TOP + row * len(study.groups) + 8)
     columns = [
@@ -47,7 +47,13 @@ def widths_chart(study: StudyFacts, index: int) -> Markup | None:
         f"the dense width on the right.{left_out}"
     )
     return figure(
-        drawing, id_=id_, title="Widths of the front", caption=caption, key=_key(), data=_table(study, members, index)
+        drawing,
+        id_=id_,
+        title="Widths of the front",
+        caption=caption,
+        key=_key(),
+        data=_table(study, members),
+        is_wide=len(shown) > _MANY_COLUMNS,
     )
 
 
@@ -118,7 +124,7 @@ def _description(study: StudyFacts, members: Sequence[TrialFacts]) -> str:
     )
 
 
-def _table(study: StudyFacts, members: Sequence[TrialFacts], index: int) -> Markup:
+def _table(study: StudyFacts, members: Sequence[TrialFacts]) -> Markup:
     columns = [Column("group", is_number=False), Column("stage", is_number=False), Column("dense")]
     columns += [Column(f"trial {trial.number}") for trial in members]
     rows = [
