@@ -26,6 +26,8 @@ ARGUMENTS = {
     "pareto": [
         "NAME", "--where EXPR", "--sort COLUMN", "--spacing GAP", "--format F", "--plot FILE", "--storage URL",
     ],
+    "report": ["NAME", "OTHER", "--to FILE", "--storage URL"],
+    "dashboard": ["NAME", "OTHER", "--port P", "--optuna", "--storage URL"],
     "show": ["NAME", "TRIAL", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],

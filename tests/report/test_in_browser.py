@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from tests.chromium import Browser
 from tests.report.conftest import make_study
 from tests.report.test_page import hostile_study
 
+Show = Callable[..., Browser]
+
 
 @pytest.fixture
-def show(browser: Browser, tmp_path: Path):  # type: ignore[no-untyped-def]
+def show(browser: Browser, tmp_path: Path) -> Show:
+    """Open the page of some studies."""
+
     def call(*studies: StudyFacts, hash_: str = "", **window: object) -> Browser:
         file = tmp_path / "page.html"
         file.write_text(page(studies, made="now"), encoding="utf-8")
@@ -32,14 +37,14 @@ def visible_curves(browser: Browser) -> int:
     return int(browser.run("document.querySelectorAll('#parallel-0 .curves .curve:not(.off)').length"))
 
 
-def test_it_is_silent_and_loads_nothing(show) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_silent_and_loads_nothing(show: Show) -> None:
     browser = show(make_study(), make_study("other", shift=-0.01))
     assert browser.console == []
     assert [url.split(":")[0] for url in browser.requests] == ["file"]
     assert heading(browser) == "made up, trial 2"  # the knee
 
 
-def test_hostile_text_does_nothing(show) -> None:  # type: ignore[no-untyped-def]
+def test_hostile_text_does_nothing(show: Show) -> None:
     browser = show(hostile_study())
     for number in range(4):
         browser.run(f"location.hash = '#t0.{number}'")
@@ -49,7 +54,7 @@ def test_hostile_text_does_nothing(show) -> None:  # type: ignore[no-untyped-def
     assert browser.console == []
 
 
-def test_the_pointer_picks_a_point(show) -> None:  # type: ignore[no-untyped-def]
+def test_the_pointer_picks_a_point(show: Show) -> None:
     browser = show(make_study())
     browser.click("#front svg [data-t='0.1']")
     assert heading(browser) == "Trial 1"
@@ -71,7 +76,7 @@ def test_the_pointer_picks_a_point(show) -> None:  # type: ignore[no-untyped-def
     assert heading(browser) == "Trial 3"
 
 
-def test_the_keyboard_picks_a_point(show) -> None:  # type: ignore[no-untyped-def]
+def test_the_keyboard_picks_a_point(show: Show) -> None:
     browser = show(make_study())
     browser.run("document.querySelector('#front .scroll').focus()")
     browser.key("Tab")
@@ -88,19 +93,20 @@ def test_the_keyboard_picks_a_point(show) -> None:  # type: ignore[no-untyped-de
     assert browser.run("document.activeElement.closest('svg[data-marks]')") is None  # one stop a chart
 
 
-def test_an_address_names_a_trial(show) -> None:  # type: ignore[no-untyped-def]
+def test_an_address_names_a_trial(show: Show) -> None:
     browser = show(make_study(), hash_="#t0.9")
     assert heading(browser) == "Trial 9"
     assert "the loss became nan" in browser.run("document.querySelector('#picked').textContent")
 
 
-def test_brushing_by_pointer_narrows_lines_points_and_table(show) -> None:  # type: ignore[no-untyped-def]
+def test_brushing_by_pointer_narrows_lines_points_and_table(show: Show) -> None:
     browser = show(make_study())
     assert visible_curves(browser) == 8
     browser.middle("#parallel-0 [data-name='macs_ratio'] .grip")
     ends = browser.run(
         "(() => { const box = document.querySelector(\"#parallel-0 [data-name='macs_ratio'] .grip\")"
-        ".getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height * 0.06, box.y + box.height * 0.45]; })()"
+        ".getBoundingClientRect(); return [box.x + box.width / 2, box.y + 0.06 * box.height, box.y + 0.45 * box.height]; "
+        "})()"
     )
     browser.drag((ends[0], ends[1]), (ends[0], ends[2]))
     kept = visible_curves(browser)
@@ -113,7 +119,7 @@ def test_brushing_by_pointer_narrows_lines_points_and_table(show) -> None:  # ty
     browser.until("document.querySelectorAll('#parallel-0 .curve.off').length === 0")
 
 
-def test_brushing_by_keyboard(show) -> None:  # type: ignore[no-untyped-def]
+def test_brushing_by_keyboard(show: Show) -> None:
     browser = show(make_study())
     selector = "#parallel-0 [data-name='accuracy'] .handle[data-end='lower']"
     browser.run(f"document.querySelector({json.dumps(selector)}).focus()")
@@ -126,7 +132,7 @@ def test_brushing_by_keyboard(show) -> None:  # type: ignore[no-untyped-def]
     assert visible_curves(browser) == 8
 
 
-def test_tables_are_sorted(show) -> None:  # type: ignore[no-untyped-def]
+def test_tables_are_sorted(show: Show) -> None:
     browser = show(make_study())
     browser.run("document.querySelector('#front details').open = true")
     column = "[...document.querySelectorAll('#front tbody tr')].map((row) => row.cells[1].textContent)"
@@ -137,13 +143,13 @@ def test_tables_are_sorted(show) -> None:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_window_of_320_pixels(show, scheme: str) -> None:  # type: ignore[no-untyped-def]
+def test_it_fits_a_window_of_320_pixels(show: Show, scheme: str) -> None:
     browser = show(make_study(), width=320, height=640, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") <= 320
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_are_told_from_what_lies_behind_them(show, scheme: str) -> None:  # type: ignore[no-untyped-def]
+def test_colours_are_told_from_what_lies_behind_them(show: Show, scheme: str) -> None:
     browser = show(make_study(), scheme=scheme)
     names = ["ink", "quiet", "edge", "mark", "s0", "s1", "good", "note", "warning", "uniform", "dense", "focus"]
     ratios = browser.run(f"""(() => {{
