@@ -9,20 +9,15 @@ from autoprune.report.scales import duration_text, number_text
 
 __all__ = ["comparison"]
 
+_TERMS = ("hypervolume", "networks on the front", "trials with a result", "device time")
 _COSTS = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 
 
 def comparison(one: StudyFacts, other: StudyFacts) -> Markup:
     """A sentence and a table: the best score under each cost, hypervolume, who dominates whom."""
-    rows = [_best_row(one, other, cost) for cost in _COSTS] if one.cost.endswith("_ratio") else []
-    rows = [row for row in rows if row is not None]
-    for name, text in (
-        ("hypervolume", lambda s: f"{s.growth[-1].hypervolume:.4f}" if s.growth else "–"),
-        ("networks on the front", lambda s: str(len(s.front))),
-        ("trials with a result", lambda s: str(len(s.complete))),
-        ("device time", lambda s: duration_text(s.growth[-1].device_s) if s.growth else "–"),
-    ):
-        rows.append([name, text(one), text(other), ""])
+    costs = _COSTS if one.cost.endswith("_ratio") else ()
+    rows = [row for cost in costs if (row := _best_row(one, other, cost)) is not None]
+    rows += [[*cells, ""] for cells in zip(_TERMS, _came_to(one), _came_to(other), strict=True)]
     columns = [Column("", is_number=False), Column(one.name), Column(other.name), Column("difference")]
     caption = "Best score of a network of no more cost, and what the searches came to"
     return tag(
@@ -32,6 +27,13 @@ def comparison(one: StudyFacts, other: StudyFacts) -> Markup:
         table(columns, rows, caption=caption),
         id="comparison",
     )
+
+
+def _came_to(study: StudyFacts) -> list[str]:
+    """What a search came to, in the order of `_TERMS`."""
+    last = study.growth[-1] if study.growth else None
+    counts = [str(len(study.front)), str(len(study.complete))]
+    return [f"{last.hypervolume:.4f}" if last else "–", *counts, duration_text(last.device_s if last else None)]
 
 
 def _best(study: StudyFacts, cost: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.report.markup import Child, Markup, tag
 from autoprune.report.scales import Scale, tick_texts
@@ -47,13 +48,13 @@ def slug(*parts: object) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(str(part) for part in parts).lower()).strip("-")
 
 
-def text(x: float, y: float, *children: Child, class_: str = "tick", anchor: str = "start", **more: object) -> Markup:
+def text(x: float, y: float, *children: Child, class_: str = "tick", anchor: str = "start", **more: Any) -> Markup:
     """Words at a place; ``anchor`` is ``start``, ``middle`` or ``end``."""
     anchored = None if anchor == "start" else anchor
     return tag("text", *children, x=float(x), y=float(y), class_=class_, text_anchor=anchored, **more)
 
 
-def path(points: Iterable[tuple[float, float]], *, is_step: bool = False, class_: str, **more: object) -> Markup:
+def path(points: Iterable[tuple[float, float]], *, is_step: bool = False, class_: str, **more: Any) -> Markup:
     """A line through points, straight, or with steps that keep each value until the next."""
     parts: list[str] = []
     for x, y in points:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from autoprune.report import charts
@@ -14,7 +14,7 @@ from autoprune.report.data import data_script
 from autoprune.report.facts import StudyFacts
 from autoprune.report.figure import Column, table
 from autoprune.report.health import findings, reason_of
-from autoprune.report.markup import Child, Markup, tag
+from autoprune.report.markup import Markup, tag
 from autoprune.report.scales import duration_text, number_text
 
 __all__ = ["page"]
@@ -30,6 +30,8 @@ def page(studies: Sequence[StudyFacts], *, made: str, version: str | None = None
         made: When and by what it was made, for its foot.
         version: Given where a server knows it: the page then asks it for news, which is another version.
     """
+    sections = _sections(studies)
+    names = ["Front", *(["Side by side"] if len(studies) > 1 else []), "Health", *sections]
     style, script = _resource("style.css"), _resource("script.js")
     is_live = version is not None
     name = " and ".join(study.name for study in studies)
@@ -47,7 +49,8 @@ def page(studies: Sequence[StudyFacts], *, made: str, version: str | None = None
         "body",
         tag("a", "Skip to the front", href="#front", class_="skip"),
         _header(studies, name, is_live=is_live),
-        tag("main", _parts(studies)),
+        _contents(names),
+        tag("main", _front(studies), sections.values()),
         tag("footer", tag("p", made)),
         tag("div", id="tip", hidden=True, aria_hidden="true"),
         data_script(studies),
@@ -76,7 +79,7 @@ def _header(studies: Sequence[StudyFacts], name: str, *, is_live: bool) -> Marku
                tag("label", tag("input", type="checkbox", id="follow", checked=True), " show news at once"),
                class_="live") if is_live else None  # fmt: skip
     return tag("header", tag("p", "autoprune report", class_="eyebrow"), tag("h1", name), live,
-               [_tiles(study, is_named=len(studies) > 1) for study in studies], _contents(studies))  # fmt: skip
+               [_tiles(study, is_named=len(studies) > 1) for study in studies])  # fmt: skip
 
 
 def _tiles(study: StudyFacts, *, is_named: bool) -> Markup:
@@ -120,58 +123,49 @@ def _half(study: StudyFacts) -> str | None:
     return study.score_text(max(scores) if study.metric_is_maximised else min(scores)) if scores else None
 
 
-def _contents(studies: Sequence[StudyFacts]) -> Markup:
-    links = [(name.lower(), name) for name in ("Front", "Health", "Networks", "Search", "Work", "About")]
-    if len(studies) > 1:
-        links.insert(1, ("comparison", "Side by side"))
-    items = [tag("li", tag("a", words, href=f"#{place}")) for place, words in links]
+def _contents(names: Sequence[str]) -> Markup:
+    """Links to the sections that there are."""
+    ids = {"Side by side": "comparison"}
+    items = [tag("li", tag("a", name, href=f"#{ids.get(name, name.lower())}")) for name in names]
     return tag("nav", tag("ul", items), aria_label="Contents")
 
 
-def _parts(studies: Sequence[StudyFacts]) -> list[Child]:
-    numbered = list(enumerate(studies))
-    several = len(studies) > 1
+def _front(studies: Sequence[StudyFacts]) -> Markup:
+    """What is looked at first, and beside it the trial that is picked."""
+    hint = "Pick a point of the front to see its widths, where it comes from, and how to take it away."
+    picked = tag(
+        "aside", tag("h2", "Picked"), tag("p", hint, class_="quiet"), id="picked", aria_label="Picked trial"
+    )  # fmt: skip
+    compared = comparison(*studies) if len(studies) > 1 else None
+    said = tag("div", id="said", class_="unseen", role="status", aria_live="polite")
+    return tag(
+        "div", tag("div", charts.front_chart(studies), compared, _health(studies)), picked, said, class_="front-part"
+    )
 
-    def each(*make: object) -> list[Child]:
-        drawn: list[Child] = []
-        for index, study in numbered:
-            figures = [chart(study, index) for chart in make if callable(chart)]
-            if several and any(figures):
+
+def _sections(studies: Sequence[StudyFacts]) -> dict[str, Markup]:
+    """The other parts of the page by their headings, those in which there is something to be seen."""
+
+    def each(*make: Callable[[StudyFacts, int], Markup | None]) -> list[Markup]:
+        drawn: list[Markup] = []
+        for index, study in enumerate(studies):
+            figures = [figure for chart in make if (figure := chart(study, index)) is not None]
+            if len(studies) > 1 and figures:
                 drawn.append(tag("h3", study.name, class_="of-study"))
-            drawn += [figure_ for figure_ in figures if figure_]
+            drawn += figures
         return drawn
 
-    picked = tag(
-        "aside",
-        tag("h2", "Picked"),
-        tag(
-            "p",
-            "Pick a point of the front to see its widths, where it comes from, and how to take it away.",
-            class_="quiet",
-        ),
-        id="picked",
-        aria_label="Picked trial",
-    )
-    return [
-        tag("div", tag("div", charts.front_chart(studies), _health(studies)), picked, class_="front-part"),
-        tag("div", id="said", class_="unseen", role="status", aria_live="polite"),
-        comparison(*studies) if several else None,
-        _section("networks", "Networks", each(charts.widths_chart, charts.lineage_chart, charts.latency_chart)),
-        _section(
-            "search", "Search",
-            [
-                charts.hypervolume_chart(studies),
-                *each(charts.parallel_chart, charts.trials_table, charts.importance_chart),
-            ],
-        ),
-        _section("work", "Work", [*each(charts.rungs_chart, charts.timeline_chart, _failures)]),
-        _section("about", "About", each(_about)),
-    ]  # fmt: skip
-
-
-def _section(id_: str, heading: str, parts: Sequence[Child]) -> Markup | None:
-    drawn = [part for part in parts if part]
-    return tag("section", tag("h2", heading), drawn, id=id_) if drawn else None
+    growth = charts.hypervolume_chart(studies)
+    parts = {
+        "Networks": each(charts.widths_chart, charts.lineage_chart, charts.latency_chart),
+        "Search": [
+            *([growth] if growth else []),
+            *each(charts.parallel_chart, charts.trials_table, charts.importance_chart),
+        ],
+        "Work": each(charts.rungs_chart, charts.timeline_chart, _failures),
+        "About": each(_about),
+    }
+    return {name: tag("section", tag("h2", name), drawn, id=name.lower()) for name, drawn in parts.items() if drawn}
 
 
 def _health(studies: Sequence[StudyFacts]) -> Markup:

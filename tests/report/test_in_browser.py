@@ -105,7 +105,7 @@ def test_brushing_by_pointer_narrows_lines_points_and_table(show: Show) -> None:
     browser.middle("#parallel-0 [data-name='macs_ratio'] .grip")
     ends = browser.run(
         "(() => { const box = document.querySelector(\"#parallel-0 [data-name='macs_ratio'] .grip\")"
-        ".getBoundingClientRect(); return [box.x + box.width / 2, box.y + 0.06 * box.height, box.y + 0.45 * box.height]; "
+        ".getBoundingClientRect(); return [box.x + box.width / 2, ...[0.06, 0.45].map((s) => box.y + s * box.height)]; "
         "})()"
     )
     browser.drag((ends[0], ends[1]), (ends[0], ends[2]))

@@ -117,9 +117,10 @@ def test_the_facts_are_json_and_commands_are_quoted() -> None:
 
 def test_a_study_without_trials_is_a_page() -> None:
     empty = make_study(trials={}, front=(), uniform_front=(), growth=(), groups=(), dense_score=None, importances=())
-    text = page([empty], made="now")
-    assert "The front" not in Reader(text).text.get("h2", "")
-    assert "Only 0 trials with a result" in text
+    found = read(empty)
+    assert "Only 0 trials with a result" in found.text["span"]
+    links = {attrs["href"] for tag, attrs in found.elements if tag == "a"}
+    assert links == {"#front", "#health", "#search", "#about"}  # to what there is
 
 
 def test_a_minimised_metric_has_its_best_on_top() -> None:

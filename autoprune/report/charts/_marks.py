@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autoprune.report.facts import StudyFacts, TrialFacts
 from autoprune.report.markup import Markup, tag
 
@@ -36,7 +38,7 @@ def mark(
         label: What a screen reader says; a mark that has one can be reached by keyboard.
     """
     side = f" s{study}" if study or kind == "front" else ""
-    known = {
+    known: dict[str, Any] = {
         "data_t": trial,
         "aria_label": label,
         "role": "button" if label else None,

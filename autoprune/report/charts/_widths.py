@@ -51,7 +51,7 @@ def widths_chart(study: StudyFacts, index: int) -> Markup | None:
         id_=id_,
         title="Widths of the front",
         caption=caption,
-        key=_key(),
+        key=_key(index),
         data=_table(study, members),
         is_wide=len(shown) > _MANY_COLUMNS,
     )
@@ -104,9 +104,9 @@ def _column(study: StudyFacts, trial: TrialFacts, *, index: int, x: float, cell:
                data_t=reference(index, trial.number))  # fmt: skip
 
 
-def _key() -> Markup:
+def _key(index: int) -> Markup:
     steps = [
-        tag("rect", x=float(4 + 30 * i), y=2.0, width=29.0, height=12.0, class_="cell s0",
+        tag("rect", x=float(4 + 30 * i), y=2.0, width=29.0, height=12.0, class_=f"cell s{index}",
             attrs={"fill-opacity": f"{0.06 + 0.94 * share:.2f}"})
         for i, share in enumerate((0.0, 0.25, 0.5, 0.75, 1.0))
     ]  # fmt: skip
