@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version as version_of
 from typing import Any
@@ -105,8 +105,12 @@ def _facts_of(study: Study, storage: str | None) -> StudyFacts:
     limits = config.constraints.limits
     names = (metric.name, study.handle.objectives)
     trials = {n: _trial(trial, stored, names, limits, tested.get(n)) for n, trial in stored.items()}
-    complete = [trial for trial in trials.values() if trial.is_complete]
-    front = _distinct(members["number"].tolist(), trials)
+    # Another tool may have stored an infinity, which has no place in a chart.
+    complete = [
+        t for t in trials.values() if t.is_complete and all(name in t.values for name in config.study.objectives)
+    ]
+    known = {trial.number for trial in complete}
+    front = _distinct([number for number in members["number"].tolist() if number in known], trials)
     uniform = [t for t in complete if t.keeps_limits and t.searched.get("width_rule") == "uniform"]
     n_wanted = config.study.n_trials
     return StudyFacts(
@@ -126,7 +130,7 @@ def _facts_of(study: Study, storage: str | None) -> StudyFacts:
         dense_score=dense_score(stored.values(), metric.name),
         groups=_groups(study),
         axes=_axes(config),
-        growth=tuple(_growth(trials.values(), config)),
+        growth=tuple(_growth([t for t in trials.values() if not t.is_complete or t.number in known], config)),
         importances=tuple(importances(complete, config.study.objectives)),
         devices=_device(config),
         storage=study.handle.db.url if storage is not None else None,
@@ -262,7 +266,7 @@ def _front_of(trials: Sequence[TrialFacts], config: StudyConfig) -> list[int]:
     return [trial.number for trial in sorted(by_value.values(), key=lambda t: (t.values[cost], t.number))]
 
 
-def _growth(trials: Any, config: StudyConfig) -> list[Growth]:
+def _growth(trials: Iterable[TrialFacts], config: StudyConfig) -> list[Growth]:
     """The hypervolume whenever a trial has ended, and what the study had cost by then."""
     search = config.study
     if len(search.objectives) > _MOST_MEASURED:

@@ -1,6 +1,6 @@
 """Charts of a report: one file each, from a study's facts to a figure, or None where there is nothing to draw."""
 
-from autoprune.report.charts._front import axis_name, front_chart
+from autoprune.report.charts._front import front_chart
 from autoprune.report.charts._hypervolume import hypervolume_chart
 from autoprune.report.charts._importance import importance_chart
 from autoprune.report.charts._latency import latency_chart
@@ -12,7 +12,6 @@ from autoprune.report.charts._timeline import timeline_chart
 from autoprune.report.charts._widths import widths_chart
 
 __all__ = [
-    "axis_name",
     "front_chart",
     "hypervolume_chart",
     "importance_chart",

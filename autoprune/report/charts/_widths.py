@@ -43,8 +43,8 @@ def widths_chart(study: StudyFacts, index: int) -> Markup | None:
         "" if len(shown) == len(members) else f" {len(shown)} of {len(members)} members are drawn, spread in cost."
     )
     caption = (
-        "Channels that each group keeps, one column a network, the cheapest first; the darker, the larger the share of "
-        f"the dense width on the right.{left_out}"
+        "Channels that each group keeps, one column a network, the cheapest first; the stronger the colour, the larger "
+        f"the share of the dense width on the right.{left_out}"
     )
     return figure(
         drawing,
