@@ -10,7 +10,9 @@
   };
   const studies = JSON.parse(document.getElementById("facts").textContent);
   const trials = new Map();
-  const named = (names, row) => Object.fromEntries(names.map((each, i) => [each, row?.[i]]).filter(([, value]) => value !== null && value !== undefined));
+  const isKnown = (value) => value !== null && value !== undefined && value !== "";
+  const named = (names, row) =>
+    Object.fromEntries(names.map((each, i) => [each, row?.[i]]).filter(([, value]) => isKnown(value)));
   studies.forEach((study, s) => study.trials.forEach((trial) => {
     [trial.v, trial.p, trial.t] = [trial.v, trial.p, trial.t].map((row, i) => named(study.keys[i], row));
     trials.set(`${s}.${trial.n}`, { study, trial, s });
@@ -30,7 +32,8 @@
   function brief(key) {
     const { study, trial } = trials.get(key);
     const values = trial.v;
-    const said = [study.metric, study.cost].filter((each) => each in values).map((each) => `${each} ${fact(study, each, values[each])}`);
+    const known = [study.metric, study.cost].filter((each) => each in values);
+    const said = known.map((each) => `${each} ${fact(study, each, values[each])}`);
     return said.join(", ") || STATES[trial.s];
   }
 
@@ -48,7 +51,7 @@
 
   function list(pairs, kind) {
     const found = make("dl", null, { class: kind });
-    for (const [term, value] of pairs) if (value !== undefined && value !== null && value !== "") found.append(make("dt", term), make("dd", value));
+    for (const [term, value] of pairs) if (isKnown(value)) found.append(make("dt", term), make("dd", value));
     return found;
   }
 
@@ -56,13 +59,15 @@
     const values = Object.entries(trial.v).map(([key, value]) => [key, fact(study, key, value)]);
     if (trial.e) {
       const [mean, sd, n] = trial.e;
-      values.splice(1, 0, [`test ${study.metric}`, `${score(study, mean)}${sd === null ? "" : ` ± ${score(study, sd)}`}, ${n} seed${n > 1 ? "s" : ""}`]);
+      const deviation = sd === null ? "" : ` ± ${score(study, sd)}`;
+      values.splice(1, 0, [`test ${study.metric}`, `${score(study, mean)}${deviation}, ${n} seed${n > 1 ? "s" : ""}`]);
     }
     const own = trial.i ? [["images, fine-tuning", number(trial.i)]] : [];
     const whole = trial.li ? [["images, lineage", number(trial.li)]] : [];
     const searched = Object.entries(trial.p).map(([key, value]) => [key, number(value)]);
-    const times = Object.entries(trial.t).filter(([, value]) => value >= 0.05).map(([key, value]) => [`${key}`, seconds(value)]);
-    return { values, searched, work: [...own, ...whole, ...times, ["machine", trial.h]] };
+    const times = Object.entries(trial.t).filter(([, value]) => value >= 0.05);
+    const work = [...own, ...whole, ...times.map(([key, value]) => [key, seconds(value)]), ["machine", trial.h]];
+    return { values, searched, work };
   }
 
   function widths({ study, trial, s }) {
@@ -119,7 +124,8 @@
       found.push(command(`autoprune export ${study.quoted} ${trial.n} --to trial-${trial.n}.${ending}${study.storage}`));
     }
     if (!study.front.includes(trial.n)) {
-      found.push(make("p", "It is not on the front, so its network is kept only where the study keeps all.", { class: "quiet" }));
+      const note = "It is not on the front, so its network is kept only where the study keeps all.";
+      found.push(make("p", note, { class: "quiet" }));
     }
     return found;
   }
@@ -130,7 +136,9 @@
     const isOn = study.front.includes(trial.n);
     const badges = make("p");
     badges.append(make("span", STATES[trial.s], { class: "badge" }));
-    if (trial.s === "COMPLETE" && !trial.b) badges.append(make("span", isOn ? "on the front" : "dominated", { class: `badge${isOn ? " on" : ""}` }));
+    if (trial.s === "COMPLETE" && !trial.b) {
+      badges.append(make("span", isOn ? "on the front" : "dominated", { class: isOn ? "badge on" : "badge" }));
+    }
     if (trial.b) badges.append(make("span", "breaks a constraint", { class: "badge" }));
     panel.replaceChildren(make("h2", name(key), { tabindex: "-1" }), badges);
     const { values, searched, work } = facts(entry);
@@ -145,7 +153,7 @@
     if (trial.x) part(trial.s === "FAIL" ? "Why it failed" : "Why it was stopped", make("p", trial.x, { class: "quiet" }));
     if (searched.length) part("Proposed", list(searched, "facts"));
     if (trial.y) panel.append(make("p", `Why: ${trial.y}`, { class: "quiet why" }));
-    if (work.some(([, value]) => value !== undefined)) part("Work", list(work, "facts"));
+    if (work.some(([, value]) => isKnown(value))) part("Work", list(work, "facts"));
   }
 
   function pick(key, { isTold = true } = {}) {
@@ -182,7 +190,8 @@
     for (const each of all("[data-t]:is(circle, path:not(.curve)):not(.off)", svg)) {
       const box = each.getBoundingClientRect();
       const isFront = each.classList.contains("front");
-      const away = Math.hypot(event.clientX - box.x - box.width / 2, event.clientY - box.y - box.height / 2) - (isFront ? 2 : 0);
+      const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+      const away = Math.hypot(event.clientX - x, event.clientY - y) - (isFront ? 2 : 0);
       if (away < least) [best, least] = [each, away];
     }
     return best;
@@ -241,7 +250,10 @@
     if (key === "Home") return marks[0];
     if (key === "End") return marks.at(-1);
     const forwards = key === "ArrowRight" || key === "ArrowUp";
-    if (at < 0) return marks.map((each) => [Math.abs(spot(each) - spot(from)), each]).sort((a, b) => a[0] - b[0])[0]?.[1];
+    if (at < 0) {
+      const byDistance = marks.map((each) => [Math.abs(spot(each) - spot(from)), each]).sort((a, b) => a[0] - b[0]);
+      return byDistance[0]?.[1];
+    }
     return marks[at + (forwards ? 1 : -1)];
   }
   document.addEventListener("keydown", (event) => {
@@ -276,7 +288,8 @@
       this.svg = root.querySelector("svg[data-marks]");
       this.output = root.querySelector(".brushed");
       this.button = root.querySelector(".unbrush");
-      this.curves = all(".curve", this.svg).map((path) => [path, path.getAttribute("d").slice(1).split("L").map((each) => Number(each.split(",")[1]))]);
+      const heights = (path) => path.getAttribute("d").slice(1).split("L").map((each) => Number(each.split(",")[1]));
+      this.curves = all(".curve", this.svg).map((path) => [path, heights(path)]);
       this.axes = all(".brush-axis", this.svg).map((group) => ({ group, upper: TOP, lower: BOTTOM }));
       this.axes.forEach((axis) => this.listen(axis));
       this.button.addEventListener("click", () => this.reset());
@@ -287,7 +300,6 @@
         const row = each.closest("tr") || each;
         this.others.set(row, each.dataset.t);
       }
-      this.curveKeys = new Set(this.curves.map(([path]) => path.dataset.t));
     }
 
     listen(axis) {
@@ -425,7 +437,7 @@
   // ---- at the start: what the address says, else the member farthest from the line between the front's ends
   function knee() {
     const { front, metric, cost, trials: known } = studies[0];
-    const points = front.map((n) => known.find((each) => each.n === n)).filter((each) => each?.v && metric in each.v && cost in each.v);
+    const points = front.map((n) => known.find((each) => each.n === n));
     if (!points.length) return null;
     const [x0, y0] = [points[0].v[cost], points[0].v[metric]];
     const [x1, y1] = [points.at(-1).v[cost] - x0 || 1, points.at(-1).v[metric] - y0 || 1];

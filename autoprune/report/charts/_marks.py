@@ -44,7 +44,7 @@ def mark(
         "role": "button" if label else None,
         "tabindex": -1 if label else None,
     }
-    if kind in ("dominated",) or (kind == "front" and study == 0):
+    if kind == "dominated" or (kind == "front" and study == 0):
         radius = 5.5 if kind == "front" else 3.2
         return tag("circle", cx=float(x), cy=float(y), r=radius, class_=f"{kind}{side}", **known)
     lines = {
