@@ -23,6 +23,7 @@ ROOMS = {
     "cost": (SHARED, 0.1),
     "widths": (SHARED, 0.2),
     "config": (SHARED, 0.3),
+    "report": (SHARED, 0.4),
     "engine": (TORCH, 0.0),
     "engine.asking": (TORCH, 0.9),
     "engine.watching": (TORCH, 0.9),
@@ -69,11 +70,12 @@ LIBRARIES: dict[str, set[str]] = {
     "cost": {"numpy"},
     "widths": {"numpy"},
     "config": set(),
+    "report": set(),
     "distributed": {"ray"},
     "api": {"torch", "optuna", "pandas", "cloudpickle"},
     "testing": {"torch", "numpy"},
     "": set(),
-    "cli": {"rich", "matplotlib", "pandas"},
+    "cli": {"rich", "matplotlib", "pandas", "optuna_dashboard"},
     "__main__": set(),
 }
 TORCH_LIBRARIES = {

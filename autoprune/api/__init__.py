@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autoprune.api._planning import ExistingStudy, GroupRow, Inspection, Plan, inspect, load_study, plan
     from autoprune.api._progress import Progress, RunningTrial, Snapshot
     from autoprune.api._reading import Study, open_study, storage_url
+    from autoprune.api._reporting import LiveReport, optuna_storage, report_page
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
@@ -37,6 +38,7 @@ __all__ = [
     "GroupRow",
     "Initialised",
     "Inspection",
+    "LiveReport",
     "MeasuredBatch",
     "Outcome",
     "Plan",
@@ -64,8 +66,10 @@ __all__ = [
     "load_study",
     "measure_latency",
     "open_study",
+    "optuna_storage",
     "plan",
     "prune",
+    "report_page",
     "resume",
     "search",
     "status",
@@ -87,6 +91,7 @@ _HOMES = {
     "_planning": ("ExistingStudy", "GroupRow", "Inspection", "Plan", "inspect", "load_study", "plan"),
     "_progress": ("Progress", "RunningTrial", "Snapshot"),
     "_reading": ("Study", "open_study", "storage_url"),
+    "_reporting": ("LiveReport", "optuna_storage", "report_page"),
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
     "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),

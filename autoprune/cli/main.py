@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from autoprune.cli import (
     clean,
+    dashboard,
     diff,
     evaluate,
     export,
@@ -20,6 +21,7 @@ from autoprune.cli import (
     launch,
     list_,
     pareto,
+    report,
     resume,
     show,
     status,
@@ -29,7 +31,24 @@ from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
 
 __all__ = ["main"]
 
-_COMMANDS = (init, inspect, launch, resume, status, stop, pareto, diff, show, evaluate, export, latency, clean, list_)
+_COMMANDS = (
+    init,
+    inspect,
+    launch,
+    resume,
+    status,
+    stop,
+    pareto,
+    diff,
+    report,
+    dashboard,
+    show,
+    evaluate,
+    export,
+    latency,
+    clean,
+    list_,
+)
 
 _DESCRIPTION = """\
 Find the best widths for a convolutional network.

@@ -274,10 +274,9 @@ class EngineSpec:
     """The ``[engine]`` table: how trials run and measure.
 
     Args:
-        precision: What networks compute in. With ``auto`` the launch that makes a study times what there is on its
-            device, and the study keeps the fastest.
-        layout: Of weights and maps; with ``auto`` it is timed too, with a precision that is given it is
-            ``channels_last``. Networks that fail on that are run on contiguous maps all the same.
+        precision: What networks compute in. With ``"auto"`` the launch that makes a study measures in which precision
+            and layout its device trains fastest, and the study keeps these.
+        layout: How images lie in memory; by default channels-last, or what ``"auto"`` measured.
         recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
         rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
         artifacts: Folder of networks and cached phases; one that all machines share, where there are several.

@@ -30,9 +30,7 @@ class GuardedLogger:
         """Make it ready."""
 
         def make() -> None:
-            logger = make_logger(self._name, self._to)
-            logger.setup()
-            self._logger = logger
+            self._logger = make_logger(self._name, self._to)
 
         self._try(make)
 

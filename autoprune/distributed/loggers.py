@@ -17,6 +17,7 @@ from autoprune.errors import ConfigError
 __all__ = ["Destination", "make_logger", "raise_lost_runs", "require_loggers"]
 
 _PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+_MLFLOW_URI = "MLFLOW_TRACKING_URI"
 _UPLOAD_S = 60  # How long the end of a launch waits for W&B to finish what it writes.
 _GROUP_LENGTH = 128
 # A driver waits while a server is asked, so not for long; and nobody counts the users of autoprune.
@@ -51,7 +52,7 @@ class Destination:
     @property
     def mlflow_uri(self) -> str:
         """What MLflow writes to."""
-        named = self.config.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        named = self.config.mlflow_uri or os.environ.get(_MLFLOW_URI)
         return named or f"sqlite:///{self.folder / 'mlflow.db'}"
 
     def place(self, name: str) -> str:
@@ -79,8 +80,18 @@ def require_loggers(config: LoggersConfig) -> None:
 
 
 def make_logger(name: str, to: Destination) -> Any:
-    """Ray's callback for a logger; whatever keeps it from being made is raised."""
-    return _MAKERS[name](to)
+    """Ray's callback for a logger, ready to be told; whatever keeps it from that is raised."""
+    before = os.environ.get(_MLFLOW_URI)
+    try:
+        logger = _MAKERS[name](to)
+        logger.setup()
+    finally:
+        # MLflow leaves there where it writes to, which would then stand for the next study of this process, too.
+        if before is None:
+            os.environ.pop(_MLFLOW_URI, None)
+        else:
+            os.environ[_MLFLOW_URI] = before
+    return logger
 
 
 def _tensorboard(to: Destination) -> Any:

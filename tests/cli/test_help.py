@@ -30,6 +30,8 @@ ARGUMENTS = {
         "--top K", "--dominated", "--format F", "--to FILE", "--plot FILE", "--storage URL",
     ],
     "diff": ["A", "B", "--format F", "--storage URL"],
+    "report": ["NAME", "OTHER", "--to FILE", "--storage URL"],
+    "dashboard": ["NAME", "OTHER", "--port P", "--optuna", "--storage URL"],
     "show": ["NAME", "TRIAL", "--format F", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
     "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],

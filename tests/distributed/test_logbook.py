@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -166,6 +167,7 @@ class TestRuns:
         pytest.importorskip("tensorboard")
         pytest.importorskip("mlflow")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         uri = "http://127.0.0.1:9"  # Nobody listens there: this one can't even start.
         place = tmp_path / "logs/tensorboard/s"
         place.mkdir(parents=True)
@@ -177,3 +179,4 @@ class TestRuns:
         assert second.startswith(f"the logger 'tensorboard', which writes to {tmp_path}/logs/tensorboard, has failed")
         assert "trial-00001" in second
         assert not (place / "trial-00002").exists()
+        assert "MLFLOW_TRACKING_URI" not in os.environ  # Where MLflow leaves it for the next study to find.
