@@ -28,7 +28,9 @@ ARGUMENTS = {
     ],
     "show": ["NAME", "TRIAL", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
-    "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
+    "export": [
+        "NAME", "TRIAL", "--best", "--under EXPR", "--front", "--format F", "--to FILE", "--int8", "--storage URL",
+    ],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
     "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
