@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
-    from autoprune.api._watching import RunningRow, running_trials
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
@@ -46,7 +45,6 @@ __all__ = [
     "Progress",
     "Pruned",
     "Removed",
-    "RunningRow",
     "RunningStatus",
     "RunningTrial",
     "Snapshot",
@@ -73,7 +71,6 @@ __all__ = [
     "prune",
     "report_page",
     "resume",
-    "running_trials",
     "search",
     "status",
     "stop",
@@ -98,7 +95,6 @@ _HOMES = {
     "_running": ("Outcome", "launch", "resume"),
     "_searching": ("search",),
     "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
-    "_watching": ("RunningRow", "running_trials"),
 }
 _BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
 __getattr__ = lazy_names(

@@ -88,7 +88,7 @@ def measured(setting: SettingSpec, *, slots: Slots, progress: Progress) -> Numer
     seconds = _timed(setting, None, slots=slots)
     chosen = preferred(seconds) if seconds else setting.numerics
     speeds = ", ".join(f"{each} {1 / example_s:,.0f}" for each, example_s in seconds.items())
-    progress.note(f"computed in {chosen}, the fastest here; examples trained a second by each trial: {speeds}")
+    progress.note(f"computed in {chosen}, as measured; images trained a second by each trial: {speeds}")
     return chosen
 
 
@@ -113,7 +113,7 @@ def warn_where_slow(setting: SettingSpec, *, slots: Slots, go_on: Callable[[], b
     if factor >= _SLOW:
         _log.warning(
             "the study computes in %s, in which training takes %.1f times as long here as in %s (%.0f and %.0f "
-            "examples a second). A study keeps its precision; a new one takes the fastest with `precision` = 'auto'",
+            "images a second). A study keeps its precision; a new one takes the fastest with `precision` = 'auto'",
             own, factor, usual, 1 / seconds[own], 1 / seconds[usual],
         )  # fmt: skip
     return factor

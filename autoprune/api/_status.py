@@ -41,6 +41,10 @@ class RunningStatus:
         since_s: Seconds since it was claimed; None where nobody booked it.
         rung: The rung reached last, None before the first.
         score: At that rung.
+        phase: The phase it is in; None, like all that follows, before its driver has told.
+        progress: Share of that done, in [0, 1].
+        images_per_s: Training images a second in this phase.
+        seconds_left: Of this phase, from now.
     """
 
     number: int
@@ -48,6 +52,10 @@ class RunningStatus:
     since_s: float | None
     rung: int | None = None
     score: float | None = None
+    phase: str | None = None
+    progress: float | None = None
+    images_per_s: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,12 @@ def _running(trial: StoredTrial, now: float) -> RunningStatus:
         point = trial.point
         what = f"{point.method}, {point.width_rule}, macs_target {point.macs_target:.2f}"
     since_s = None if claimed_at is None else max(0.0, now - claimed_at)
-    return RunningStatus(trial.number, what, since_s, rung, None if rung is None else rungs[rung])
+    score, told = None if rung is None else rungs[rung], trial.progress
+    if told is None:
+        return RunningStatus(trial.number, what, since_s, rung, score)
+    left_s = None if told.seconds_left is None else max(0.0, told.seconds_left - max(0.0, now - told.at))
+    known = (told.phase, told.progress, told.images_per_s, left_s)
+    return RunningStatus(trial.number, what, since_s, rung, score, *known)
 
 
 def _pace(trials: Sequence[StoredTrial], owners: set[str], now: float) -> float | None:

@@ -134,7 +134,15 @@ def _running(trial: RunningStatus, metric: Metric) -> str:
     far = "no rung yet"
     if trial.rung is not None and trial.score is not None:
         far = f"rung {trial.rung}, {metric.name} {metric.text(trial.score)}"
-    return f"trial {trial.number}{since}: {trial.what}; {far}"
+    return f"trial {trial.number}{since}: {trial.what}; {far}{_pace(trial)}"
+
+
+def _pace(trial: RunningStatus) -> str:
+    if trial.phase is None or trial.progress is None:
+        return ""
+    rate = "" if trial.images_per_s is None else f", {trial.images_per_s:,.0f} images/s"
+    left = "" if trial.seconds_left is None else f", {duration_text(trial.seconds_left)} left"
+    return f"; {trial.phase} {trial.progress:.0%}{rate}{left}"
 
 
 def _again(number: int, of: int | None) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from autoprune import methods
 from autoprune.config import Progressed, TrialResult, TrialSpec, seed_of
 from autoprune.cost import CONVENTION
-from autoprune.engine.files import PhaseStore, load_into, phase_key, publish, read_tensors
+from autoprune.engine.files import Phase, PhaseStore, load_into, phase_key, publish, read_tensors
 from autoprune.engine.measuring import measure
 from autoprune.engine.surgery import cut, masked
 from autoprune.errors import ConfigError, TrialError, TrialStoppedError
@@ -63,8 +63,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     method = methods.build(spec.method, spec.hyper)
     started, clock, workbench = time.monotonic(), Clock(), open_workbench(spec.setting)
     with clock.phase("dense"):
-        a_step = workbench.work.examples_in(1, spec.setting.dense)
-        dense = workbench.dense(phases, Pulse(report, "dense", images=a_step))
+        dense = _dense(workbench, phases, report)
     with clock.phase("sparsify"):
         parent = parent_of(spec, dense, method=method, workbench=workbench, phases=phases, report=report)
     with clock.phase("surgery"):
@@ -104,6 +103,11 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     metric = spec.setting.task.metric_name
     score = facts.pop(metric)
     return TrialResult(metric=metric, score=score, **facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
+
+
+def _dense(workbench: Workbench, phases: PhaseStore, report: Reporter) -> Phase:
+    images = workbench.work.examples_in(1, workbench.setting.dense)
+    return workbench.dense(phases, Pulse(report, "dense", images=images))
 
 
 def _check(spec: TrialSpec) -> None:

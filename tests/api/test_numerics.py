@@ -138,7 +138,7 @@ def test_workers_are_timed(file: Path, caplog: pytest.LogCaptureFixture) -> None
     setting = dataclasses.replace(_planning.load_config(file).setting, threads=1, layout="contiguous")
     chosen = _numerics.measured(setting, slots=SLOTS, progress=Notes())
     (line,) = Notes.told
-    assert line.startswith(f"computed in {chosen}, the fastest here; examples trained a second by each trial: ")
+    assert line.startswith(f"computed in {chosen}, as measured; images trained a second by each trial: ")
     assert "bfloat16 contiguous " in line
     assert _numerics.warn_where_slow(setting.computed_in(Numerics()), slots=SLOTS) == 1.0
     factor = _numerics.warn_where_slow(setting.computed_in(HALF_PLAIN), slots=SLOTS)

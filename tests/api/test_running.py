@@ -87,7 +87,7 @@ def test_a_study_knows_how_many_examples_its_accuracies_are_shares_of(write_stud
     config = _planning.load_config(write_study(tmp_path))
     workbench = open_workbench(config.setting)
     db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
-    record = _running._join(config, workbench, db)
+    record = _numerics.join(config, workbench, db)
     assert Study(db, record).source.n_validation == workbench.work.n_validation == 359  # a quarter of 1,437
     db.close()
 

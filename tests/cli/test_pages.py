@@ -203,14 +203,17 @@ def test_the_end_of_a_study() -> None:
 
 
 def test_who_runs_what() -> None:
-    running = (RunningStatus(3, "slimming, global, macs_target 0.40", 192.0, 2, 0.9), RunningStatus(4, "l1", None))
+    running = (
+        RunningStatus(3, "slimming, global, macs_target 0.40", 192.0, 2, 0.9),
+        RunningStatus(4, "l1", None, None, None, "finetune", 0.25, 1341.4, 65.0),
+    )
     drivers = (dataclasses.replace(DRIVER, trials=(3,)), dataclasses.replace(DRIVER, state="lost", pid=8, trials=(4,)))
     status = Status(10, 1, COUNTS, drivers, (), running=running, waiting=((6, 5), (9, None)))
     assert state(status)["who runs what"] == [
         ("", "at work: alpha, process 7, last seen 3.2 s ago: trial 3"),
         ("", "  trial 3 for 3 min 12 s: slimming, global, macs_target 0.40; rung 2, accuracy 0.9000"),
         ("", "lost: alpha, process 8, last seen 3.2 s ago: trial 4"),
-        ("", "  trial 4: l1; no rung yet"),
+        ("", "  trial 4: l1; no rung yet; finetune 25%, 1,341 images/s, 1 min 5 s left"),
     ]
     assert state(status)["waiting for another try"] == [("", "trial 6, in place of trial 5"), ("", "trial 9")]
 

@@ -15,7 +15,7 @@ def test_what_a_launch_measures_a_resume_keeps(sandbox: Any) -> None:
     sandbox.write(n_trials=2, text=text, epochs=0.1)
     assert "computed in: what trains fastest, measured" in sandbox.run("launch", "study.toml", "--dry-run")
     told = sandbox.run("launch", "study.toml")
-    found = re.search(r"computed in (\w+) ([\w-]+), the fastest here; examples trained a second by each trial: ", told)
+    found = re.search(r"computed in (\w+) ([\w-]+), as measured; images trained a second by each trial: ", told)
     assert found is not None, told
     precision, layout = found[1], found[2].replace("-", "_")
     assert precision in PRECISIONS

@@ -5,7 +5,7 @@ from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
 from autoprune.search.trials.point import Point, Value
 from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
-from autoprune.search.trials.stored import StoredTrial, TrialProgress, dense_score, lineage_of
+from autoprune.search.trials.stored import StoredTrial, dense_score, lineage_of
 
 __all__ = [
     "Attr",
@@ -18,7 +18,6 @@ __all__ = [
     "Proposal",
     "Room",
     "StoredTrial",
-    "TrialProgress",
     "Value",
     "dense_score",
     "expire_dead_leases",
