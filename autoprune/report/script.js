@@ -120,7 +120,7 @@
   function commands({ study, trial }) {
     const found = [command(`autoprune show ${study.quoted} ${trial.n}${study.storage}`)];
     if (trial.s !== "COMPLETE") return found;
-    for (const ending of ["safetensors", "pt2", "onnx"]) {
+    for (const ending of ["py", "pt2", "onnx", "safetensors"]) {
       found.push(command(`autoprune export ${study.quoted} ${trial.n} --to trial-${trial.n}.${ending}${study.storage}`));
     }
     if (!study.front.includes(trial.n)) {

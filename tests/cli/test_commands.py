@@ -150,8 +150,9 @@ def test_reading_changes_nothing(run: Run, finished: Any) -> None:
 def test_inspect(run: Run, write_study: Callable[..., Path]) -> None:
     lines = ok(run("inspect", write_study(Path()))).splitlines()
     assert lines[0] == "resnet_digits on 1 x 8 x 8 images: 763,520 MACs (1,527,040 FLOPs), 77,754 parameters"
-    assert lines[2].split() == ["channel", "group", "width", "layers", "share", "of", "MACs"]
-    assert lines[3].split()[:2] == ["conv1", "16"]
+    assert lines[1] == "peak activation memory of one input, float32: 12,288 bytes"  # Three maps of 16 × 8 × 8.
+    assert lines[3].split() == ["channel", "group", "width", "layers", "share", "of", "MACs"]
+    assert lines[4].split()[:2] == ["conv1", "16"]
     assert lines[-1].startswith("reachable: macs_ratio 0.00")
     assert [path.name for path in Path().iterdir()] == ["study.toml"]
 

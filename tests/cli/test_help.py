@@ -34,7 +34,9 @@ ARGUMENTS = {
     "dashboard": ["NAME", "OTHER", "--port P", "--optuna", "--storage URL"],
     "show": ["NAME", "TRIAL", "--format F", "--storage URL"],
     "evaluate": ["NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
-    "export": ["NAME", "TRIAL", "--to FILE", "--storage URL"],
+    "export": [
+        "NAME", "TRIAL", "--best", "--under EXPR", "--front", "--format F", "--to FILE", "--int8", "--storage URL",
+    ],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
     "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
