@@ -107,7 +107,9 @@ def test_a_model_of_hugging_face_is_asked_by_name():
 @pytest.mark.ray
 def test_fifteen_lines_as_a_new_user_tries_them(tmp_path, monkeypatch):
     monkeypatch.delenv("AUTOPRUNE_STORAGE", raising=False)
-    code = block(README, "python", "# mine.py\n").replace('time_limit="2m"', "n_trials=2")
+    code = (
+        block(README, "python", "# mine.py\n").replace('time_limit="2m"', "n_trials=2").replace("epochs=5", "epochs=1")
+    )
     (tmp_path / "mine.py").write_text(code)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -123,7 +125,7 @@ def test_fifteen_lines_as_a_new_user_tries_them(tmp_path, monkeypatch):
     assert "macs_ratio" in found
     run("-m", "autoprune", "init", "study.toml", "--network", "mine:network", "--task", "mine:task", "--time", "2m")
     file = tmp_path / "study.toml"
-    file.write_text(file.read_text().replace("epochs = 30", "epochs = 2").replace("epochs = 3", "epochs = 1"))
+    file.write_text(file.read_text().replace("epochs = 30", "epochs = 1").replace("epochs = 3", "epochs = 1"))
     run("-m", "autoprune", "launch", "study.toml", "--trials", "2")
     assert "rmse" in run("-m", "autoprune", "pareto", "study")
 
