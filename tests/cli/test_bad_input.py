@@ -86,7 +86,7 @@ def here(tmp_path: Path) -> Path:
         (["pareto", "digits", "--spacing", "wide"], "argument --spacing: invalid float value: 'wide'."),
         (
             ["pareto", "digits", "--format", "xml"],
-            "argument --format: there is no format 'xml'. Valid: csv, json, table.",
+            "argument --format: there is no format 'xml'. Valid: csv, json, parquet, table.",
         ),
         (
             ["list", "method"],
