@@ -172,15 +172,25 @@ def run(chosen: Sequence[str], *, timeout_s: float) -> None:
         path.write_text(json.dumps(found))
         ours = found["ours"]
         print(name, ours.get("error") or f"{ours['groups']} groups, floor {ours['floor']:.4f}", flush=True)
-    (STUDY / "results.md").write_text(report(chosen, raw))
+    table = STUDY / "results.md"
+    table.write_text(report(table.read_text() if table.exists() else "", raw))
 
 
-def report(chosen: Sequence[str], raw: Path) -> str:
-    """The table of what is done, with a summary."""
+def report(before: str, raw: Path) -> str:
+    """The table of what is done, with a summary.
+
+    Args:
+        before: The table as it is; rows of networks that are not in ``raw`` stay.
+        raw: Where what was found lies.
+    """
     rows, floors = [], []
-    for name in chosen:
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines() if "/" in line[:20]}
+    for name in names():
         path = raw / f"{name.replace('/', '-')}.json"
         if not path.exists():
+            if name in known:
+                rows.append(known[name])
+                floors.append(float(known[name].split("|")[3].strip() or 1))
             continue
         found = json.loads(path.read_text())
         ours, theirs = found["ours"], found["theirs"]
