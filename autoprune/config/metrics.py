@@ -23,9 +23,9 @@ _SHARES = ("accuracy", "map", "miou")  # Metrics that are never below 0.
 _TAKEN = frozenset(
     {
         *COSTS, "number", "state", "trial", "started", "ended", "method", "width_rule", "macs_target", "shape",
-        "key", "revision", "owner", "claimed_at", "attempt", "retry_of", "seed_number", "reason", "progress", "point", "hyper",
-        "phase", "why", "parent", "parent_sha256", "depth", "rungs", "images", "started_from", "wall_s", "weights",
-        "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
+        "key", "revision", "owner", "claimed_at", "attempt", "retry_of", "seed_number", "reason", "point", "hyper",
+        "progress", "phase", "why", "parent", "parent_sha256", "depth", "rungs", "images", "started_from", "wall_s",
+        "weights", "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
         "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
         "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",
