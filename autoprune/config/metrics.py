@@ -24,8 +24,8 @@ _TAKEN = frozenset(
     {
         *COSTS, "number", "state", "trial", "started", "ended", "method", "width_rule", "macs_target", "shape",
         "key", "revision", "owner", "claimed_at", "attempt", "retry_of", "seed_number", "reason", "point", "hyper",
-        "phase", "why", "parent", "parent_sha256", "depth", "rungs", "images", "started_from", "wall_s", "weights",
-        "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
+        "progress", "phase", "why", "parent", "parent_sha256", "depth", "rungs", "images", "started_from", "wall_s",
+        "weights", "sha256", "result_key", "taken_over_from", "stop_reason", "host", "node", "metric", "macs", "params",
         "convention", "widths", "latency_ratio", "theta", "differences", "lineage", "lineage_images", "like_next",
         "sd", "seeds", "scores", "seed", "fingerprint", "n_images", "study", "architecture", "factory", "n_classes",
         "image_shape", "task", "example", "normalisation", "memory_format", "dense", "kept", "kind",

@@ -13,7 +13,6 @@ from tests.system.conftest import STUDY
 def test_what_a_launch_measures_a_resume_keeps(sandbox: Any) -> None:
     text = STUDY.replace('precision = "float32"\n', "")
     sandbox.write(n_trials=2, text=text, epochs=0.1)
-    assert "computed in: what trains fastest, measured" in sandbox.run("launch", "study.toml", "--dry-run")
     told = sandbox.run("launch", "study.toml")
     found = re.search(r"computed in (\w+) ([\w-]+), as measured; images trained a second by each trial: ", told)
     assert found is not None, told
@@ -24,7 +23,6 @@ def test_what_a_launch_measures_a_resume_keeps(sandbox: Any) -> None:
     assert (setting.precision, setting.layout, identity["precision"]) == (precision, layout, precision)
     told = sandbox.run("resume", "tiny", "--trials", "3")
     assert "computed in" not in told
-    assert f"computed in: {precision} {found[2]}" in sandbox.run("launch", "study.toml", "--dry-run")
     with autoprune.open_study("tiny", sandbox.url) as study:
         assert study.config.setting == setting
         assert study.counts().finished == 3
