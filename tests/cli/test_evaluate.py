@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +82,11 @@ def test_trials_are_not_chosen_by_their_test_scores(run: Run, scored: Any) -> No
 
 
 def test_show_tells_every_seed(run: Run, scored: Any) -> None:
-    lines = ok(run("show", "digits", 1, "--storage", scored.url)).splitlines()
-    facts = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in lines}
-    assert (facts["accuracy"], facts["test_accuracy"], facts["test_seeds"]) == ("0.97", "0.94", "3")
-    assert json.loads(facts["test_scores"]) == {"0": 0.93, "1": 0.95, "2": 0.94}
-    assert "test_accuracy" not in ok(run("show", "digits", 3, "--storage", scored.url))
+    facts = json.loads(ok(run("show", "digits", 1, "--format", "json", "--storage", scored.url)))
+    assert (facts["accuracy"], facts["test_accuracy"], facts["test_seeds"]) == (0.97, pytest.approx(0.94), 3)
+    assert facts["test_scores"] == {"0": 0.93, "1": 0.95, "2": 0.94}
+    assert re.search(r"test .*0\.9400 ± 0\.0100", ok(run("show", "digits", 1, "--storage", scored.url)))
+    assert "test_accuracy" not in json.loads(ok(run("show", "digits", 3, "--format", "json", "--storage", scored.url)))
 
 
 def test_an_evaluation_is_told_run_by_run(run: Run, scored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,4 +174,4 @@ def test_test_scores_of_a_study_by_rmse(run: Run, finished_by_rmse: Any, tmp_pat
     assert lines[4] == "test rmse ± sd: mean and standard deviation over 2 fine-tunings, on the test split"
     records = json.loads(ok(run("pareto", "digits", "--format", "json", "--storage", url)))
     assert [record["test_rmse"] for record in records] == pytest.approx([1.2, 0.6, 0.41])
-    assert "test_rmse" in ok(run("show", "digits", 1, "--storage", url))
+    assert "0.6000" in ok(run("show", "digits", 1, "--storage", url))
