@@ -141,7 +141,7 @@ def test_optuna_s_dashboard(finished: Any) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     with started("digits", "--optuna", "--port", port, "--storage", finished.url) as address:
-        for _ in range(100):
+        for _ in range(900):
             try:
                 status, text = get(address, "/api/studies")
                 break
