@@ -51,7 +51,7 @@ def started(*arguments: str) -> Iterator[str]:
         assert line.startswith("http://127.0.0.1:"), (line, process.stderr and process.stderr.read())
         yield line.split()[0]
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=120)
         assert process.returncode == 0, told
         assert "Traceback" not in told
     finally:

@@ -83,7 +83,7 @@ threads = 1
 """
 
 
-@pytest.mark.parametrize("name", ["cnn", "transformer", "groups"])
+@pytest.mark.parametrize("name", ["cnn", "transformer", pytest.param("groups", marks=pytest.mark.slow)])
 def test_from_launch_to_onnx(sandbox: Any, name: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     (sandbox.folder / "mine.py").write_text(MINE)

@@ -35,9 +35,8 @@ def short(kind: str, *, n_trials: int) -> str:
 @pytest.mark.parametrize(
     "kind",
     [
-        "detection",
         "two_inputs",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("segmentation", "regression")),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("segmentation", "detection", "regression")),
     ],
 )
 def test_from_launch_to_test_score(kind: str, sandbox: Any) -> None:
