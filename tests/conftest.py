@@ -150,6 +150,19 @@ def finished_by_rmse(tmp_path_factory: pytest.TempPathFactory, write_study: Writ
     return _finish(write_study(tmp_path_factory.mktemp("finished_by_rmse"), study=study, **TABLES), RMSES)
 
 
+@pytest.fixture(scope="session")
+def finished_by_four(
+    tmp_path_factory: pytest.TempPathFactory, write_study: WriteStudy, artifacts: Path
+) -> FinishedStudy:
+    """The same with four objectives, too many for a hypervolume; tests only read it."""
+    study = (
+        'name = "digits"\nn_trials = 10\nobjectives = ["accuracy", "macs_ratio", "params_ratio", "latency_ms"]\n'
+        "reference_point = { accuracy = 0.5, macs_ratio = 1.0, params_ratio = 1.0, latency_ms = 9.0 }"
+    )
+    engine = f'precision = "float32"\nartifacts = "{artifacts}"\nlatency_batch = 8'
+    return _finish(write_study(tmp_path_factory.mktemp("finished_by_four"), study=study, engine=engine))
+
+
 def _finish(file: Path, results: Sequence[tuple[float, float]] = VALUES) -> FinishedStudy:
     """Make a study through the search API, as a driver would; only the scores are invented."""
     from autoprune.api import _planning
@@ -187,11 +200,12 @@ def _finish(file: Path, results: Sequence[tuple[float, float]] = VALUES) -> Fini
         return claimed.trial_id
 
     study.enter("here:1:abc")
-    metric, cost = config.study.objectives
-    for values in results:
-        macs = round(workbench.traced.cost.dense_macs * values[1])
-        attrs = {metric: values[0], cost: values[1], "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}}
-        lifecycle.complete(claim(), values, attrs)
+    metric, *costs = config.study.objectives
+    for score, ratio in results:
+        macs = round(workbench.traced.cost.dense_macs * ratio)
+        values = (score, *[ratio] * len(costs))
+        found_out = dict(zip((metric, *costs), values, strict=True))
+        lifecycle.complete(claim(), values, {**found_out, "macs": macs, "params": macs // 10, "rungs": {"0": 0.1}})
     lifecycle.stopped(claim(), {f"partial_{metric}": 0.4, "stop_reason": "the time limit is reached"})
     lifecycle.failed(claim(), "the loss became nan")
     claim()

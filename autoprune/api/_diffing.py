@@ -13,7 +13,6 @@ from autoprune.api._reading import Study
 from autoprune.config import Metric, SearchConfig
 from autoprune.errors import ConfigError
 from autoprune.search.front import (
-    MOST_MEASURED,
     Candidates,
     Stretch,
     alike_by_share,
@@ -121,7 +120,7 @@ def diff(one: str, other: str, *, storage: str | None = None) -> Difference:
 
 
 def _hypervolumes(names: tuple[str, str], fronts: list[pd.DataFrame], search: SearchConfig) -> dict[str, float]:
-    if len(search.objectives) > MOST_MEASURED:
+    if not search.has_hypervolume:
         return {}
     goals = search.objectives, search.directions
     tables = dict(zip((*names, "both"), [*fronts, pd.concat(fronts)], strict=True))

@@ -11,7 +11,7 @@ import pandas as pd
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import Metric, SearchConfig
 from autoprune.errors import ConfigError
-from autoprune.search.front import MOST_MEASURED, Candidates, Front
+from autoprune.search.front import Candidates, Front
 from autoprune.search.storage import Database, StudyHandle
 
 __all__ = ["FrontAnswer", "agreed", "ask_front", "open_studies"]
@@ -82,7 +82,7 @@ def ask_front(
     if spacing is not None:
         front = front.spaced(spacing)
     front = _chosen(front, best=best, knee=knee, top=top)
-    volume = candidates.hypervolume() if len(search.objectives) <= MOST_MEASURED else None
+    volume = candidates.hypervolume() if search.has_hypervolume else None
     reference = {objective: search.reference_point[objective] for objective in search.objectives}
     return FrontAnswer(front.sorted(sort).filled(), search.score_metric, reference, volume, _unlike(studies))
 

@@ -186,8 +186,7 @@ class Study:
     @property
     def cost(self) -> str:
         """The first objective beside the metric: the axis along which a front is drawn and sorted."""
-        search = self.config.study
-        return next(objective for objective in search.objectives if objective != search.metric)
+        return self.config.study.cost
 
     @property
     def reference_point(self) -> dict[str, float]:

@@ -25,7 +25,6 @@ from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
 __all__ = ["LiveReport", "optuna_storage", "report_page"]
 
 _MEASURED = (*COSTS, "latency_ratio", "macs", "params")
-_MOST_MEASURED = 3
 _ROUNDING = 1e-12
 
 
@@ -259,7 +258,7 @@ def _points(trials: Sequence[TrialFacts], config: StudyConfig) -> list[list[floa
 def _front_of(trials: Sequence[TrialFacts], config: StudyConfig) -> list[int]:
     if not trials:
         return []
-    cost = next(name for name in config.study.objectives if name != config.study.metric)
+    cost = config.study.cost
     mask = pareto.front_mask(_points(trials, config))
     members = [trial for trial, is_on in zip(trials, mask, strict=True) if is_on]
     by_value = {tuple(point): t for t, point in reversed(list(zip(members, _points(members, config), strict=True)))}
@@ -269,7 +268,7 @@ def _front_of(trials: Sequence[TrialFacts], config: StudyConfig) -> list[int]:
 def _growth(trials: Iterable[TrialFacts], config: StudyConfig) -> list[Growth]:
     """The hypervolume whenever a trial has ended, and what the study had cost by then."""
     search = config.study
-    if len(search.objectives) > _MOST_MEASURED:
+    if not search.has_hypervolume:
         return []
     maximised = [way == "maximize" for way in search.directions]
     worst = [

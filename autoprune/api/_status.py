@@ -92,7 +92,8 @@ class Status:
         n_front: Trials on the front.
         best: The one of the best score; None: there is none.
         cheapest: The one of the lowest cost.
-        hypervolume: What the front dominates up to the reference point, as a share of the whole box.
+        hypervolume: What the front dominates up to the reference point, as a share of the whole box; None with more
+            than three objectives.
     """
 
     n_trials: int
@@ -109,7 +110,7 @@ class Status:
     n_front: int = 0
     best: FrontTrial | None = None
     cheapest: FrontTrial | None = None
-    hypervolume: float = 0.0
+    hypervolume: float | None = 0.0
 
 
 def status(name: str, storage: str | None = None) -> Status:
@@ -186,7 +187,8 @@ def _front(study: Study) -> dict[str, Any]:
     best = front[metric.name].idxmax() if metric.is_maximised else front[metric.name].idxmin()
     cheapest = front[cost].idxmin()
     ends = {"best": trial(best), "cheapest": trial(cheapest)}
-    return {**ends, "n_front": len(front), "hypervolume": study.hypervolume()}
+    volume = study.hypervolume() if study.config.study.has_hypervolume else None
+    return {**ends, "n_front": len(front), "hypervolume": volume}
 
 
 def stop(name: str, storage: str | None = None) -> list[str]:

@@ -64,7 +64,8 @@ class _Figures:
             if len(under):
                 best.append(f"{metric.text(metric.best(under[metric.name]))} at <= {level:g}")
         text[f"best {metric.name} by {cost}"] = ", ".join(best) or "none yet"
-        text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
+        if study.config.study.has_hypervolume:
+            text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
         text["time left"] = self._left(counts.finished, n_trials, snapshot.seconds_left)
         self._text = text
         return text

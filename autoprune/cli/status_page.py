@@ -103,13 +103,14 @@ def _front(status: Status, metric: Metric, cost: str) -> list[Row]:
     if status.best is None or status.cheapest is None:
         return []
     ends = {"best": status.best, "cheapest": status.cheapest}
+    volume = "" if status.hypervolume is None else f"{status.hypervolume:.4f} of the box up to the reference point"
     return [
         Row("trials", str(status.n_front)),
         *(
             Row(label, f"{metric.name} {metric.text(end.score)} at {cost} {end.cost:.4g}, trial {end.number}")
             for label, end in ends.items()
         ),
-        Row("hypervolume", f"{status.hypervolume:.4f} of the box up to the reference point"),
+        *([Row("hypervolume", volume)] if volume else []),
     ]
 
 

@@ -109,7 +109,7 @@ class SearchConfig:
         for objective in self.objectives:
             if objective not in (self.metric, *COSTS):
                 raise ConfigError(f"`objectives`: {unknown_name('objective', objective, (self.metric, *COSTS))}")
-        if self.patience and len(self.objectives) > _MOST_MEASURED:
+        if self.patience and not self.has_hypervolume:
             raise ConfigError(
                 f"`patience` needs at most {_MOST_MEASURED} objectives, to work out a hypervolume, but there are "
                 f"{len(self.objectives)}. Drop it, or an objective."
@@ -154,6 +154,16 @@ class SearchConfig:
     def score_metric(self) -> Metric:
         """What networks are scored by, with its reference point."""
         return Metric(self.metric, self.direction, self.reference_point[self.metric])
+
+    @property
+    def cost(self) -> str:
+        """The first objective beside the metric: the axis along which a front is drawn and sorted."""
+        return next(objective for objective in self.objectives if objective != self.metric)
+
+    @property
+    def has_hypervolume(self) -> bool:
+        """Whether there are few enough objectives for a hypervolume to be worked out."""
+        return len(self.objectives) <= _MOST_MEASURED
 
     @property
     def directions(self) -> tuple[str, ...]:

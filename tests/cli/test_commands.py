@@ -219,6 +219,18 @@ def test_a_plot_names_the_metric(run: Run, finished: Any, finished_by_rmse: Any)
         assert f"validation {name}" in Path(f"{name}.svg").read_text()
 
 
+def test_a_study_of_four_objectives_is_shown_without_a_hypervolume(
+    run: Run, finished_by_four: Any, tmp_path: Path
+) -> None:
+    page = ok(run("status", "digits", "--storage", finished_by_four.url))
+    assert "accuracy 0.9800 at macs_ratio 1, trial 0" in page
+    told = json.loads(ok(run("status", "digits", "--format", "json", "--storage", finished_by_four.url)))
+    assert told["hypervolume"] is None
+    front = ok(run("pareto", "digits", "--storage", finished_by_four.url))
+    assert "hypervolume" not in page + front
+    ok(run("report", "digits", "--to", tmp_path / "page.html", "--storage", finished_by_four.url))
+
+
 def test_show_and_status_of_a_study_by_rmse(run: Run, finished_by_rmse: Any) -> None:
     out = ok(run("show", "digits", 1, "--storage", finished_by_rmse.url))
     assert "  validation  rmse 0.5000\n" in out

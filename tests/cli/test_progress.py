@@ -51,6 +51,15 @@ def test_plain_lines_of_a_study_by_parameters(finished_by_params: Any, capsys: p
     assert out.splitlines()[0].endswith("time left unknown yet")
 
 
+def test_plain_lines_of_a_study_of_four_objectives(finished_by_four: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    study = autoprune.open_study("digits", finished_by_four.url)
+    with progress.make_progress() as display:
+        display.update(study, moment(seconds_left=None))
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "best accuracy by macs_ratio 0.9000 at <= 0.25, " in line
+    assert "hypervolume" not in line
+
+
 def test_plain_lines_of_a_study_by_rmse(finished_by_rmse: Any, capsys: pytest.CaptureFixture[str]) -> None:
     study = autoprune.open_study("digits", finished_by_rmse.url)
     with progress.make_progress() as display:

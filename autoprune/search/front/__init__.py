@@ -4,7 +4,7 @@ from autoprune.search.front.comparing import Stretch, n_beaten, stretches
 from autoprune.search.front.fronts import Candidates, Front, Source
 from autoprune.search.front.noise import FEWEST_RACED, RacedPair, alike_by_share, raced
 from autoprune.search.front.query import feasible, front, hypervolume_of, thinned
-from autoprune.search.front.ranks import MOST_MEASURED, with_ranks
+from autoprune.search.front.ranks import with_ranks
 from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
     EvaluationRows,
@@ -18,7 +18,6 @@ from autoprune.search.front.test_scores import (
 
 __all__ = [
     "FEWEST_RACED",
-    "MOST_MEASURED",
     "Candidates",
     "EvaluationRows",
     "Front",

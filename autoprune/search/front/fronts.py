@@ -141,7 +141,7 @@ class Front:
         self._rows, self._sources, self._search = rows, sources, search
         ways = zip(search.objectives, search.directions, strict=True)
         self._maximised = {name for name, way in ways if way == "maximize"}
-        self._cost = next(name for name in search.objectives if name != search.metric)
+        self._cost = search.cost
 
     def __len__(self) -> int:
         return len(self._rows)

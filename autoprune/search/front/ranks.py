@@ -14,10 +14,7 @@ from autoprune.search.front.query import corner_of, losses_of
 if TYPE_CHECKING:
     import pandas as pd  # half a second to load, so the functions import it
 
-__all__ = ["MOST_MEASURED", "with_ranks"]
-
-MOST_MEASURED = 3
-"""The most objectives for which a hypervolume is worked out."""
+__all__ = ["with_ranks"]
 
 
 def with_ranks(frame: pd.DataFrame, search: SearchConfig, *, among: npt.NDArray[np.bool_]) -> pd.DataFrame:
@@ -54,7 +51,7 @@ def with_ranks(frame: pd.DataFrame, search: SearchConfig, *, among: npt.NDArray[
 
 def _shares(frame: pd.DataFrame, search: SearchConfig) -> npt.NDArray[np.float64]:
     objectives, directions = search.objectives, search.directions
-    if len(objectives) > MOST_MEASURED:
+    if not search.has_hypervolume:
         return np.full(len(frame), np.nan)
     corner = corner_of(objectives, directions, reference_point=search.reference_point)
     return pareto.contributions(losses_of(frame, objectives, directions), corner) / float(np.prod(corner))
