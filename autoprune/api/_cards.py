@@ -82,15 +82,16 @@ class _Page:
         return self.study.metric
 
 
-def card_of(study: Study, record: Mapping[str, Any], done: Exported) -> str:
+def card_of(study: Study, facts: Mapping[str, Any], record: Mapping[str, Any], *, done: Exported) -> str:
     """The card of one exported network; it says nothing that is not known.
 
     Args:
         study: That it comes from.
+        facts: What the study knows of the trial.
         record: Beside the trial's network.
         done: The file.
     """
-    page = _Page(study=study, facts=study.trial(done.number), record=record, done=done)
+    page = _Page(study=study, facts=facts, record=record, done=done)
     sections = {
         "Scores": _scores(page),
         "Costs": _costs(page),
@@ -106,11 +107,10 @@ def card_of(study: Study, record: Mapping[str, Any], done: Exported) -> str:
     return "\n".join([title, *told, f"Exported with {versions}.\n"])
 
 
-def index_of(study: Study, cards: Sequence[Exported]) -> str:
-    """The page over the cards of a front, cheapest first."""
+def index_of(study: Study, cards: Sequence[tuple[Mapping[str, Any], Exported]]) -> str:
+    """The page over the cards of a front, cheapest first: what is known of each trial, and its file."""
     metric, rows = study.metric, []
-    for done in cards:
-        facts = study.trial(done.number)
+    for facts, done in cards:
         test = facts.get(f"test_{metric.name}")
         rows.append(
             [

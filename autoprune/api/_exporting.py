@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,14 @@ def weights_of(study: Study, number: int) -> Path:
     Raises:
         ConfigError: There is no such trial, or it has no network.
     """
-    facts = study.trial(number)
+    return _weights_in(study, study.trial(number))
+
+
+def _weights_in(study: Study, facts: Mapping[str, Any]) -> Path:
     if "weights" not in facts:
         raise ConfigError(
-            f"trial {number} of study {study.name!r} must have finished to have a network, but it is {facts['state']}. "
+            f"trial {facts['trial']} of study {study.name!r} must have finished to have a network, but it is "
+            f"{facts['state']}. "
             f"`autoprune pareto {study.name}` shows trials that have one."
         )
     return Path(facts["weights"])
@@ -128,7 +132,8 @@ def export_trial(name: str, number: int, to: Path | str, *, int8: bool = False, 
     """
     target = Path(to)
     _check_ending(target, str(to), int8=int8)
-    return _exported(open_study(name, storage), number, target, int8=int8)
+    study = open_study(name, storage)
+    return _exported(study, study.trial(number), target, int8=int8)
 
 
 def export_front(
@@ -163,8 +168,9 @@ def export_front(
     if front.empty:
         raise ConfigError(_none_there(study, where))
     networks = {source_of(row): int(row["number"]) for _, row in front.iterrows()}  # Each network once.
-    done = [_exported(study, number, folder / f"trial-{number:05d}{ending}", int8=int8) for number in networks.values()]
-    (folder / "index.md").write_text(index_of(study, done))
+    facts = [study.trial(number) for number in networks.values()]
+    done = [_exported(study, each, folder / f"trial-{each['trial']:05d}{ending}", int8=int8) for each in facts]
+    (folder / "index.md").write_text(index_of(study, list(zip(facts, done, strict=True))))
     return done
 
 
@@ -175,8 +181,8 @@ def _check_ending(target: Path, given: str, *, int8: bool) -> None:
         raise ConfigError(f"`--int8` is for .onnx files, but got {given!r}. Export with --int8 to .onnx.")
 
 
-def _exported(study: Study, number: int, target: Path, *, int8: bool) -> Exported:
-    source = weights_of(study, number)
+def _exported(study: Study, facts: Mapping[str, Any], target: Path, *, int8: bool) -> Exported:
+    source, number = _weights_in(study, facts), facts["trial"]
     record: dict[str, Any] = read_record(source)
     difference, rounded = None, None
     if target.suffix == ".safetensors":
@@ -196,7 +202,7 @@ def _exported(study: Study, number: int, target: Path, *, int8: bool) -> Exporte
     size = target.stat().st_size + (target.with_suffix(".pt").stat().st_size if target.suffix == ".py" else 0)
     card = target.with_suffix(".md")
     done = Exported(target, size, scale["mean"], scale["std"], difference, number, rounded, card)
-    card.write_text(card_of(study, record, done))
+    card.write_text(card_of(study, facts, record, done=done))
     return done
 
 

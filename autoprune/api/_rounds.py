@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class Rounds:
     def next(self) -> list[Job]:
         """After a round one more run of every member that can't be told apart from a neighbour; none: it is over."""
         near = {number for pair in self.outcome() if not pair.told_apart for number in (pair.cheaper, pair.costlier)}
-        n_known = {number: sum(score.number == number for score in self._scores()) for number in near}
+        n_known = Counter(score.number for score in self._scores() if score.number in near)
         return self._missing({number: n + 1 for number, n in n_known.items() if n < self._seeds})
 
     def outcome(self) -> tuple[RacedPair, ...]:
