@@ -18,14 +18,13 @@ from autoprune.cost import CostModel
 from autoprune.errors import ConfigError
 from autoprune.report import Axis, Group, Growth, StudyFacts, TestedScore, TrialFacts, page
 from autoprune.search import pareto
-from autoprune.search.front import EvaluationRows
+from autoprune.search.front import EvaluationRows, corner_of
 from autoprune.search.storage import Database
 from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
 
 __all__ = ["LiveReport", "optuna_storage", "report_page"]
 
 _MEASURED = (*COSTS, "latency_ratio", "macs", "params")
-_ROUNDING = 1e-12
 
 
 def report_page(name: str, other: str | None = None, *, storage: str | None = None) -> str:
@@ -166,7 +165,7 @@ def _trial(
         state=stored.state.name,
         values=values,
         searched=_searched(stored),
-        keeps_limits=all(values.get(name, math.inf) <= most * (1 + _ROUNDING) for name, most in limits.items()),
+        keeps_limits=bool(pareto.within([[values.get(name, math.inf) for name in limits]], list(limits.values()))[0]),
         rungs=tuple(score for _, score in sorted(stored.rungs.items())),
         started_from=stored.started_from if is_complete else stored.parent,
         depth=stored.depth,
@@ -271,10 +270,7 @@ def _growth(trials: Iterable[TrialFacts], config: StudyConfig) -> list[Growth]:
     if not search.has_hypervolume:
         return []
     maximised = [way == "maximize" for way in search.directions]
-    worst = [
-        1 - search.reference_point[name] if is_max else search.reference_point[name]
-        for name, is_max in zip(search.objectives, maximised, strict=True)
-    ]
+    worst = corner_of(search.objectives, search.directions, reference_point=search.reference_point).tolist()
     ended = sorted((t for t in trials if t.ended_s is not None), key=lambda t: (t.ended_s, t.number))
     spent = _device_seconds(ended)
     front: list[list[float]] = []

@@ -3,7 +3,7 @@
 from autoprune.search.front.comparing import Stretch, n_beaten, stretches
 from autoprune.search.front.fronts import Candidates, Front, Source
 from autoprune.search.front.noise import FEWEST_RACED, RacedPair, alike_by_share, raced
-from autoprune.search.front.query import feasible, front, hypervolume_of, thinned
+from autoprune.search.front.query import corner_of, feasible, front, hypervolume_of, thinned
 from autoprune.search.front.ranks import with_ranks
 from autoprune.search.front.table import trials_frame
 from autoprune.search.front.test_scores import (
@@ -26,6 +26,7 @@ __all__ = [
     "Stretch",
     "TestScore",
     "alike_by_share",
+    "corner_of",
     "feasible",
     "front",
     "hypervolume_of",
