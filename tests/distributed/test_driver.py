@@ -13,7 +13,6 @@ from autoprune.distributed import OWNER_FILE, Slots, drive, plan_slots, run_once
 from autoprune.errors import StudyFailedError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Stopping, WindDown
 from autoprune.search.phases import PhaseRows
-from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Lifecycle
 from tests.search import fakes
 
@@ -57,15 +56,6 @@ def execute(config, report):
         time.sleep(0.5)
         result |= {"from": started, "to": time.time(), "gpu_ids": [str(gpu) for gpu in ray.get_gpu_ids()]}
     return result
-
-
-@pytest.fixture
-def study(tmp_path):
-    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
-    yield StudyHandle.create_or_join(
-        db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=OBJECTIVES
-    )
-    db.close()
 
 
 def run(

@@ -14,7 +14,6 @@ from autoprune.distributed import Destination, drive, plan_slots, require_logger
 from autoprune.distributed.logbook import facts_to_log, params_to_log
 from autoprune.errors import ConfigError
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, WindDown
-from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Lifecycle, Point
 from tests.search import fakes
 
@@ -82,15 +81,6 @@ def execute(config, report):
     if number == config.get("raises"):
         raise ValueError("no such luck")
     return {**result, "rungs": {"0": 0.0, "1": 0.25, "2": result["accuracy"]}, "wall_s": {"finetune": 1.5}}
-
-
-@pytest.fixture
-def study(tmp_path):
-    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
-    yield StudyHandle.create_or_join(
-        db, name="s", identity={}, config={}, directions=["maximize", "minimize"], objectives=OBJECTIVES
-    )
-    db.close()
 
 
 def run(study, cluster, tmp_path, *, use, n_trials=2, raises=None, **places):
