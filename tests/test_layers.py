@@ -27,7 +27,7 @@ ROOMS = {
     "engine": (TORCH, 0.0),
     "engine.asking": (TORCH, 0.9),
     "engine.watching": (TORCH, 0.9),
-    "engine.source": (TORCH, 0.9),
+    "engine.source": (TORCH, 0.95),
     "engine.attention": (TORCH, 1.0),
     "engine.channels": (TORCH, 1.0),
     "engine.images": (TORCH, 1.0),

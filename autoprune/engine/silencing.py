@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.engine.attention import unfused
-from autoprune.engine.watching import OperatorMode
+from autoprune.engine.watching import OperatorMode, operator_name
 
 __all__ = ["OverKept", "Scattered", "told_by"]
 
@@ -77,7 +77,7 @@ class _OnKept(OperatorMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = str(func._schema.name).partition("::")[2]
+        name = operator_name(func)
         if name in ("native_layer_norm", "_fused_rms_norm") and id(args[2]) in self._norms:
             kept = self._norms[id(args[2])][1].to(args[0].device)
             vectors = [one.index_select(0, kept) if isinstance(one, Tensor) else one for one in args[2:]]

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["OperatorMode"]
+__all__ = ["OperatorMode", "base_name", "operator_name"]
+
+
+def operator_name(operator: Any) -> str:
+    """An operator's name without namespace and overload, such as ``add_``."""
+    return str(operator._schema.name).partition("::")[2]
+
+
+def base_name(name: str) -> str:
+    """The name of the form of an operator that is not in place."""
+    return name if name.startswith("_") else name.removesuffix("_")
 
 
 class OperatorMode(TorchDispatchMode):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from autoprune.engine.watching import base_name, operator_name
 from autoprune.errors import ConfigError
 
 __all__ = ["Operator", "arguments_text", "call_text", "literal", "reference"]
@@ -54,12 +55,12 @@ class Operator:
     @property
     def name(self) -> str:
         """Without namespace and overload, such as ``add_``."""
-        return str(self.node.target._schema.name).partition("::")[2]  # type: ignore[union-attr]
+        return operator_name(self.node.target)
 
     @property
     def base(self) -> str:
         """The name of the form that is not in place."""
-        return self.name.removesuffix("_") if not self.name.startswith("_") else self.name
+        return base_name(self.name)
 
     @property
     def is_in_place(self) -> bool:

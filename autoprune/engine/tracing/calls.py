@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.engine.watching import base_name, operator_name
+
 __all__ = ["FIXED", "Call", "all_fixed", "collapse"]
 
 FIXED = -1
@@ -47,12 +49,12 @@ class Call:
     @property
     def name(self) -> str:
         """The operator's name without namespace and overload, such as ``add_``."""
-        return str(self.func._schema.name).partition("::")[2]
+        return operator_name(self.func)
 
     @property
     def base(self) -> str:
         """The name of the form that is not in place."""
-        return self.name if self.name.startswith("_") or not self.name.endswith("_") else self.name[:-1]
+        return base_name(self.name)
 
     @property
     def first(self) -> Tensor:

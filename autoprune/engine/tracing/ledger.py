@@ -193,7 +193,7 @@ class Ledger:
         """Attentions whose heads together take as many channels as the layer reads that wrote them."""
         found = []
         for heads in self._heads:
-            wrote = next((key for key, axis in self.axes.items() if axis.writes and heads[0, 0] in axis.atoms), None)
+            wrote = next((key for key, axis in self.axes.items() if axis.writes and axis.has(heads[0, 0])), None)
             read = None if wrote is None else self._read_beside(*wrote)
             if read is not None and read.size == heads.size:
                 found.append(Heads(heads, read.atoms.reshape(heads.shape)))

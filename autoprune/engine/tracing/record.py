@@ -33,6 +33,10 @@ class Axis:
         """Whether it is what a layer, or a bare matrix, writes."""
         return self.axis == "out" or self.axis.endswith("[0]")
 
+    def has(self, atom: int) -> bool:
+        """Whether an atom is one of the axis'."""
+        return self.start <= atom < self.start + self.size
+
     @property
     def atoms(self) -> NDArray[np.int64]:
         """The axis' atoms in order of position."""

@@ -19,9 +19,9 @@ __all__ = ["Randomness", "apart", "seeded"]
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Give the CPU's global generators back as they were."""
-    with torch.random.fork_rng(devices=[]):
+def apart(devices: Sequence[torch.device] = (), *, device_type: str = "cpu") -> Iterator[None]:
+    """Give the global generators back as they were: the CPU's, and those of devices of one type."""
+    with torch.random.fork_rng(devices, device_type=device_type):
         before = _Host.now()
         try:
             yield
@@ -55,7 +55,7 @@ class Randomness:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Take the global generators, and give them back as they were."""
-        with apart(), torch.random.fork_rng(self._devices, device_type=self._type):
+        with apart(self._devices, device_type=self._type):
             if self._set_aside is None:
                 _seed(self._seed)
             else:
