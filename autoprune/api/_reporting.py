@@ -109,7 +109,8 @@ def _facts_of(study: Study, storage: str | None) -> StudyFacts:
     ]
     known = {trial.number for trial in complete}
     front = _distinct([number for number in members["number"].tolist() if number in known], trials)
-    uniform = [t for t in complete if t.keeps_limits and t.searched.get("width_rule") == "uniform"]
+    groups = _groups(study)
+    uniform = _cut_uniformly([t for t in complete if t.keeps_limits], groups)
     n_wanted = config.study.n_trials
     return StudyFacts(
         name=study.name,
@@ -126,7 +127,7 @@ def _facts_of(study: Study, storage: str | None) -> StudyFacts:
         front=tuple(front),
         uniform_front=tuple(_front_of(uniform, config)),
         dense_score=dense_score(stored.values(), metric.name),
-        groups=_groups(study),
+        groups=groups,
         axes=_axes(config),
         growth=tuple(_growth([t for t in trials.values() if not t.is_complete or t.number in known], config)),
         importances=tuple(importances(complete, config.study.objectives)),
@@ -239,6 +240,13 @@ def _groups(study: Study) -> tuple[Group, ...]:
     model = CostModel.from_dict(stored)
     stage_of = {name: stage for stage, names in model.stages.items() for name in names}
     return tuple(Group(name, width, stage_of[name]) for name, width in zip(model.groups, model.dense, strict=True))
+
+
+def _cut_uniformly(trials: Sequence[TrialFacts], groups: Sequence[Group]) -> list[TrialFacts]:
+    """Trials of the rule ``uniform``, without the dense network: nothing of it was cut, so it is no baseline."""
+    dense = {group.name: group.width for group in groups}
+    uniform = [trial for trial in trials if trial.searched.get("width_rule") == "uniform"]
+    return [trial for trial in uniform if not (dense and trial.widths == dense)]
 
 
 def _distinct(front: Sequence[int], trials: Mapping[int, TrialFacts]) -> list[int]:

@@ -58,10 +58,14 @@ def _beside_uniform(study: StudyFacts) -> list[Finding]:
         ]
     gains, beaten = [], 0
     cheapest = min(trial.values[study.cost] for trial in uniform)
-    others = [
-        t for t in study.members
-        if t.searched.get("width_rule") != "uniform" and t.values[study.cost] >= cheapest and t.values[study.cost] < 1
-    ]  # fmt: skip
+    searched = [t for t in study.members if t.searched.get("width_rule") != "uniform"]
+    others = [t for t in searched if t.values[study.cost] >= cheapest]
+    if searched and not others:
+        return [Finding(
+            "note",
+            f"Every member with other than uniform widths costs less than the cheapest uniform network ({study.cost} "
+            f"{cheapest:.3g}), so there is nothing to set them beside.",
+        )]  # fmt: skip
     for trial in others:
         rivals = [u.values[study.metric] for u in uniform if u.values[study.cost] <= trial.values[study.cost]]
         best = max(rivals) if study.metric_is_maximised else min(rivals)

@@ -14,7 +14,7 @@ from autoprune.api._importances import importances
 from autoprune.config import load_study
 from autoprune.errors import ConfigError, StorageError
 from autoprune.methods import catalogue
-from autoprune.report import StudyFacts, TrialFacts
+from autoprune.report import Group, StudyFacts, TrialFacts
 from autoprune.search.front import EvaluationRows, TestScore
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Proposal
@@ -60,6 +60,16 @@ def test_test_scores_come_with_their_deviation(finished: Any) -> None:
     assert (several.mean, several.sd, several.n_seeds) == (pytest.approx(0.92), pytest.approx(0.02), 3)
     assert (single.mean, single.sd, single.n_seeds, single.like_next) == (0.8, None, 1, None)
     assert facts.trials[0].tested is None
+
+
+def test_the_dense_network_is_no_baseline_of_uniform_widths() -> None:
+    def trial(number: int, rule: str, width: int) -> TrialFacts:
+        searched, widths = {"width_rule": rule}, {"conv1": width}
+        return TrialFacts(number=number, state="COMPLETE", values={}, searched=searched, widths=widths)
+
+    trials = [trial(0, "uniform", 16), trial(1, "uniform", 8), trial(2, "global", 8)]
+    assert [t.number for t in _reporting._cut_uniformly(trials, [Group("conv1", 16, "stem")])] == [1]
+    assert [t.number for t in _reporting._cut_uniformly(trials, [])] == [0, 1], "a study without a network"
 
 
 def test_there_is_news_where_the_database_has_changed(finished: Any) -> None:

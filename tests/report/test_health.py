@@ -43,6 +43,12 @@ def test_nothing_is_better_than_uniform() -> None:
     assert levels(study, "Nothing on the front is better than uniform widths") == ["warning"]
 
 
+def test_a_uniform_network_that_costs_more_than_all_others_is_no_baseline() -> None:
+    study = make_study(front=(4, 2, 1), uniform_front=(7,))
+    assert levels(study, "Every member with other than uniform widths costs less") == ["note"]
+    assert not levels(study, "Nothing on the front is better")
+
+
 def test_no_baseline() -> None:
     assert levels(make_study(uniform_front=()), "No trial has uniform widths") == ["note"]
 
