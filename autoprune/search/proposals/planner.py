@@ -38,15 +38,15 @@ class Step:
         parent: The trial whose network it starts from; None for the dense network.
         epochs: Length of its fine-tune phase; None: as the study says.
         why: It is worth trying, for people.
-        is_plain: Whether channels are ranked in the plain way: in the opening, and where the time is too short to look
-            for a better one.
+        method: What ranks its channels: in the opening, and where the time is too short to look for a better one. None:
+            whatever the sampler says.
     """
 
     macs_target: float
     parent: Member | None
     epochs: float | None
     why: str
-    is_plain: bool = False
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Budget:
 class Planner:
     """Lets trials start from each other's networks, so that training accumulates.
 
-    A ladder of MACs targets comes first, from the top, each rung cut from the smallest finished network above it. Then
+    A ladder of MACs targets comes first, from the top. Its first rungs try one ranking each, on the dense network; the
+    others take the one that left most before any training, and are cut from the smallest finished network above. Then
     each proposal is what is expected to add most hypervolume for its seconds: a target in a gap of the front, one below
     it, or more training for one of its members. What is under way counts as if it had turned out as expected.
 
@@ -81,7 +82,7 @@ class Planner:
         budget: How long trials are trained.
         worst: Reference point: (error, MACs ratio).
         metric: What trials are scored by.
-        method: Ranks the channels in the opening: one that needs no sparsify phase.
+        methods: What may rank channels in the opening, best known first: such as need no sparsify phase.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Planner:
         budget: Budget,
         worst: tuple[float, float],
         metric: Metric = ACCURACY,
-        method: str = "magnitude",
+        methods: Sequence[str] = ("magnitude",),
     ) -> None:
         self.ladder, self._within, self._budget, self._worst = tuple(ladder), within, budget, worst
-        self._metric, self.method = metric, method
+        self._metric, self.methods = metric, tuple(methods)
         self.pace = _ANY_PACE
         """As it is taken to be before there are trials to tell it; a launch that ends at a time measures it."""
 
@@ -138,9 +139,9 @@ class Planner:
         """
         why, time = f"{target:.3g} of the MACs, to try a recipe", look.time
         if time is None:
-            return Step(target, None, None, why, is_plain=True)
+            return Step(target, None, None, why, self.methods[0])
         epochs = look.epochs(target, seconds=_PROBES * time.of * time.workers / n_probes)
-        return None if epochs is None else Step(target, None, min(epochs, self._budget.epochs), why, is_plain=True)
+        return None if epochs is None else Step(target, None, min(epochs, self._budget.epochs), why, self.methods[0])
 
     def after_phase(self, target: float, look: Look) -> Step | None:
         """A trial that starts from a sparsify phase, or None where the phase would take too much of the time.
@@ -159,16 +160,27 @@ class Planner:
         return None if epochs is None else Step(target, None, epochs, why)
 
     def _rung(self, target: float, look: Look, *, left: float) -> list[Step]:
-        parent = look.above(target)
+        # Rankings are told apart by what they leave of the same network.
+        place = self.ladder.index(target)
+        is_first = place < len(self.methods)
+        method, parent = (self.methods[place], None) if is_first else (self._ranking(look), look.above(target))
         epochs = look.epochs(target, seconds=look.rung_s(_effort(target), left=left))
         if epochs is None and look.is_timed:
             return []
         epochs = None if epochs is None else min(epochs, self._budget.epochs)
-        why = f"opening: {target:.3g} of the MACs, from {_named(parent)}"
-        return [Step(target, parent, epochs, why, is_plain=True)]
+        why = f"opening: {target:.3g} of the MACs by {method}, from {_named(parent)}"
+        return [Step(target, parent, epochs, why, method)]
+
+    def _ranking(self, look: Look) -> str:
+        """The method whose first rung had most left before it was trained, though it may have been cut deeper."""
+        errors = {m: look.error_at_once(m, target) for m, target in zip(self.methods, self.ladder, strict=False)}
+        known = {method: error for method, error in errors.items() if error is not None}
+        best_known = self.methods[0]
+        return min(known, key=known.__getitem__) if best_known in known else best_known
 
     def _best(self, look: Look, model: ErrorModel) -> list[Step]:
-        front, found, is_plain = look.front(), [], look.n_to_come() < _TO_EXPLORE
+        front, found = look.front(), []
+        method = self._ranking(look) if look.n_to_come() < _TO_EXPLORE else None
         metric = self._metric
         for target, parent, is_more in self._candidates(look):
             seconds = look.later_s()
@@ -185,7 +197,7 @@ class Planner:
             taking = look.pace.seconds(images, target)
             expected = f"{metric.name} {metric.text(score, digits=3)} and {more:+.4f} hypervolume"
             why = f"{what}: {expected} expected in {taking:.0f} s"
-            found.append((more / taking, Step(target, parent, epochs, why, is_plain)))
+            found.append((more / taking, Step(target, parent, epochs, why, method)))
         found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
         return [step for _, step in found]
 
@@ -253,6 +265,15 @@ class Look:
                 score = self.model.of_child(parent, macs_ratio=ratio, images=images)
             expected.append((self._metric.error(score), ratio))
         return [*self._points, *expected]
+
+    def error_at_once(self, method: str, target: float) -> float | None:
+        """The error of what a method left of the dense network, before any training; None where that is not known."""
+        for trial in self.trials:
+            if trial.state is TrialState.COMPLETE and 0 in trial.rungs:
+                point = trial.point
+                if (point.method, point.macs_target, point.parent) == (method, target, None):
+                    return self._metric.error(trial.rungs[0])
+        return None
 
     def rung_s(self, effort: float, *, left: float) -> float:
         """Seconds for the next rung, whose effort is a part of what is ``left``; what runs is half done, on average."""

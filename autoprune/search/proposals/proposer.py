@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,17 +46,17 @@ def opening(
         planner: Lets trials start from each other's networks.
     """
     methods, rules = list(space.config.methods), space.config.width_rules
-    plain = next((method for method in methods if not space.config.methods[method]), methods[0])
     climbing = [rule for rule in rules if not space.multipliers(rule)]
     if "uniform" not in climbing:
         climbing += [rule for rule in rules if space.multipliers(rule)][:1]
     first = [
-        _at(space, plain, climbing[0], 1.0),
+        _at(space, _plain_method(space), climbing[0], 1.0),
         *(point for point in imported if space.admits(point)),
     ]
     if planner is not None:
-        plain_one = _plain(space, planner)
-        return [*first, *(dataclasses.replace(plain_one, macs_target=target) for target in planner.ladder)]
+        ranked_by = itertools.chain(planner.methods, itertools.repeat(planner.methods[0]))
+        points = (_plain(space, method) for method in ranked_by)
+        return [*first, *(dataclasses.replace(p, macs_target=t) for p, t in zip(points, planner.ladder, strict=False))]
     n = max(3, n_trials // 3)
     rungs = min(max(2, -(-(n - 1) // len(climbing))), _MOST_RUNGS)
     # Each rule's ladder takes the methods in turn, so that none is unknown when the sampler starts.
@@ -71,12 +72,16 @@ def _at(space: Space, method: str, rule: str, target: float) -> Point:
     return space.repair(Point(method, rule, target, space.default_hyper(method), space.neutral_multipliers(rule)))
 
 
-def _plain(space: Space, planner: Planner | None) -> Point:
-    """What is known to be good, for trials by which the range of targets is covered first."""
-    rules, names = space.config.width_rules, list(space.config.methods)
+def _plain_method(space: Space) -> str:
+    names = list(space.config.methods)
+    return next((name for name in names if not space.config.methods[name]), names[0])
+
+
+def _plain(space: Space, method: str) -> Point:
+    """What is known to be good of all but the method, for trials by which the range of targets is covered first."""
+    rules = space.config.width_rules
     rule = next((rule for rule in ("global", "uniform") if rule in rules), rules[0])
-    method = next((name for name in names if not space.config.methods[name]), names[0])
-    return _at(space, method if planner is None else planner.method, rule, 1.0)
+    return _at(space, method, rule, 1.0)
 
 
 def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, Any]) -> list[Point]:
@@ -183,7 +188,7 @@ class Proposer:
         number = sum(StoredTrial(trial).retry_of is None for trial in history)
         observations, draw, n_attempts = self._observer.look(history), Draw(self._seed, number), 0
         for sampler in self._samplers:
-            for drawn in self._drawn(sampler, observations, draw, plain=bool(steps) and steps[0].is_plain):
+            for drawn in self._drawn(sampler, observations, draw, by=steps[0].method if steps else None):
                 for point, step in self._planned(drawn, steps, look):
                     point = dataclasses.replace(point, recipe=recipe)
                     key = self._key(point, step)
@@ -205,7 +210,8 @@ class Proposer:
             step = self._planner.probe(target, look, n_probes=len(self._recipe.probes))
             if step is None:
                 return None
-        plain = _plain(self._space, self._planner)
+        method = _plain_method(self._space) if self._planner is None else self._planner.methods[0]
+        plain = _plain(self._space, method)
         point = self._recipe.probe(plain, recipe, epochs=None if step is None else step.epochs)
         return self._key(point, step), point, step
 
@@ -224,10 +230,10 @@ class Proposer:
         point = dataclasses.replace(point, recipe=recipe)
         return self._key(point), point, None
 
-    def _drawn(self, sampler: Sampler, observations: Observations, draw: Draw, *, plain: bool) -> Iterator[Point]:
-        """The sampler's points, after a plain one where that is wanted."""
-        if plain and self._planner is not None:
-            yield _plain(self._space, self._planner)
+    def _drawn(self, sampler: Sampler, observations: Observations, draw: Draw, *, by: str | None) -> Iterator[Point]:
+        """The sampler's points, after a plain one by a method where one is named."""
+        if by is not None:
+            yield _plain(self._space, by)
         for values in sampler.attempts(observations, draw):
             yield self._space.point(values)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autoprune.config import Metric
 from autoprune.search.proposals import Budget, Pace, Planner, TimeLeft
 from autoprune.search.proposals.planner import Step
 from autoprune.search.trials import Point
@@ -26,9 +27,10 @@ def planner(ladder: tuple[float, ...] = LADDER, *, least: float = 0.05, epochs: 
 
 
 def trial(
-    number: int, target: float, accuracy: float | None, *, parent: int | None = None, epochs: float = 2.0, **more: Any
-) -> FrozenTrial:
-    point = Point("magnitude", "global", target, parent=parent, epochs=epochs)
+    number: int, target: float, accuracy: float | None, *, parent: int | None = None, epochs: float = 2.0,
+    method: str = "magnitude", **more: Any,
+) -> FrozenTrial:  # fmt: skip
+    point = Point(method, "global", target, parent=parent, epochs=epochs)
     attrs: dict[str, Any] = {"point": point.to_dict(), "key": str(number), **more}
     if parent is not None:
         attrs["parent"] = parent
@@ -63,6 +65,46 @@ def test_each_rung_starts_from_the_smallest_finished_network_above_it() -> None:
     assert numbers(history) == (0.2, 0)
     history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85)]
     assert numbers(history) == (0.2, 1)
+
+
+def opening(errors: dict[str, float | None]) -> Step:
+    """The third rung, after one by each ranking that left so much of the dense network; None: it still runs."""
+    history = []
+    for number, (name, error) in enumerate(errors.items()):
+        score = None if error is None else 0.9
+        rungs = {} if error is None else {"rungs": {"0": 1 - error, "1": 0.9}}
+        history.append(trial(number, LADDER[number], score, method=name, **rungs))
+    return plan(history, made=planner(methods=("magnitude", "damage")))[0]
+
+
+def test_each_ranking_opens_one_rung_from_the_dense_network() -> None:
+    made, history = planner(methods=("magnitude", "damage")), [trial(0, 0.8, 0.9)]
+    first, second = plan([], made=made)[0], plan(history, made=made)[0]
+    assert (first.method, first.macs_target, first.parent) == ("magnitude", 0.8, None)
+    assert (second.method, second.macs_target, second.parent) == ("damage", 0.4, None)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ({"magnitude": 0.7, "damage": 0.3}, "damage"),
+        ({"magnitude": 0.3, "damage": 0.7}, "magnitude"),
+        ({"magnitude": 0.5, "damage": 0.5}, "magnitude"),
+        ({"magnitude": None, "damage": 0.1}, "magnitude"),
+        ({"magnitude": 0.9, "damage": None}, "magnitude"),
+    ],
+)
+def test_what_left_most_at_once_ranks_the_rungs_that_follow(errors: dict[str, float | None], expected: str) -> None:
+    step = opening(errors)
+    assert step.method == expected
+    assert f"by {expected}" in step.why
+
+
+def test_a_minimised_metric_chooses_the_ranking_with_the_smaller_error() -> None:
+    rungs = [{"rungs": {"0": value}, "rmse": value} for value in (2.0, 0.5)]
+    history = [trial(n, LADDER[n], 0.9, method=m, **rungs[n]) for n, m in enumerate(("magnitude", "damage"))]
+    made = planner(methods=("magnitude", "damage"), metric=Metric("rmse", "minimize", worst=3.0))
+    assert plan(history, made=made)[0].method == "damage"
 
 
 def test_a_beaten_network_is_nobody_s_parent() -> None:
@@ -121,11 +163,11 @@ def test_the_ladder_gets_its_share_of_the_time() -> None:
 
 def test_methods_and_rules_are_explored_while_their_answers_can_still_be_used() -> None:
     history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)]
-    assert all(step.is_plain for step in plan([], left(1000.0)))
+    assert all(step.method == "magnitude" for step in plan([], left(1000.0)))
     # Two workers and trials of 23 s: ten of them take 115 s.
-    assert not any(step.is_plain for step in plan(history, left(116.0)))
-    assert all(step.is_plain for step in plan(history, left(114.0)))
-    assert not any(step.is_plain for step in plan(history))
+    assert all(step.method is None for step in plan(history, left(116.0)))
+    assert all(step.method == "magnitude" for step in plan(history, left(114.0)))
+    assert all(step.method is None for step in plan(history))
 
 
 def after_phase(history: list[FrozenTrial], *more: TimeLeft) -> Step | None:

@@ -311,7 +311,7 @@ def test_every_launched_trial_keeps_both_constraints_and_none_is_launched_twice(
 @pytest.mark.parametrize(("phase_epochs", "are_proposed"), [(50.0, False), (1.0, True)])
 def test_methods_whose_phase_takes_too_much_of_the_time_are_not_proposed(phase_epochs, are_proposed):
     space, budget = fakes.space(), Budget(1_000, 1.0, 0.25, phase_epochs=phase_epochs)
-    planner = Planner((0.8, 0.4), within=(0.1, 0.9), budget=budget, worst=(0.9, 1.0), method="plain")
+    planner = Planner((0.8, 0.4), within=(0.1, 0.9), budget=budget, worst=(0.9, 1.0), methods=["plain"])
     proposer = fakes.proposer(space, n_trials=1_000, planner=planner, has_phase=lambda point: point.method == "strong")
     wall_s = {"finetune": 1.0, "scoring": 0.1}
     history = [fakes.trial(space, Point("plain", "uniform", 1.0))]

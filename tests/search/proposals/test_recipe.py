@@ -23,7 +23,7 @@ def search(n_trials: int = 60) -> RecipeSearch:
 
 def planner() -> Planner:
     return Planner(
-        (0.8, 0.4, 0.2), within=(0.1, 0.9), budget=Budget(1_000, 2.0, 0.25), worst=(0.5, 1.0), method="plain"
+        (0.8, 0.4, 0.2), within=(0.1, 0.9), budget=Budget(1_000, 2.0, 0.25), worst=(0.5, 1.0), methods=["plain"]
     )
 
 
