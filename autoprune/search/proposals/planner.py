@@ -14,7 +14,7 @@ from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
 from autoprune.search.proposals.gains import ErrorModel, Member, gain
 from autoprune.search.proposals.pace import Pace, TimeLeft
-from autoprune.search.trials import Attr, StoredTrial, dense_score, lineage_of
+from autoprune.search.trials import Attr, Point, StoredTrial, dense_score, lineage_of
 
 __all__ = ["Budget", "Look", "Planner", "Step"]
 
@@ -40,6 +40,7 @@ class Step:
         why: It is worth trying, for people.
         method: What ranks its channels: in the opening, and where the time is too short to look for a better one. None:
             whatever the sampler says.
+        again: The parent's own point, where its network keeps its widths and is trained on; None where it is cut.
     """
 
     macs_target: float
@@ -47,6 +48,7 @@ class Step:
     epochs: float | None
     why: str
     method: str | None = None
+    again: Point | None = None
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,12 @@ class Planner:
             else:
                 score = model.of_child(parent, macs_ratio=target, images=images)
                 what = f"{target:.3g} of the MACs, from {_named(parent)}"
+            again = look.point(parent) if is_more and parent is not None else None
             more = gain(front, (metric.error(score), target), worst=self._worst)
             taking = look.pace.seconds(images, target)
             expected = f"{metric.name} {metric.text(score, digits=3)} and {more:+.4f} hypervolume"
             why = f"{what}: {expected} expected in {taking:.0f} s"
-            found.append((more / taking, Step(target, parent, epochs, why, method)))
+            found.append((more / taking, Step(target, parent, epochs, why, method, again)))
         found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
         return [step for _, step in found]
 
@@ -244,6 +247,10 @@ class Look:
     def taken(self) -> list[float]:
         """MACs ratios at which the front has a network, or soon will."""
         return [m.macs_ratio for m in self.members] + [trial.point.macs_target for trial in self._running]
+
+    def point(self, member: Member) -> Point:
+        """Where a member lies in the space."""
+        return self._by_number[member.number].point
 
     def above(self, target: float) -> Member | None:
         """The smallest network of the front that is not smaller than the target."""

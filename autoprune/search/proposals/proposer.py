@@ -247,7 +247,17 @@ class Proposer:
             steps = [] if after is None else [after]
         for step in steps:
             number = None if step.parent is None else step.parent.number
-            yield dataclasses.replace(drawn, macs_target=step.macs_target, parent=number, epochs=step.epochs), step
+            point = drawn if step.again is None else self._trained_on(step.again)
+            yield dataclasses.replace(point, macs_target=step.macs_target, parent=number, epochs=step.epochs), step
+
+    def _trained_on(self, point: Point) -> Point:
+        """The point of more training for a network: its own, since no other would change what is trained.
+
+        A method that trains before it ranks would start from the dense network again.
+        """
+        if self._planner is not None and (self._has_phase(point) or not self._space.admits(point)):
+            return _plain(self._space, self._planner.methods[0])
+        return dataclasses.replace(point, finetune_seed=None)
 
     def _key(self, point: Point, step: Step | None = None) -> str:
         more: list[Any] = [] if not point.recipe else [{"recipe": dict(point.recipe), "seed": point.finetune_seed}]

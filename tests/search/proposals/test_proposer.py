@@ -329,3 +329,25 @@ def test_methods_whose_phase_takes_too_much_of_the_time_are_not_proposed(phase_e
         made = {"images": 1_000, "weights": f"/{number}", "sha256": f"{number}", "wall_s": wall_s}
         history.append(fakes.trial(space, Point.from_dict(proposal.attrs["point"]), **told, **made))
     assert found == ({"plain", "strong"} if are_proposed else {"plain"})
+
+
+def test_more_training_keeps_the_parent_s_own_point_and_is_not_repeated_under_another_name():
+    """What a method or rule would choose is of no account where nothing is cut."""
+    space, budget = fakes.space(width_rules=("global", "aofp", "uniform")), Budget(1_000, 1.0, 0.25)
+    planner = Planner((0.8, 0.4), within=(0.1, 0.9), budget=budget, worst=(0.9, 1.0), methods=["plain"])
+    proposer = fakes.proposer(space, n_trials=1_000, planner=planner)
+    history, more = [fakes.trial(space, Point("plain", "uniform", 1.0))], []
+    for number in range(1, 40):
+        for at, trial in enumerate(history):
+            trial.number = at
+        proposal = proposer.propose(history)
+        point, parent = Point.from_dict(proposal.attrs["point"]), proposal.attrs.get("parent")
+        if "more training" in proposal.attrs["why"]:
+            own = Point.from_dict(history[parent].user_attrs["point"])
+            assert (point.method, point.width_rule, point.hyper) == (own.method, own.width_rule, own.hyper)
+            more.append(parent)
+        told = {key: value for key, value in proposal.attrs.items() if key != "point"} | {"key": proposal.key}
+        made = {"images": 1_000, "weights": f"/{number}", "sha256": f"{number}", "wall_s": {"finetune": 1.0}}
+        history.append(fakes.trial(space, point, **told, **made))
+    assert len(more) > 3
+    assert len(set(more)) == len(more)
