@@ -68,8 +68,8 @@ def test_each_rung_starts_from_the_smallest_finished_network_above_it() -> None:
 
 
 def opening(errors: dict[str, float | None]) -> Step:
-    """The third rung, after one by each ranking that left so much of the dense network; None: it still runs."""
-    history = []
+    """The third rung, after one at 0.8 and one at 0.4 of the MACs that had these errors at once; None: it still runs."""
+    history = [trial(9, 1.0, 0.95, epochs=0.0)]
     for number, (name, error) in enumerate(errors.items()):
         score = None if error is None else 0.9
         rungs = {} if error is None else {"rungs": {"0": 1 - error, "1": 0.9}}
@@ -87,14 +87,17 @@ def test_each_ranking_opens_one_rung_from_the_dense_network() -> None:
 @pytest.mark.parametrize(
     ("errors", "expected"),
     [
-        ({"magnitude": 0.7, "damage": 0.3}, "damage"),
-        ({"magnitude": 0.3, "damage": 0.7}, "magnitude"),
-        ({"magnitude": 0.5, "damage": 0.5}, "magnitude"),
-        ({"magnitude": None, "damage": 0.1}, "magnitude"),
+        # 0.02 / -log(0.8) = 0.090 against 0.07 / -log(0.4) = 0.076 and 0.09 / -log(0.4) = 0.098.
+        ({"magnitude": 0.07, "damage": 0.12}, "damage"),
+        ({"magnitude": 0.07, "damage": 0.14}, "magnitude"),
+        ({"magnitude": 0.04, "damage": 0.05}, "magnitude"),
+        ({"magnitude": None, "damage": 0.06}, "magnitude"),
         ({"magnitude": 0.9, "damage": None}, "magnitude"),
     ],
 )
-def test_what_left_most_at_once_ranks_the_rungs_that_follow(errors: dict[str, float | None], expected: str) -> None:
+def test_what_lost_least_at_once_for_its_cut_ranks_the_rungs_that_follow(
+    errors: dict[str, float | None], expected: str
+) -> None:
     step = opening(errors)
     assert step.method == expected
     assert f"by {expected}" in step.why
