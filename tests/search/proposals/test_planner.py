@@ -68,7 +68,7 @@ def test_each_rung_starts_from_the_smallest_finished_network_above_it() -> None:
 
 
 def opening(errors: dict[str, float | None]) -> Step:
-    """The third rung, after one at 0.8 and one at 0.4 of the MACs that had these errors at once; None: it still runs."""
+    """The third rung, after one at 0.8 and one at 0.4 of the MACs of these errors at once; None: it still runs."""
     history = [trial(9, 1.0, 0.95, epochs=0.0)]
     for number, (name, error) in enumerate(errors.items()):
         score = None if error is None else 0.9
