@@ -53,7 +53,7 @@ def task() -> autoprune.Task:
 
     def loader(n: int, *, seed: int, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:
         images, masks, _ = draw(n, size=SIZE, seed=seed)
-        return DataLoader(TensorDataset(images, masks), batch_size=32, shuffle=shuffle)
+        return DataLoader(TensorDataset(images, masks), batch_size=16, shuffle=shuffle)
 
     return autoprune.Task(
         kind="segmentation",
