@@ -192,7 +192,8 @@ class Method(ABC):
     part: ClassVar[str] = ""
     """The field that holds the penalty or importance which the method is made with; empty where it has none."""
     ranking: ClassVar[tuple[str, ...]] = ()
-    """Hyper-parameters that only `rank` looks at: trials that differ in no others share their sparsify phase."""
+    """Hyper-parameters that only `rank` and `accompany` look at: trials that differ in no others share their sparsify
+    phase."""
 
     @abstractmethod
     def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
@@ -221,6 +222,24 @@ class Method(ABC):
             state: What `Hooks.state` held at the end of the phase; empty where it is None.
             batches: For scores that are measured on data.
         """
+
+    @property
+    def accompanies(self) -> bool:
+        """Whether it has a part in the fine-tune phase, too: see `accompany`."""
+        return False
+
+    def accompany(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
+        """What it does in the fine-tune phase of the pruned network; nothing unless it `accompanies`.
+
+        Args:
+            model: The pruned network, on the device that it will be trained on.
+            traced: Its channel groups, as wide as they are now.
+            plan: Recipe and length of the phase. Its ``hooks.recipe`` plays no part.
+
+        Raises:
+            NetworkError: There is nothing left to work on.
+        """
+        return Hooks()
 
     @property
     def silence(self) -> float:
