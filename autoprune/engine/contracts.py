@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.config import TrainSpec
 from autoprune.cost import Limits
 from autoprune.engine.channels import Traced
-from autoprune.widths import Scores
+from autoprune.widths import Damages, Scores
 
 __all__ = [
     "Batches",
@@ -95,6 +95,18 @@ class Importance(ABC):
             traced: Its channel groups.
             batches: For scores that are measured on data.
         """
+
+    def damages(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Damages | None:
+        """What it does to remove channels together, for width rules that go by it; see `widths.Damages`.
+
+        None, the default: the damage at the next layer.
+
+        Args:
+            model: The network; left as it is.
+            traced: Its channel groups.
+            batches: What it is measured on.
+        """
+        return None
 
 
 class Compactor(nn.Module, ABC):
@@ -222,6 +234,16 @@ class Method(ABC):
             state: What `Hooks.state` held at the end of the phase; empty where it is None.
             batches: For scores that are measured on data.
         """
+
+    def damages(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Damages | None:
+        """What it does to remove channels together after the phase; as `Importance.damages`.
+
+        Args:
+            model: The network with the phase's weights; left as it is.
+            traced: Its channel groups.
+            batches: What it is measured on.
+        """
+        return None
 
     @property
     def accompanies(self) -> bool:

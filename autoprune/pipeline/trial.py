@@ -124,6 +124,8 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
     recipe: list[Any] = [spec.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed, silence]
     if setting.compensate:
         recipe.append("compensated")
+    if setting.merge:
+        recipe.append("merged")
     if parent.method.accompanies:
         recipe.append([spec.method, methods.method_named(spec.method).hyper_of(parent.method)])
     training: Any = "none" if is_untouched(parent, choice) else recipe
