@@ -10,7 +10,7 @@ from typing import Any
 from autoprune.config.fields import check, option
 from autoprune.errors import ConfigError
 
-__all__ = ["RECIPE", "DistillSpec", "TrainSpec", "check_dense"]
+__all__ = ["RECIPE", "DistillSpec", "TrainSpec", "check_dense", "check_undropped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class TrainSpec:
         weight_decay: Of every weight that the method gives no other.
         label_smoothing: Share of the label that is spread over all classes.
         augmentation: ``shift`` moves images by some pixels, ``crop_flip`` also mirrors them.
+        drop_channels: Share of the prunable channels that each image does without, others in each step (DropFilter);
+            for ``sparsify``.
         distill: A teacher; for ``finetune`` and ``sparsify``. ``{}`` takes all its defaults.
     """
 
@@ -60,6 +62,7 @@ class TrainSpec:
     weight_decay: float = option(5e-4, low=0)
     label_smoothing: float = option(0.0, low=0, below=1)
     augmentation: str = option("none", choices=("none", "shift", "crop_flip"))
+    drop_channels: float = option(0.0, low=0, below=1)
     distill: DistillSpec | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class TrainSpec:
         recipe = dataclasses.asdict(self)
         if self.distill is None:
             del recipe["distill"]  # As before there were teachers, so that the keys of those studies stay.
+        if not self.drop_channels:
+            del recipe["drop_channels"]  # Likewise.
         return recipe
 
     def searched(self, names: Iterable[str]) -> dict[str, float]:
@@ -119,4 +124,17 @@ def check_dense(recipe: TrainSpec) -> None:
         raise ConfigError(
             "`distill` lets pruned networks learn from the dense one, so [train.dense] can't have it. Put it into "
             "[train.finetune] or [train.sparsify]."
+        )
+
+
+def check_undropped(recipe: TrainSpec, phase: str) -> None:
+    """Refuse to drop channels in a phase that does not prepare for their removal.
+
+    Raises:
+        ConfigError: It drops channels.
+    """
+    if recipe.drop_channels:
+        raise ConfigError(
+            f"`drop_channels` makes networks ready for a cut, so [train.{phase}] can't have it, but it is "
+            f"{recipe.drop_channels:g} there. Put it into [train.sparsify]."
         )

@@ -11,6 +11,7 @@ from autoprune.importing import import_named, is_own
 from autoprune.methods._aofp import AOFP
 from autoprune.methods._bwcp import BWCP
 from autoprune.methods._ffr import FFR
+from autoprune.methods._granet import GraNet
 from autoprune.methods._halo import Halo
 from autoprune.methods._implicit import Implicit
 from autoprune.methods._named import NamedMethod, named_method, of_class, of_importance, of_penalty
@@ -25,6 +26,7 @@ __all__ = [
     "BWCP",
     "FFR",
     "METHODS",
+    "GraNet",
     "Halo",
     "Implicit",
     "NamedMethod",
@@ -42,7 +44,7 @@ __all__ = [
 # Studies knew these methods before their penalty or importance had a name of its own.
 _FIRST_NAMES = {"l1": "slimming", "group_norm": "magnitude"}
 
-_RECIPES: tuple[type[Method], ...] = (Halo, Implicit, ResRep, AOFP, BWCP, FFR, OrthoReg)
+_RECIPES: tuple[type[Method], ...] = (Halo, Implicit, ResRep, AOFP, BWCP, FFR, OrthoReg, GraNet)
 _ALL = (
     *(of_penalty(kind, _FIRST_NAMES.get(name, f"slimming_{name}")) for name, kind in PENALTIES.items()),
     *(of_class(recipe, recipe.name) for recipe in _RECIPES),

@@ -15,7 +15,8 @@ from autoprune.engine.asking import joined
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.files import Phase, PhaseStore, with_state
-from autoprune.engine.folding import compensate, fold_constants
+from autoprune.engine.folding import absorb, compensate, fold_constants
+from autoprune.engine.gating import channels_dropped
 from autoprune.engine.surgery import cut, narrowed
 from autoprune.engine.training import Pacer, Training, train
 from autoprune.pipeline.answers import answers_of, assert_same
@@ -123,7 +124,7 @@ class Cut:
 
     Args:
         folded: What it was cut from, of the parent's size: removed channels that say a constant have moved it to their
-            readers.
+            readers, and those that a kept one tells have moved to it, where the setting merges.
         network: The pruned network, on the runtime's device.
         is_untouched: Whether it is the dense network as it was: more training would only move it off its optimum.
     """
@@ -178,10 +179,11 @@ def _sparsify(
     plan = workbench.sparsify_plan(**_aims(spec))
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
-    train(
-        model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
-        hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
-    )  # fmt: skip
+    with channels_dropped(model, workbench.traced, recipe.drop_channels):
+        train(
+            model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
+            hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
+        )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}
     if hooks.fold is not None:
@@ -227,6 +229,8 @@ def cut_from(parent: Parent, choice: Choice, *, workbench: Workbench) -> Cut:
     model, traced = parent.opened(workbench)
     kept = parent.within(choice.kept)
     folded = fold_constants(model, traced, kept, silence=parent.method.silence)
+    if workbench.setting.merge and not is_untouched(parent, choice):
+        folded = absorb(folded, traced, kept, batches=_samples(workbench, n_images=_COMPENSATION_IMAGES))
     return Cut(folded, cut(folded, traced.groups, kept), is_untouched(parent, choice))
 
 
