@@ -41,8 +41,9 @@ class TrainSpec:
         batch: Images a step.
         optimizer: ``adam`` has its weight decay in the gradient, ``adamw`` beside it.
         learning_rate: At its peak.
-        schedule: ``one_cycle`` rises to the peak and falls to zero, ``cosine`` falls from it.
-        warmup: Share of the steps in which the rate rises, for ``one_cycle``.
+        schedule: ``one_cycle`` rises to the peak and falls to zero, ``cosine`` falls from it, and ``rise`` rises to it
+            and stays there, for a phase that another one follows: two anneals in a row waste one.
+        warmup: Share of the steps in which the rate rises, for ``one_cycle`` and ``rise``.
         momentum: Of ``sgd``, Nesterov's; of the others, the decay of the gradient's mean.
         weight_decay: Of every weight that the method gives no other.
         label_smoothing: Share of the label that is spread over all classes.
@@ -56,7 +57,7 @@ class TrainSpec:
     batch: int = option(128, low=1, high=1_000_000)
     optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
     learning_rate: float = option(0.05, above=0, high=100)
-    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
+    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant", "rise"))
     warmup: float = option(0.15, low=0, below=1)
     momentum: float = option(0.9, low=0, below=1)
     weight_decay: float = option(5e-4, low=0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.config import TrainSpec
 from autoprune.cost import Limits
 from autoprune.engine.channels import Traced
+from autoprune.errors import ConfigError
 from autoprune.widths import Damages, Scores
 
 __all__ = [
@@ -74,6 +76,25 @@ class Penalty(ABC):
         Raises:
             ConfigError: The step is too long for a closed form.
         """
+
+    @property
+    def most_strength(self) -> float:
+        """The largest ``strength`` that goes with its other hyper-parameters."""
+        return 1.0
+
+    def with_strength(self, strength: float) -> Self:
+        """The same at another strength, or at `most_strength` where that is less.
+
+        Raises:
+            ConfigError: It has no hyper-parameter of that name.
+        """
+        mine: Any = self
+        if not any(field.name == "strength" for field in dataclasses.fields(mine)):
+            raise ConfigError(
+                f"`reach` sets the `strength` of a penalty, but {type(self).__name__} has none. Drop `reach`."
+            )
+        changed: Self = dataclasses.replace(mine, strength=min(strength, self.most_strength))
+        return changed
 
 
 class Importance(ABC):
