@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune import methods
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.tracing import trace
 from autoprune.errors import NetworkError
+from autoprune.methods import FFR
 from autoprune.methods._flow import Flow, aligned, flow_curvature, flow_length
 from tests.small_networks import SHAPE, make, sequential
 
@@ -69,7 +69,7 @@ def test_evaluation_is_not_listened_to():
 def test_the_penalty_is_that_of_the_path_and_its_gradient_reaches_the_filters():
     model = make("residual")
     traced = trace(model, torch.zeros(1, *SHAPE))
-    hooks = methods.build("ffr", {"length": 0.5, "curvature": 0.25}).attach(model, traced, plan=PLAN)
+    hooks = FFR(length=0.5, curvature=0.25).attach(model, traced, plan=PLAN)
     x = torch.rand(4, *SHAPE)
     model.train()(x)
     loss = hooks.extra_loss()
@@ -85,14 +85,14 @@ def test_the_penalty_is_that_of_the_path_and_its_gradient_reaches_the_filters():
 def test_one_place_is_no_path():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
     with pytest.raises(NetworkError, match="at two places one behind the other, but are at 1"):
-        methods.build("ffr", {}).attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
+        FFR().attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_step_along_it_makes_the_path_shorter():
     model = sequential(6, 6)
     traced, x = trace(model, torch.zeros(1, *SHAPE)), torch.rand(8, *SHAPE)
-    hooks = methods.build("ffr", {"length": 1.0, "curvature": 0.0}).attach(model, traced, plan=PLAN)
+    hooks = FFR(length=1.0, curvature=0.0).attach(model, traced, plan=PLAN)
     optimizer, found = torch.optim.SGD(model.parameters(), 0.1), []
     for _ in range(10):
         model.train()(x)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune import methods
 from autoprune.config import TrainSpec
 from autoprune.cost import Limits
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.images import Preprocess
 from autoprune.engine.tracing import trace
 from autoprune.engine.training import ImageFeed, Runtime, train
+from autoprune.methods import GraNet
 from autoprune.methods._granet import density_at, exchanged, share_regrown
 from autoprune.widths import WIDTH_RULES, Evidence
 from tests.contracts.test_methods import Blobs
@@ -48,7 +48,7 @@ def test_the_smallest_are_exchanged_for_those_that_the_loss_asks_for():
 def phase(network="residual", ratio=0.4, **hyper):
     model = make(network)
     traced = trace(model, torch.zeros(1, *SHAPE))
-    method = methods.build("granet", {"interval": 4, **hyper})
+    method = GraNet(**{"interval": 4, **hyper})
     plan = PhasePlan(RECIPE, n_steps=40, limits=Limits(macs=ratio * traced.cost.dense_macs))
     hooks = method.attach(model, traced, plan=plan)
     seen = []
@@ -99,7 +99,7 @@ def test_the_gradient_of_a_shut_gate_is_what_opening_it_would_do():
     model = make("plain").double()
     traced = trace(model, torch.zeros(1, *SHAPE, dtype=torch.float64))
     plan = PhasePlan(RECIPE, n_steps=40, limits=Limits(macs=0.5 * traced.cost.dense_macs))
-    hooks = methods.build("granet", {}).attach(model, traced, plan=plan)
+    hooks = GraNet().attach(model, traced, plan=plan)
     gates = hooks.state._gates
     images = torch.randn(4, *SHAPE, dtype=torch.float64)
     values = {}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune import methods
 from autoprune.config import TrainSpec
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.tracing import trace
 from autoprune.errors import NetworkError
+from autoprune.methods import OrthoReg
 from autoprune.methods._orthoreg import orthogonality_gap, share_of_diagonal
 from tests.small_networks import SHAPE, make
 
@@ -19,7 +19,7 @@ PLAN = PhasePlan(TrainSpec(), n_steps=4)
 
 def attached(name, **hyper):
     model = make(name)
-    return model, methods.build("orthoreg", hyper).attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
+    return model, OrthoReg(**hyper).attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
 
 
 def test_two_filters_by_hand():
@@ -75,15 +75,15 @@ def test_nothing_that_trains_is_refused():
     for module in (model.conv1, model.conv2):
         module.weight.requires_grad_(False)
     with pytest.raises(NetworkError, match="written by filters that train, but none is"):
-        methods.build("orthoreg", {}).attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
+        OrthoReg().attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PLAN)
 
 
 def test_it_has_a_part_in_fine_tuning_where_asked():
     model = make("plain")
     traced = trace(model, torch.zeros(1, *SHAPE))
-    method = methods.build("orthoreg", {"in_finetune": True})
+    method = OrthoReg(in_finetune=True)
     assert method.accompanies
-    assert not methods.build("orthoreg", {}).accompanies
+    assert not OrthoReg().accompanies
     hooks = method.accompany(model, traced, plan=PLAN)
     assert float(hooks.extra_loss()) > 0
     assert hooks.weight_decay == {}
