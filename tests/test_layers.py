@@ -38,6 +38,7 @@ ROOMS = {
     "engine.plain": (TORCH, 1.0),
     "engine.silencing": (TORCH, 1.1),
     "engine.surgery": (TORCH, 1.2),
+    "engine.conv_groups": (TORCH, 1.2),
     "engine.gating": (TORCH, 1.12),
     "engine.measuring": (TORCH, 1.15),
     "engine.tasks": (TORCH, 1.3),
