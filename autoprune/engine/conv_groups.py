@@ -129,7 +129,7 @@ def group_convolutions(model: nn.Module, names: Collection[str], *, n_groups: in
         NetworkError: A convolution has conv groups already, or computes its weight.
 
     References:
-        Guo et al. (2020), Self-grouping convolutional neural networks, Neural Networks 132, with groups of unequal
+        Guo et al. (2020), Self-grouping convolutional neural networks, arXiv 2009.13803, with groups of unequal
         sizes and by rounds of training. Groups of one size, which every kernel for grouped convolutions takes, and the
         search for them are ours.
     """

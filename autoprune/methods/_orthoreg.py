@@ -137,7 +137,8 @@ def _filters(module: nn.Module) -> Tensor:
     """W of each conv group, shape (conv groups, O, I · K)."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return wide(weight).flatten(1).unflatten(0, (int(getattr(module, "groups", 1)), -1))
+    flat: Tensor = wide(weight).flatten(1).unflatten(0, (int(getattr(module, "groups", 1)), -1))
+    return flat
 
 
 def _written_by(model: nn.Module, traced: Traced) -> list[str]:

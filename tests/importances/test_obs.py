@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoprune.engine.measuring import measure_damages, measure_removals
-from autoprune.engine.measuring.surgeon import Read, added_damage, removals
+from autoprune.engine.measuring.surgeon import Read, Reader, added_damage, removals
 from autoprune.engine.tracing import trace
 from autoprune.importances import OBS
 from tests.small_networks import SHAPE, make, sequential
@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 def two_inputs():
     moments = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
-    return Read.of(torch.tensor([[1.0, 2.0]], dtype=torch.float64), moments, torch.arange(2)[:, None])
+    return Reader.of(torch.tensor([[1.0, 2.0]], dtype=torch.float64), moments).of_group(torch.arange(2)[:, None])
 
 
 def test_two_correlated_inputs_of_which_one_leaves():
@@ -30,6 +30,15 @@ def test_the_last_channel_takes_all_that_is_left():
     order, added = removals([two_inputs()], np.zeros((2, 2)))
     assert order.tolist() == [0, 1]
     np.testing.assert_allclose(added, [3 / 28, 25 / 28], rtol=3e-3)
+
+
+def test_what_else_a_layer_reads_makes_up_for_a_group():
+    """The group is the second input alone: the first stays, and takes up what it can, so 3/7 are left."""
+    moments = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    read = Reader.of(torch.tensor([[1.0, 2.0]], dtype=torch.float64), moments).of_group(torch.tensor([[1]]))
+    assert isinstance(read, Read)
+    assert read.weight.shape == (1, 1)
+    assert added_damage(read, torch.tensor([True])).tolist() == pytest.approx([3 / 7], rel=3e-3)
 
 
 def test_fixed_damages_count_beside_it():

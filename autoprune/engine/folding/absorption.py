@@ -113,4 +113,4 @@ def _take_over(reader: nn.Module, norm: nn.Module | None, moments: ChannelMoment
         constants[gone] = partner.shift
         weight[:, other] += partner.slope * weight[:, gone]
     positions = np.concatenate([np.zeros(0, dtype=np.int64), *(index[partner.channel] for partner in taken)])
-    fold_into(reader, norm, positions, constants)
+    fold_into(reader, positions, constants, norm=norm)
