@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autoprune.api._running import Outcome, launch, resume
     from autoprune.api._searching import search
     from autoprune.api._status import DriverStatus, FrontTrial, RunningStatus, Status, status, stop
+    from autoprune.engine.conv_groups import group_convolutions
     from autoprune.engine.tasks import Task
     from autoprune.pipeline import Pruned, prune
 
@@ -58,6 +59,7 @@ __all__ = [
     "evaluate",
     "export_front",
     "export_trial",
+    "group_convolutions",
     "init",
     "inspect",
     "launch",
@@ -96,7 +98,12 @@ _HOMES = {
     "_searching": ("search",),
     "_status": ("FrontTrial", "DriverStatus", "RunningStatus", "Status", "status", "stop"),
 }
-_BELOW = {"Pruned": "autoprune.pipeline", "Task": "autoprune.engine.tasks", "prune": "autoprune.pipeline"}
+_BELOW = {
+    "Pruned": "autoprune.pipeline",
+    "Task": "autoprune.engine.tasks",
+    "group_convolutions": "autoprune.engine.conv_groups",
+    "prune": "autoprune.pipeline",
+}
 __getattr__ = lazy_names(
     __name__, _BELOW | {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 )

@@ -297,7 +297,7 @@ def _proposer(
     has_phase: Callable[[Point], bool],
 ) -> Proposer:
     search, setting = config.study, config.setting
-    compensation = ["compensated"] if setting.compensate else []
+    compensation = ["compensated"] if setting.compensate else ["merged"] if setting.merge else []
     return Proposer(
         space,
         n_trials=search.n_trials,

@@ -23,12 +23,14 @@ __all__ = [
     "inverse_root",
     "joint_probability",
     "logistic_noise",
+    "nudged",
     "output_std",
     "relative",
 ]
 
 _LEAST_ENERGY = 1e-5  # Of a block's scales, ‖γ‖²; below it nothing is left to whiten.
 _LEAST_STD = 1e-6
+_RIDGE = 0.02  # Of a channel's variance, 1 in the mean: what is almost gone is not blown up for ever.
 _LEAST_FIRST = 0.02  # P₀ of a channel that hardly ever fires.
 
 
@@ -71,6 +73,25 @@ def inverse_root(covariance: Tensor, energy: Tensor, *, iterations: int, gain: T
     if gain is not None:
         weights = weights * gain.to(weights.dtype)[:, None, None]
     return torch.where((energy > _LEAST_ENERGY)[:, None, None], weights, eye)
+
+
+def nudged(weights: Tensor, covariance: Tensor, *, rate: float) -> Tensor:
+    """One step of a whitening matrix towards C^{-1/2}, ``W ← W + α (I - W C Wᵀ) W``; not differentiated.
+
+    From the identity it comes to rest at C^{-1/2}. α is lowered where ``α tr(W C Wᵀ)`` would exceed 1, so that no step
+    overshoots.
+
+    Args:
+        weights: W of each block, shape (G, S, S).
+        covariance: C of each block, shape (G, S, S), symmetric.
+        rate: α, > 0.
+
+    References:
+        Zhang et al. (2021), Stochastic whitening batch normalization, arXiv 2106.04413; the lower α is ours.
+    """
+    whitened = weights @ covariance @ weights.mT
+    step = rate / (rate * whitened.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp_min(1)
+    return weights + step[:, None, None] * (_identity(weights) - whitened) @ weights
 
 
 def effective(weights: Tensor, x: Tensor) -> Tensor:
@@ -259,12 +280,15 @@ class Whitening(Compactor):
         group_size: Most channels in a block; the last one may have fewer.
         iterations: T of `inverse_root`.
         rate: Of the running mean, in (0, 1]: the share of the latest step.
+        nudge: α of `nudged`: W is then an estimate that goes on from step to step, which no gradient passes. None:
+            `inverse_root` of each batch.
         keep_variance: Whether W is divided by √S, S channels in the block: together they then vary as much as before,
             and equal uncorrelated ones stay as they are. As the paper has it, each gets the variance of all.
 
     Attributes:
         running: Ŵ in blocks, shape (G, S, S).
         covariance: Running mean of Σ, shape (G, S, S).
+        estimate: Where it is nudged, the estimate of W for blocks whose channels vary by 1 in the mean; (G, S, S).
 
     References:
         Shao et al. (2021), BWCP: probabilistic learning-to-prune channels for ConvNets via batch whitening,
@@ -273,7 +297,10 @@ class Whitening(Compactor):
 
     running: Tensor
     covariance: Tensor
+    estimate: Tensor
     _gain: Tensor
+    _floor: Tensor
+    _n_real: Tensor
 
     def __init__(
         self,
@@ -284,10 +311,11 @@ class Whitening(Compactor):
         iterations: int = 5,
         rate: float = 0.1,
         keep_variance: bool = False,
+        nudge: float | None = None,
     ) -> None:
         super().__init__()
         self._width, self._size = norm.num_features, min(group_size, norm.num_features)
-        self._iterations, self._rate = iterations, rate
+        self._iterations, self._rate, self._nudge = iterations, rate, nudge
         self.gate = gate
         covariance = torch.diag_embed(in_blocks(norm.weight.detach().square(), self._size))
         self.register_buffer("covariance", covariance)
@@ -295,6 +323,11 @@ class Whitening(Compactor):
         self.train(norm.training)  # It comes into a network that may be in evaluation mode already.
         n_real = in_blocks(torch.ones_like(norm.weight.detach()), self._size).sum(1)
         self.register_buffer("_gain", n_real.rsqrt() if keep_variance else torch.ones_like(n_real), persistent=False)
+        if nudge is not None:
+            self.register_buffer("estimate", _identity(covariance).clone())
+            self.register_buffer("_n_real", n_real, persistent=False)
+            is_real = in_blocks(torch.ones_like(norm.weight.detach()), self._size)
+            self.register_buffer("_floor", torch.diag_embed(1 - (1 - _RIDGE) * is_real), persistent=False)
         gate.join(self, norm)
 
     def forward(self, x: Tensor, norm: _BatchNorm) -> Tensor:
@@ -311,13 +344,28 @@ class Whitening(Compactor):
         scale, shift = (in_blocks(values.to(blocks.dtype), self._size) for values in (norm.weight, norm.bias))
         centred = blocks - shift[:, None]
         covariance = centred.mT @ centred / blocks.shape[1]  # γγᵀ ⊙ ρ, without dividing by a γ that may be 0
-        weights = inverse_root(covariance, scale.square().sum(1), iterations=self._iterations, gain=self._gain)
+        energy = scale.square().sum(1)
+        if self._nudge is None:
+            weights = inverse_root(covariance, energy, iterations=self._iterations, gain=self._gain)
+        else:
+            weights = self._nudged(covariance.detach(), energy.detach(), rate=self._nudge)
         weights = torch.lerp(_identity(weights), weights, self.gate.share)
         factors = self.gate.take(self, weights, covariance)
         with torch.no_grad():
             self.running.lerp_(weights.to(self.running.dtype), self._rate)
             self.covariance.lerp_(covariance.to(self.covariance.dtype), self._rate)
         return weights * in_blocks(factors, self._size)[..., None]
+
+    @torch.no_grad()
+    def _nudged(self, covariance: Tensor, energy: Tensor, *, rate: float) -> Tensor:
+        """W of this step by the estimate, which takes a step of its own; the identity for a block that is all gone."""
+        trace = torch.maximum(energy, covariance.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp_min(_LEAST_ENERGY)
+        lives = (energy > _LEAST_ENERGY)[:, None, None]
+        share = covariance * (self._n_real.to(covariance) / trace)[:, None, None] + self._floor.to(covariance)
+        estimate = self.estimate.to(covariance)
+        self.estimate.copy_(torch.where(lives, nudged(estimate, share, rate=rate), estimate))
+        gain = (self._gain * self._n_real.sqrt()).to(covariance)[:, None, None]
+        return torch.where(lives, self.estimate.to(covariance) * gain, _identity(covariance))
 
     def matrix(self) -> Tensor:
         """Ŵ, block-diagonal."""

@@ -10,7 +10,7 @@ from typing import Any
 from autoprune.config.fields import check, option
 from autoprune.errors import ConfigError
 
-__all__ = ["RECIPE", "DistillSpec", "TrainSpec", "check_dense"]
+__all__ = ["RECIPE", "DistillSpec", "TrainSpec", "check_dense", "check_undropped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,15 @@ class TrainSpec:
         batch: Images a step.
         optimizer: ``adam`` has its weight decay in the gradient, ``adamw`` beside it.
         learning_rate: At its peak.
-        schedule: ``one_cycle`` rises to the peak and falls to zero, ``cosine`` falls from it.
-        warmup: Share of the steps in which the rate rises, for ``one_cycle``.
+        schedule: ``one_cycle`` rises to the peak and falls to zero, ``cosine`` falls from it, and ``rise`` rises to it
+            and stays there, for a phase that another one follows: two anneals in a row waste one.
+        warmup: Share of the steps in which the rate rises, for ``one_cycle`` and ``rise``.
         momentum: Of ``sgd``, Nesterov's; of the others, the decay of the gradient's mean.
         weight_decay: Of every weight that the method gives no other.
         label_smoothing: Share of the label that is spread over all classes.
         augmentation: ``shift`` moves images by some pixels, ``crop_flip`` also mirrors them.
+        drop_channels: Share of the prunable channels that each image does without, others in each step (DropFilter);
+            for ``sparsify``.
         distill: A teacher; for ``finetune`` and ``sparsify``. ``{}`` takes all its defaults.
     """
 
@@ -54,12 +57,13 @@ class TrainSpec:
     batch: int = option(128, low=1, high=1_000_000)
     optimizer: str = option("sgd", choices=("sgd", "adam", "adamw"))
     learning_rate: float = option(0.05, above=0, high=100)
-    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant"))
+    schedule: str = option("one_cycle", choices=("one_cycle", "cosine", "constant", "rise"))
     warmup: float = option(0.15, low=0, below=1)
     momentum: float = option(0.9, low=0, below=1)
     weight_decay: float = option(5e-4, low=0)
     label_smoothing: float = option(0.0, low=0, below=1)
     augmentation: str = option("none", choices=("none", "shift", "crop_flip"))
+    drop_channels: float = option(0.0, low=0, below=1)
     distill: DistillSpec | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class TrainSpec:
         recipe = dataclasses.asdict(self)
         if self.distill is None:
             del recipe["distill"]  # As before there were teachers, so that the keys of those studies stay.
+        if not self.drop_channels:
+            del recipe["drop_channels"]  # Likewise.
         return recipe
 
     def searched(self, names: Iterable[str]) -> dict[str, float]:
@@ -119,4 +125,17 @@ def check_dense(recipe: TrainSpec) -> None:
         raise ConfigError(
             "`distill` lets pruned networks learn from the dense one, so [train.dense] can't have it. Put it into "
             "[train.finetune] or [train.sparsify]."
+        )
+
+
+def check_undropped(recipe: TrainSpec, phase: str) -> None:
+    """Refuse to drop channels in a phase that does not prepare for their removal.
+
+    Raises:
+        ConfigError: It drops channels.
+    """
+    if recipe.drop_channels:
+        raise ConfigError(
+            f"`drop_channels` makes networks ready for a cut, so [train.{phase}] can't have it, but it is "
+            f"{recipe.drop_channels:g} there. Put it into [train.sparsify]."
         )

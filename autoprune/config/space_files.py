@@ -264,10 +264,13 @@ def _resolve(tables: Mapping[str, Any], catalogue: Catalogue, *, name: str, wher
     for method in names:
         known, place = catalogue[method], f"{where}: [method.{method}]"
         ranges = {key: values for key, values in known.items() if values is not None}
-        for key, value in table_of(tables.get("method", {}).get(method, {}), where, f"method.{method}").items():
+        given = table_of(tables.get("method", {}).get(method, {}), where, f"method.{method}")
+        for key, value in given.items():
             if key not in known:
                 raise ConfigError(f"{place}: {unknown_name('hyper-parameter', key, known)}")
             ranges[key] = _range(value, f"{place[:-1]}.{key}]")
+        if "strength" in given and "reach" not in given:
+            ranges.pop("reach", None)  # It would go before the strength.
         methods[method] = ranges
     table = {**vars(file), "methods": methods, "any_method": file.methods == _ANY}
     return read(SpaceConfig, table, where=f"{where}: [space]")

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from autoprune.config.fields import check, option, read
 from autoprune.config.numerics import AUTO, LAYOUTS, PRECISIONS, Numerics
-from autoprune.config.recipes import TrainSpec, check_dense
+from autoprune.config.recipes import TrainSpec, check_dense, check_undropped
 from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError
 
@@ -285,6 +285,8 @@ class EngineSpec:
             not timed.
         compensate: Layers that read removed channels are refitted to what they said before, by least squares over 256
             images, before anything is trained.
+        merge: The weights of layers that read removed channels move to channels that say almost the same, up to scale
+            and shift, where there are such; by 256 images, before anything is trained.
     """
 
     precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
@@ -295,9 +297,12 @@ class EngineSpec:
     threads: int | None = option(None, low=1, high=4096)
     latency_batch: int | None = option(None, low=1)
     compensate: bool = False
+    merge: bool = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.merge and self.compensate:
+            raise ConfigError("`merge` and `compensate` both refit the readers of removed channels. Drop one of them.")
         if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
@@ -334,6 +339,8 @@ class SettingSpec(EngineSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_dense(self.dense)
+        check_undropped(self.dense, "dense")
+        check_undropped(self.finetune, "finetune")
         if (self.data is None) == (self.task.factory is None):
             given = "both" if self.data is not None else "neither"
             raise ConfigError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.config import TrainSpec
 from autoprune.cost import Limits
 from autoprune.engine.channels import Traced
-from autoprune.widths import Scores
+from autoprune.errors import ConfigError
+from autoprune.widths import Damages, Scores
 
 __all__ = [
     "Batches",
@@ -75,6 +77,25 @@ class Penalty(ABC):
             ConfigError: The step is too long for a closed form.
         """
 
+    @property
+    def most_strength(self) -> float:
+        """The largest ``strength`` that goes with its other hyper-parameters."""
+        return 1.0
+
+    def with_strength(self, strength: float) -> Self:
+        """The same at another strength, or at `most_strength` where that is less.
+
+        Raises:
+            ConfigError: It has no hyper-parameter of that name.
+        """
+        mine: Any = self
+        if not any(field.name == "strength" for field in dataclasses.fields(mine)):
+            raise ConfigError(
+                f"`reach` sets the `strength` of a penalty, but {type(self).__name__} has none. Drop `reach`."
+            )
+        changed: Self = dataclasses.replace(mine, strength=min(strength, self.most_strength))
+        return changed
+
 
 class Importance(ABC):
     """A score that ranks the channels of every group; subclasses are frozen dataclasses of hyper-parameters alone."""
@@ -95,6 +116,18 @@ class Importance(ABC):
             traced: Its channel groups.
             batches: For scores that are measured on data.
         """
+
+    def damages(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Damages | None:
+        """What it does to remove channels together, for width rules that go by it; see `widths.Damages`.
+
+        None, the default: the damage at the next layer.
+
+        Args:
+            model: The network; left as it is.
+            traced: Its channel groups.
+            batches: What it is measured on.
+        """
+        return None
 
 
 class Compactor(nn.Module, ABC):
@@ -192,7 +225,8 @@ class Method(ABC):
     part: ClassVar[str] = ""
     """The field that holds the penalty or importance which the method is made with; empty where it has none."""
     ranking: ClassVar[tuple[str, ...]] = ()
-    """Hyper-parameters that only `rank` looks at: trials that differ in no others share their sparsify phase."""
+    """Hyper-parameters that only `rank` and `accompany` look at: trials that differ in no others share their sparsify
+    phase."""
 
     @abstractmethod
     def attach(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
@@ -221,6 +255,34 @@ class Method(ABC):
             state: What `Hooks.state` held at the end of the phase; empty where it is None.
             batches: For scores that are measured on data.
         """
+
+    def damages(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Damages | None:
+        """What it does to remove channels together after the phase; as `Importance.damages`.
+
+        Args:
+            model: The network with the phase's weights; left as it is.
+            traced: Its channel groups.
+            batches: What it is measured on.
+        """
+        return None
+
+    @property
+    def accompanies(self) -> bool:
+        """Whether it has a part in the fine-tune phase, too: see `accompany`."""
+        return False
+
+    def accompany(self, model: nn.Module, traced: Traced, *, plan: PhasePlan) -> Hooks:
+        """What it does in the fine-tune phase of the pruned network; nothing unless it `accompanies`.
+
+        Args:
+            model: The pruned network, on the device that it will be trained on.
+            traced: Its channel groups, as wide as they are now.
+            plan: Recipe and length of the phase. Its ``hooks.recipe`` plays no part.
+
+        Raises:
+            NetworkError: There is nothing left to work on.
+        """
+        return Hooks()
 
     @property
     def silence(self) -> float:

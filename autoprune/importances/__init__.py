@@ -3,8 +3,11 @@
 from autoprune.engine.contracts import Importance
 from autoprune.importances._damage import Damage
 from autoprune.importances._filter_norm import FilterNorm
+from autoprune.importances._fisher import Fisher
 from autoprune.importances._group_norm import GroupNorm
+from autoprune.importances._noise_out import NoiseOut
 from autoprune.importances._normalise import NORMALISATIONS, normalise
+from autoprune.importances._obs import OBS
 from autoprune.importances._random import Random
 from autoprune.importances._scale import ScaleMagnitude, require_scales
 from autoprune.importances._taylor import Taylor
@@ -12,9 +15,12 @@ from autoprune.importances._taylor import Taylor
 __all__ = [
     "IMPORTANCES",
     "NORMALISATIONS",
+    "OBS",
     "Damage",
     "FilterNorm",
+    "Fisher",
     "GroupNorm",
+    "NoiseOut",
     "Random",
     "ScaleMagnitude",
     "Taylor",
@@ -28,5 +34,8 @@ IMPORTANCES: dict[str, type[Importance]] = {
     "scale": ScaleMagnitude,
     "taylor": Taylor,
     "damage": Damage,
+    "fisher": Fisher,
+    "obs": OBS,
+    "noise_out": NoiseOut,
     "random": Random,
 }

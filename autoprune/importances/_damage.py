@@ -12,9 +12,9 @@ from torch import nn
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Importance
 from autoprune.engine.measuring import measure_damages
-from autoprune.widths import Scores, joint_damages
+from autoprune.widths import Damages, Scores, joint_damages
 
-__all__ = ["Damage", "order_of_damage"]
+__all__ = ["Damage", "joint_scores", "order_of_damage"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,17 @@ class Damage(Importance):
         Raises:
             DataError: There is no batch.
         """
-        scores = {}
-        for name, matrix in measure_damages(model, traced, batches=batches).items():
-            order = order_of_damage(matrix)
-            scores[name] = np.empty(len(order))
-            scores[name][order] = joint_damages(matrix, order)
-        return scores
+        return joint_scores(measure_damages(model, traced, batches=batches))
+
+
+def joint_scores(damages: Damages) -> Scores:
+    """What has been lost once a channel and all before it are gone, each time the one that adds the least; (C,)."""
+    scores = {}
+    for name, matrix in damages.items():
+        order = order_of_damage(matrix)
+        scores[name] = np.empty(len(order))
+        scores[name][order] = joint_damages(matrix, order)
+    return scores
 
 
 def order_of_damage(matrix: NDArray[np.float64]) -> NDArray[np.int64]:

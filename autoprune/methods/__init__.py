@@ -10,9 +10,12 @@ from autoprune.importances import IMPORTANCES
 from autoprune.importing import import_named, is_own
 from autoprune.methods._aofp import AOFP
 from autoprune.methods._bwcp import BWCP
+from autoprune.methods._ffr import FFR
+from autoprune.methods._granet import GraNet
 from autoprune.methods._halo import Halo
 from autoprune.methods._implicit import Implicit
 from autoprune.methods._named import NamedMethod, named_method, of_class, of_importance, of_penalty
+from autoprune.methods._orthoreg import OrthoReg
 from autoprune.methods._ranking import Ranking
 from autoprune.methods._resrep import ResRep
 from autoprune.methods._slimming import Slimming
@@ -21,10 +24,13 @@ from autoprune.penalties import PENALTIES
 __all__ = [
     "AOFP",
     "BWCP",
+    "FFR",
     "METHODS",
+    "GraNet",
     "Halo",
     "Implicit",
     "NamedMethod",
+    "OrthoReg",
     "Ranking",
     "ResRep",
     "Slimming",
@@ -38,7 +44,7 @@ __all__ = [
 # Studies knew these methods before their penalty or importance had a name of its own.
 _FIRST_NAMES = {"l1": "slimming", "group_norm": "magnitude"}
 
-_RECIPES: tuple[type[Method], ...] = (Halo, Implicit, ResRep, AOFP, BWCP)
+_RECIPES: tuple[type[Method], ...] = (Halo, Implicit, ResRep, AOFP, BWCP, FFR, OrthoReg, GraNet)
 _ALL = (
     *(of_penalty(kind, _FIRST_NAMES.get(name, f"slimming_{name}")) for name, kind in PENALTIES.items()),
     *(of_class(recipe, recipe.name) for recipe in _RECIPES),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +18,7 @@ from autoprune.engine.channels import Member, Traced, is_atomic, kind_of, reader
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.training import wide
 from autoprune.errors import NetworkError
-from autoprune.importances import GroupNorm, normalise
+from autoprune.importances import Damage, GroupNorm, normalise
 from autoprune.methods._aofp_moves import MaskSearch, Moves, scores_of
 from autoprune.methods._by_group import scale_names
 from autoprune.widths import Scores
@@ -110,10 +111,10 @@ class AOFP(Method):
     Only a group that exactly one layer reads and combines can be judged so: the inside of a residual block, a plain
     chain. The others (residual streams) are never masked.
 
-    Ranked first are the others, by the group norm relative to its mean; then the channels left in groups that were
-    judged, by their last mean T, which is a share and so compares between layers; then the masked ones, the last one
-    masked first. Cut by the width rule ``global``, residual streams stay whole until all else is at its minimum, as in
-    the paper. Where the target was met, that rule removes none but masked channels.
+    What is left in the end is ranked by `Damage`, in all groups alike; then come the masked channels, the last one
+    masked first. Where the target was met, the width rule ``global`` removes none but these. With ``streams = "whole"``
+    groups that were not judged rank above everything, by the group norm relative to its mean, and those that were by
+    their last mean T: they stay whole until all else is at its minimum, which costs dearly at hard targets.
 
     Args:
         theta: θ, of the damage that all channels masked at once may do, > 0; relative to what is left by then.
@@ -121,6 +122,7 @@ class AOFP(Method):
             noisy; a group of C channels needs log2(C) halves to find one that does little harm.
         mask_ratio: Share of the channels under search that a step leaves out, in (0, 1).
         warmup: Share of the phase before the first half, in [0, 1).
+        streams: How groups that several layers read are ranked: by ``"damage"`` as all others, or ``"whole"``.
         scale_decay: Weight decay of every γ that a prunable channel passes.
 
     References:
@@ -129,16 +131,19 @@ class AOFP(Method):
         never drawn counts as harmful. We compare before the activation, which is also what a residual sum adds; give
         the side path the base path's batch statistics, no gradient and no say in running statistics; take the
         difference from the layer's linearity instead of a second pass; begin halves with exactly ``samples`` steps
-        ahead; stop within a move once the target is met; and retire groups at their minimum width.
+        ahead; stop within a move once the target is met; and retire groups at their minimum width. There streams are
+        whole.
     """
 
     name: ClassVar[str] = "aofp"
     aims: ClassVar[bool] = True
+    ranking: ClassVar[tuple[str, ...]] = ("streams",)
 
     theta: float = option(0.05, above=0, high=10, search={"low": 1e-3, "high": 1e-1, "scale": "log", "points": 5})
     samples: int = option(20, low=1, high=1_000_000)
     mask_ratio: float = option(0.5, above=0, below=1)
     warmup: float = option(0.0, low=0, below=1)
+    streams: str = option("damage", choices=("damage", "whole"))
     scale_decay: float = option(0.0, low=0, high=1)
 
     def __post_init__(self) -> None:
@@ -166,9 +171,13 @@ class AOFP(Method):
         )
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
-        """Last mean damage of what is left; 0 or less where a channel was masked; more than these in other groups."""
+        """Damage of what is left; 0 or less where a channel was masked."""
         norms = GroupNorm().score(model, traced, batches=batches)
-        return scores_of(state, normalise(norms, "mean", traced.cost))
+        scores = scores_of(state, normalise(norms, "mean", traced.cost))
+        if self.streams == "whole":
+            return scores
+        left, least = Damage().score(model, traced, batches=batches), np.finfo(np.float64).tiny
+        return {name: np.where(score > 0, np.maximum(left[name], least), score) for name, score in scores.items()}
 
 
 class _WatchedGroup:

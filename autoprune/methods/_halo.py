@@ -14,13 +14,13 @@ from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise
 from autoprune.methods._by_group import by_group
-from autoprune.methods._penalised import PenalisedValues, penalised
+from autoprune.methods._penalised import ACTS_ON, PenalisedValues, penalised
 from autoprune.methods._scored_by import SCORED_BY, SEARCHED, scores_left
-from autoprune.penalties import STRENGTH
 from autoprune.widths import Scores
 
 __all__ = ["Halo", "halo_gradients", "halo_value"]
 
+_STRENGTHS = {"low": 1e-5, "high": 1e-2, "scale": "log", "points": 4}  # Few, so that trials share phases.
 _SMALLEST, _LARGEST = 1e-2, 1e2  # 1 / λ**2 must not explode, and a channel must be able to come back.
 
 
@@ -55,10 +55,12 @@ class Halo(Method):
     Args:
         strength: ξ, the slope where λ is 1, > 0.
         pivot: The size of a scale or norm at which λ comes to rest at 1, > 0.
-        start: λ before the first step, in [0.01, 100].
+        start: λ before the first step, in [0.01, 100]. None: where each comes to rest, ``(|x| / pivot)**(1/3)``, since
+            in a phase of a few hundred steps it would not come there.
         rate: Learning rate of λ as a multiple of the network's, > 0.
-        acts_on: ``"scales"`` of BatchNorms, and filters in their unit where there are none, or ``"norms"`` of filters;
-            see `Slimming`. Where a channel has several scales, they share its λ, which sees their mean.
+        acts_on: ``"scales"`` of BatchNorms, and filters in their unit where there are none, ``"group_scales"``, or
+            ``"norms"`` of filters; see `Slimming`. Where a channel has several scales, they share its λ, which sees
+            their mean.
         scale_decay: Weight decay of every γ that a prunable channel passes; as in `Slimming`.
         scored_by: ``"size"`` of what was penalised, ``"lambda"``, which forgets more slowly, or ``"damage"``; see
             `Slimming`.
@@ -66,18 +68,18 @@ class Halo(Method):
 
     References:
         Seto, Wells and Zhang (2021), HALO: learning to prune neural networks with shrinkage, arXiv 2008.10183. There
-        each weight has its λ and λ the network's weight decay; one for each channel, its pivot, its clamp and
-        ranking by damage are ours.
+        each weight has its λ, which starts at 1, and λ the network's weight decay; one for each channel, its pivot,
+        its start, its clamp and ranking by damage are ours.
     """
 
     name: ClassVar[str] = "halo"
     ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1, search=_STRENGTHS)
     pivot: float = option(0.2, above=0, high=100, search={"values": (0.02, 0.2, 2.0), "scale": "log"})
-    start: float = option(1.0, low=_SMALLEST, high=_LARGEST)
+    start: float | None = option(None, low=_SMALLEST, high=_LARGEST)
     rate: float = option(1.0, above=0, high=1000)
-    acts_on: str = option("scales", choices=("scales", "norms"))
+    acts_on: str = option("scales", choices=ACTS_ON)
     scale_decay: float = option(0.0, low=0, high=1)
     scored_by: str = option("size", choices=("lambda", *SCORED_BY), search=SEARCHED)
     normalisation: str = option("none", choices=NORMALISATIONS)
@@ -119,8 +121,15 @@ class _Strengths:
         channels = target.channels
         self._count = torch.zeros(target.n_channels, device=channels.device)
         self._count.index_add_(0, channels, torch.ones(len(channels), device=channels.device))
-        self._lambda = torch.full_like(self._count, method.start)
+        self._lambda = self._at_rest() if method.start is None else torch.full_like(self._count, method.start)
         self._velocity, self._slope = torch.zeros_like(self._lambda), torch.zeros_like(self._lambda)
+
+    def _at_rest(self) -> Tensor:
+        """λ* of every channel, for the mean size of what it has; 1 where it has nothing."""
+        total = torch.zeros_like(self._count)
+        total.index_add_(0, self._target.channels, self._target.values().abs().to(total.dtype))
+        found = (total / self._count.clamp_min(1) / self._method.pivot) ** (1 / 3)
+        return torch.where(self._count > 0, found.clamp(_SMALLEST, _LARGEST), 1.0)
 
     def add_gradients(self) -> None:
         """Both gradients at the same point: the network's is added, that of λ waits for its step."""

@@ -66,6 +66,8 @@ class NamedMethod:
         for name, each in self.fields.items():
             search = each.metadata["search"]
             found[name] = None if search is None else read(Range, search, where=f"{self.name}.{name}")
+        if found.get("strength") is not None and "reach" in found:
+            found["reach"] = None  # It would go before the strength.
         return found
 
     def build(self, hyper: Mapping[str, Any]) -> Method:

@@ -16,7 +16,9 @@ from autoprune.engine.training import wide
 from autoprune.errors import NetworkError
 from autoprune.methods._sizes import Units, bare_groups, trained
 
-__all__ = ["FilterNorms", "PenalisedValues", "Scales", "penalised"]
+__all__ = ["ACTS_ON", "FilterNorms", "GroupScales", "PenalisedValues", "Scales", "penalised"]
+
+ACTS_ON = ("scales", "group_scales", "norms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +67,10 @@ def penalised(model: nn.Module, traced: Traced, *, acts_on: str) -> PenalisedVal
     Args:
         model: The network as the phase begins.
         traced: Its channel groups.
-        acts_on: ``"scales"`` of BatchNorms, and in groups that have none norms of filters in the unit of scales; or
-            ``"norms"`` of filters, as they are, everywhere. Filters before a BatchNorm that has no scales are left
-            alone with the former, since their size changes nothing.
+        acts_on: ``"scales"`` of BatchNorms, or ``"group_scales"``, the norms of all scales of a channel, and in groups
+            that have none norms of filters in the unit of scales; or ``"norms"`` of filters, as they are, everywhere.
+            Filters before a BatchNorm that has no scales are left alone but for the last, since their size changes
+            nothing.
 
     Raises:
         NetworkError: There is nothing that trains.
@@ -81,7 +84,7 @@ def penalised(model: nn.Module, traced: Traced, *, acts_on: str) -> PenalisedVal
             )
         return norms
     bare = bare_groups(model, traced)
-    scales = Scales(model, traced)
+    scales = (Scales if acts_on == "scales" else GroupScales)(model, traced)
     if not bare and scales.names:
         return scales
     sized = [group.name for group in traced.groups if group.name in bare and not _norms(model, group)]
@@ -118,7 +121,63 @@ class Scales(PenalisedValues):
             rows.parameter[rows.places] = part.to(rows.parameter.dtype)
 
 
-class FilterNorms(PenalisedValues):
+class _Norms(PenalisedValues):
+    """The ℓ2 norm of all that some rows of parameters hold of a channel is one number."""
+
+    _rows: list[_Rows]
+
+    def values(self) -> Tensor:
+        """The norms, >= 0, in their units."""
+        return (self._norms() / self._unit())[self.channels]
+
+    @torch.no_grad()
+    def add_gradient(self, slope: Tensor) -> None:
+        """Each row by the slope and its channel's direction, ``u w / ‖w‖``; nothing where the norm is 0."""
+        norms = self._norms()
+        factors = torch.where(norms > 0, self._of_all(slope, norms) * self._unit() / norms, 0.0)
+        for rows in self._rows:
+            if rows.parameter.grad is not None:
+                part = rows.parameter[rows.places] * _column(factors[rows.channels], rows.parameter)
+                rows.parameter.grad.index_add_(0, rows.places, part.to(rows.parameter.grad.dtype))
+
+    @torch.no_grad()
+    def assign(self, values: Tensor) -> None:
+        """Scale the rows of each channel by one factor; where the norm is 0 they stay so."""
+        norms = self._norms()
+        factors = torch.where(norms > 0, self._of_all(values, norms) * self._unit() / norms, 0.0)
+        for rows in self._rows:
+            part = rows.parameter[rows.places] * _column(factors[rows.channels], rows.parameter)
+            rows.parameter[rows.places] = part.to(rows.parameter.dtype)
+
+    def _norms(self) -> Tensor:
+        """‖w‖ of all channels, shape (all channels,)."""
+        total = torch.zeros(self.n_channels, device=self.channels.device)
+        for rows in self._rows:
+            own = wide(rows.parameter.detach()[rows.places])
+            total = total.to(own.dtype).index_add_(0, rows.channels, own.reshape(len(own), -1).square().sum(1))
+        return total.sqrt()
+
+    def _unit(self) -> Tensor | float:
+        return 1.0 if self.units is None else self.units.by_channel
+
+    def _of_all(self, values: Tensor, norms: Tensor) -> Tensor:
+        """Shape (n,) → (all channels,)."""
+        return torch.zeros_like(norms).index_copy_(0, self.channels, values.to(norms.dtype))
+
+
+class GroupScales(_Norms):
+    """The ℓ2 norm of all BatchNorm scales of a channel is one number; frozen ones are left out of it.
+
+    A channel of a residual sum has a scale for each branch, and goes only when all of them are gone.
+    """
+
+    def __init__(self, model: nn.Module, traced: Traced) -> None:
+        self._rows, self.n_channels = _rows(model, traced, of_scales=True)
+        self.names = self.scales = tuple(dict.fromkeys(rows.name for rows in self._rows))
+        self.channels = _joined([rows.channels for rows in self._rows]).unique()
+
+
+class FilterNorms(_Norms):
     """The ℓ2 norm of all filters that write a channel, whichever layers they are in, is one number.
 
     Frozen filters are left out of the norm, and channels that have no others have no number.
@@ -146,44 +205,6 @@ class FilterNorms(PenalisedValues):
         self.names = tuple(dict.fromkeys(rows.name for rows in self._rows))
         self.channels = _joined([rows.channels for rows in self._rows]).unique()
         self.units = units
-
-    def values(self) -> Tensor:
-        """The norms, >= 0, in their units."""
-        return (self._norms() / self._unit())[self.channels]
-
-    @torch.no_grad()
-    def add_gradient(self, slope: Tensor) -> None:
-        """Each filter by the slope and its channel's direction, ``u w / ‖w‖``; nothing where the norm is 0."""
-        norms = self._norms()
-        factors = torch.where(norms > 0, self._of_all(slope, norms) * self._unit() / norms, 0.0)
-        for rows in self._rows:
-            if rows.parameter.grad is not None:
-                part = rows.parameter[rows.places] * _column(factors[rows.channels], rows.parameter)
-                rows.parameter.grad.index_add_(0, rows.places, part.to(rows.parameter.grad.dtype))
-
-    @torch.no_grad()
-    def assign(self, values: Tensor) -> None:
-        """Scale the filters of each channel by one factor; where the norm is 0 they stay so."""
-        norms = self._norms()
-        factors = torch.where(norms > 0, self._of_all(values, norms) * self._unit() / norms, 0.0)
-        for rows in self._rows:
-            part = rows.parameter[rows.places] * _column(factors[rows.channels], rows.parameter)
-            rows.parameter[rows.places] = part.to(rows.parameter.dtype)
-
-    def _norms(self) -> Tensor:
-        """‖w‖ of all channels, shape (all channels,)."""
-        total = torch.zeros(self.n_channels, device=self.channels.device)
-        for rows in self._rows:
-            squares = wide(rows.parameter.detach()[rows.places]).flatten(1).square().sum(1)
-            total = total.to(squares.dtype).index_add_(0, rows.channels, squares)
-        return total.sqrt()
-
-    def _unit(self) -> Tensor | float:
-        return 1.0 if self.units is None else self.units.by_channel
-
-    def _of_all(self, values: Tensor, norms: Tensor) -> Tensor:
-        """Shape (n,) → (all channels,)."""
-        return torch.zeros_like(norms).index_copy_(0, self.channels, values.to(norms.dtype))
 
 
 class _Joined(PenalisedValues):

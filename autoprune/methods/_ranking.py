@@ -12,7 +12,7 @@ from autoprune.config import check, option
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Importance, Method, PhasePlan
 from autoprune.importances import NORMALISATIONS, normalise, require_scales
-from autoprune.widths import Scores
+from autoprune.widths import Damages, Scores
 
 __all__ = ["Ranking"]
 
@@ -45,6 +45,10 @@ class Ranking(Method):
         if self.importance.needs_scales:
             require_scales(traced)
         return Hooks()
+
+    def damages(self, model: nn.Module, traced: Traced, *, batches: Batches) -> Damages | None:
+        """Those of the importance."""
+        return self.importance.damages(model, traced, batches=batches)
 
     def rank(self, model: nn.Module, traced: Traced, *, state: Mapping[str, Tensor], batches: Batches) -> Scores:
         """The scores by group."""

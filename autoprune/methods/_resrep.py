@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.compactors import Pointwise
-from autoprune.config import TrainSpec, check, option
+from autoprune.config import check, option
 from autoprune.cost import CostModel, Limits, fit
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.folding import Inserted, fold_compactors, insert, sites
-from autoprune.engine.training import learning_rate
 from autoprune.errors import ConfigError
 from autoprune.importances import GroupNorm, normalise
 from autoprune.methods._by_group import by_group, scale_names
+from autoprune.methods._travel import travel
 from autoprune.widths import Scores, keep_best, remove_least
 
-__all__ = ["ResRep", "forgotten_rows", "row_gradients", "smallest", "travel"]
+__all__ = ["ResRep", "forgotten_rows", "row_gradients", "smallest"]
 
 _WAY = 1.5
 """How far a row of norm 1 must be able to travel to come to rest at zero: its last steps are slower."""
@@ -78,18 +78,6 @@ def smallest(forgotten: Mapping[str, NDArray[np.bool_]], norms: Scores, *, most:
     order = np.argsort(np.where(whole, np.concatenate([norms[name] for name in forgotten]), np.inf), kind="stable")
     whole[order[most:]] = False
     return dict(zip(forgotten, np.split(whole, np.cumsum([len(one) for one in forgotten.values()])[:-1]), strict=True))
-
-
-def travel(recipe: TrainSpec, n_steps: int, *, first: int, momentum: float) -> float:
-    """How far a lasso of strength 1 moves a row from a step on to the end of the phase: ``Σ rate / (1 - momentum)``.
-
-    Args:
-        recipe: Of the phase; its learning rates count.
-        n_steps: Length of the phase.
-        first: The first step that counts.
-        momentum: Of the rows, in [0, 1).
-    """
-    return sum(learning_rate(recipe, step, n_steps) for step in range(first, n_steps)) / (1 - momentum)
 
 
 @dataclass(frozen=True)

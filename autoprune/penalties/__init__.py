@@ -7,10 +7,9 @@ from autoprune.penalties._log_sum import LogSum
 from autoprune.penalties._lp import Lp
 from autoprune.penalties._mcp import MCP
 from autoprune.penalties._scad import SCAD
-from autoprune.penalties._strength import STRENGTH
 from autoprune.penalties._tl1 import TL1
 
-__all__ = ["L1", "MCP", "PENALTIES", "SCAD", "STRENGTH", "TL1", "LogSum", "Lp", "firm"]
+__all__ = ["L1", "MCP", "PENALTIES", "SCAD", "TL1", "LogSum", "Lp", "firm"]
 
 PENALTIES: dict[str, type[Penalty]] = {
     "l1": L1,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["L1"]
 
@@ -37,7 +36,7 @@ class L1(Penalty):
 
     least_steps: ClassVar[int | None] = 1_400  # Before, most of the range of strengths moves the scales by little.
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["LogSum"]
 
@@ -32,7 +31,7 @@ class LogSum(Penalty):
         Candès, Wakin and Boyd (2008), Enhancing sparsity by reweighted ℓ1 minimization, arXiv 0711.1612.
     """
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
     bend: float = option(0.1, above=0, high=1000, search={"values": (0.01, 0.1, 1.0), "scale": "log"})
 
     def __post_init__(self) -> None:

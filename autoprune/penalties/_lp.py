@@ -10,7 +10,6 @@ from torch import Tensor
 
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["Lp"]
 
@@ -39,7 +38,7 @@ class Lp(Penalty):
         ours. Proximal step for p = 1/2: Xu et al. (2012), L1/2 regularization, DOI 10.1109/TNNLS.2012.2197412.
     """
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
     power: float = option(0.5, above=0, below=1, search={"values": (0.25, 0.5, 0.75)})
     smoothing: float = option(1e-2, low=0, high=1)
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
 from autoprune.errors import ConfigError
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["MCP"]
 
@@ -36,7 +35,7 @@ class MCP(Penalty):
         Bui et al. (2021), Improving network slimming with nonconvex regularization, arXiv 2010.01242.
     """
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
     knee: float = option(0.5, above=0, high=1000, search={"values": (0.1, 0.5, 1.0, 2.0), "scale": "log"})
 
     def __post_init__(self) -> None:
@@ -46,6 +45,11 @@ class MCP(Penalty):
                 f"`knee` must be greater than `strength` (a > 1 in a = knee / strength), but got knee={self.knee}, "
                 f"strength={self.strength}. Raise the knee: it is the size of a scale that should be left alone."
             )
+
+    @property
+    def most_strength(self) -> float:
+        """Just below the knee."""
+        return min(1.0, 0.99 * self.knee)
 
     def value(self, x: Tensor) -> Tensor:
         """``strength * sum(m - m**2 / (2 knee))``, a scalar."""

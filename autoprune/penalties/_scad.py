@@ -10,7 +10,6 @@ from torch import Tensor
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
 from autoprune.errors import ConfigError
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["SCAD"]
 
@@ -37,7 +36,7 @@ class SCAD(Penalty):
         regularization, arXiv 2010.01242.
     """
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
     knee: float = option(0.5, above=0, high=1000, search={"values": (0.1, 0.5, 1.0, 2.0), "scale": "log"})
 
     def __post_init__(self) -> None:
@@ -47,6 +46,11 @@ class SCAD(Penalty):
                 f"`knee` must be greater than 2 × `strength` (a > 2 in a = knee / strength), but got knee={self.knee}, "
                 f"strength={self.strength}. Raise the knee: it is the size of a scale that should be left alone."
             )
+
+    @property
+    def most_strength(self) -> float:
+        """Just below half of the knee."""
+        return min(1.0, 0.49 * self.knee)
 
     def value(self, x: Tensor) -> Tensor:
         """The sum over ``x``, a scalar."""

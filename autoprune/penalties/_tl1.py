@@ -10,7 +10,6 @@ from torch import Tensor
 
 from autoprune.config import check, option
 from autoprune.engine.contracts import Penalty
-from autoprune.penalties._strength import STRENGTH
 
 __all__ = ["TL1"]
 
@@ -34,7 +33,7 @@ class TL1(Penalty):
         Improving network slimming with nonconvex regularization, arXiv 2010.01242.
     """
 
-    strength: float = option(1e-3, above=0, high=1, search=STRENGTH)
+    strength: float = option(1e-3, above=0, high=1)
     bend: float = option(1.0, above=0, high=1000, search={"values": (0.1, 0.5, 1.0, 10.0), "scale": "log"})
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from autoprune.engine.contracts import Batches, Method
 from autoprune.engine.folding import silent_channels
 from autoprune.engine.measuring import measure_damages
 from autoprune.errors import TrialError
-from autoprune.widths import Evidence, Kept, Scores, keep_best, rule_named
+from autoprune.widths import Damages, Evidence, Kept, Scores, keep_best, rule_named
 
 __all__ = ["Ranking", "silent_last"]
 
@@ -71,11 +71,15 @@ class Ranking:
             traced.cost,
             scores,
             multipliers=multipliers or {},
-            measure=lambda: measure_damages(model, traced, batches=self.batches),
+            measure=lambda: self._damages(model, traced),
         )
         widths = rule_named(rule)
         kept = keep_best(traced.cost, scores, widths.widths(evidence, limits))
         return kept, widths.findings(evidence, kept)
+
+    def _damages(self, model: nn.Module, traced: Traced) -> Damages:
+        own = self.method.damages(model, traced, batches=self.batches)
+        return measure_damages(model, traced, batches=self.batches) if own is None else own
 
 
 def silent_last(scores: Scores, model: nn.Module, traced: Traced, *, silence: float) -> Scores:

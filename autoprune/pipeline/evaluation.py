@@ -15,7 +15,17 @@ from autoprune.engine.files import PhaseStore
 from autoprune.engine.tasks import TestData
 from autoprune.errors import DataError
 from autoprune.pipeline.lineage import as_kept, inherited
-from autoprune.pipeline.steps import Choice, Cut, Parent, compensated, cut_from, finetuned, parent_of, recalibrated
+from autoprune.pipeline.steps import (
+    Choice,
+    Cut,
+    Parent,
+    accompanied,
+    compensated,
+    cut_from,
+    finetuned,
+    parent_of,
+    recalibrated,
+)
 from autoprune.pipeline.teacher import teacher_of
 from autoprune.pipeline.workbench import open_workbench
 
@@ -72,13 +82,15 @@ def repeat(lineage: Sequence[Link], *, seed_for: Callable[[TrialSpec], int], pha
             network, kept = repetition.pruned.network.eval(), as_kept(before.kept)
             made = inherited(network, kept, number=before.spec.number, sha256="", workbench=workbench)
             parent = Parent(method, dense, repetition.parent.phase, made)
-        pruned = cut_from(parent, Choice(workbench.traced.cost, as_kept(link.kept)), workbench=workbench)
-        compensated(parent, Choice(workbench.traced.cost, as_kept(link.kept)), pruned, workbench=workbench)
+        choice = Choice(workbench.traced.cost, as_kept(link.kept))
+        pruned = cut_from(parent, choice, workbench=workbench)
+        compensated(parent, choice, pruned, workbench=workbench)
         if not pruned.is_untouched:
             recalibrated(pruned.network, workbench=workbench)
             recipe, seed = link.spec.finetune, seed_for(link.spec)
             teacher = teacher_of(recipe, dense, workbench=workbench, phases=phases, report=_say_nothing, seed=seed)
-            finetuned(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher)
+            hooks = accompanied(parent, choice, pruned, recipe=recipe, workbench=workbench)
+            finetuned(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher, hooks=hooks)
         before, repetition = link, Repetition(pruned, parent)
     assert repetition is not None
     return repetition

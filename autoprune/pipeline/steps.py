@@ -13,10 +13,11 @@ from autoprune.config import Progressed, TrainSpec, TrialSpec, seed_of
 from autoprune.cost import CostModel
 from autoprune.engine.asking import joined
 from autoprune.engine.channels import Traced
-from autoprune.engine.contracts import Batches, Method
+from autoprune.engine.contracts import Batches, Hooks, Method, PhasePlan
 from autoprune.engine.files import Phase, PhaseStore, with_state
-from autoprune.engine.folding import compensate, fold_constants
-from autoprune.engine.surgery import cut
+from autoprune.engine.folding import absorb, compensate, fold_constants
+from autoprune.engine.gating import channels_dropped
+from autoprune.engine.surgery import cut, narrowed
 from autoprune.engine.training import Pacer, Training, train
 from autoprune.pipeline.answers import answers_of, assert_same
 from autoprune.pipeline.choosing import Ranking
@@ -30,6 +31,7 @@ __all__ = [
     "Choice",
     "Cut",
     "Parent",
+    "accompanied",
     "choose",
     "compensated",
     "cut_from",
@@ -122,7 +124,7 @@ class Cut:
 
     Args:
         folded: What it was cut from, of the parent's size: removed channels that say a constant have moved it to their
-            readers.
+            readers, and those that a kept one tells have moved to it, where the setting merges.
         network: The pruned network, on the runtime's device.
         is_untouched: Whether it is the dense network as it was: more training would only move it off its optimum.
     """
@@ -177,10 +179,11 @@ def _sparsify(
     plan = workbench.sparsify_plan(**_aims(spec))
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
-    train(
-        model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
-        hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
-    )  # fmt: skip
+    with channels_dropped(model, workbench.traced, recipe.drop_channels):
+        train(
+            model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
+            hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
+        )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}
     if hooks.fold is not None:
@@ -226,6 +229,8 @@ def cut_from(parent: Parent, choice: Choice, *, workbench: Workbench) -> Cut:
     model, traced = parent.opened(workbench)
     kept = parent.within(choice.kept)
     folded = fold_constants(model, traced, kept, silence=parent.method.silence)
+    if workbench.setting.merge and not is_untouched(parent, choice):
+        folded = absorb(folded, traced, kept, batches=_samples(workbench, n_images=_COMPENSATION_IMAGES))
     return Cut(folded, cut(folded, traced.groups, kept), is_untouched(parent, choice))
 
 
@@ -245,6 +250,19 @@ def recalibrated(network: nn.Module, *, workbench: Workbench) -> nn.Module:
     return network
 
 
+def accompanied(
+    parent: Parent, choice: Choice, pruned: Cut, *, recipe: TrainSpec, workbench: Workbench
+) -> Hooks | None:
+    """What the method does in the fine-tune phase of the pruned network; None where it has no part in it."""
+    if not parent.method.accompanies or pruned.is_untouched:
+        return None
+    model, traced = parent.opened(workbench)
+    traced = narrowed(model, traced, parent.within(choice.kept))
+    return parent.method.accompany(
+        pruned.network, traced, plan=PhasePlan(recipe, workbench.work.feed().n_steps(recipe))
+    )
+
+
 def finetuned(
     network: nn.Module,
     recipe: TrainSpec,
@@ -252,6 +270,7 @@ def finetuned(
     workbench: Workbench,
     seed: int,
     teacher: Any = None,
+    hooks: Hooks | None = None,
     on_step: Callable[[float], None] = lambda share: None,
     time_left: Callable[[], float] | None = None,
 ) -> int:
@@ -263,11 +282,12 @@ def finetuned(
         workbench: Of the trial's setting.
         seed: Of the phase.
         teacher: Whom the network learns from beside the labels.
+        hooks: What the method does in each step.
         on_step: Called after each step with the share of the phase done, in (0, 1].
         time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
     work = workbench.work
-    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)
+    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
     pacer = None if time_left is None else Pacer(training, time_left)
 
     def after_step(share: float) -> None:
@@ -276,4 +296,6 @@ def finetuned(
         on_step(share)
 
     training.run(after_step)
+    if hooks is not None and hooks.fold is not None:
+        hooks.fold(_samples(workbench, n_images=_FOLDING_IMAGES))
     return work.examples_in(training.step, recipe)

@@ -26,6 +26,7 @@ from autoprune.pipeline.steps import (
     Choice,
     Cut,
     Parent,
+    accompanied,
     choose,
     compensated,
     cut_from,
@@ -123,6 +124,10 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
     recipe: list[Any] = [spec.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed, silence]
     if setting.compensate:
         recipe.append("compensated")
+    if setting.merge:
+        recipe.append("merged")
+    if parent.method.accompanies:
+        recipe.append([spec.method, methods.method_named(spec.method).hyper_of(parent.method)])
     training: Any = "none" if is_untouched(parent, choice) else recipe
     measured = [workbench.setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)
@@ -226,6 +231,7 @@ def _tune(
     images = finetuned(
         pruned.network, spec.finetune,
         workbench=workbench, seed=seed, teacher=teacher, on_step=on_step,
+        hooks=accompanied(parent, choice, pruned, recipe=spec.finetune, workbench=workbench),
         time_left=None if deadline is None else lambda: deadline - time.monotonic() - _saving_s(scoring[-1]),
     )  # fmt: skip
     reached[str(len(reached))] = score()

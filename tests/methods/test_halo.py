@@ -118,8 +118,24 @@ def test_lambda_comes_to_rest_where_theory_says():
     torch.testing.assert_close(felt, 0.05 * model.norm1.weight.detach().sign() / expected**2, rtol=1e-2, atol=0)
 
 
+def test_it_starts_where_it_would_come_to_rest():
+    """At a pivot of 0.2: 0.63 for a size of 0.05 and 1.36 for one of 0.5, where nothing pulls at λ."""
+    model = make("plain")
+    with torch.no_grad():
+        model.norm1.weight.fill_(0.5)
+        model.norm1.weight[0], model.norm1.weight[1] = 0.05, 0.0
+    hooks = Halo(pivot=0.2).attach(model, trace(model, torch.zeros(1, *SHAPE)), plan=PhasePlan(RECIPE, n_steps=100))
+    first = hooks.state.state_dict()["lambda"].clone()
+    assert first[:3].tolist() == pytest.approx([0.63, 0.01, 1.357], abs=1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    hooks.shrink(0.05)
+    assert hooks.state.state_dict()["lambda"][2:8].tolist() == pytest.approx(first[2:8].tolist(), rel=1e-5)
+
+
 def test_momentum():
-    _, _, hooks = attached(strength=1e-5, pivot=100.0)  # the slope is 2e-3, nearly whatever x is
+    _, _, hooks = attached(strength=1e-5, pivot=100.0, start=1.0)  # the slope is 2e-3, nearly whatever x is
     places = []
     for _ in range(3):
         hooks.transform_gradients()

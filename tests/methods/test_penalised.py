@@ -10,7 +10,7 @@ from torch import nn
 from autoprune.architectures import build
 from autoprune.engine.tracing import trace
 from autoprune.errors import NetworkError
-from autoprune.methods._penalised import FilterNorms, Scales, penalised
+from autoprune.methods._penalised import FilterNorms, GroupScales, Scales, penalised
 from autoprune.penalties import L1
 from tests.small_networks import NETWORKS, SHAPE, make
 
@@ -26,7 +26,7 @@ def network(request):
     return model, trace(model, torch.zeros(1, *SHAPE, dtype=torch.float64))
 
 
-@pytest.fixture(params=[Scales, FilterNorms])
+@pytest.fixture(params=[Scales, GroupScales, FilterNorms])
 def kind(request):
     return request.param
 
@@ -53,8 +53,8 @@ def test_values(network, kind):
     assert target.values().dtype == torch.float64
     total = torch.zeros(target.n_channels, dtype=torch.float64)
     total.index_add_(0, target.channels, target.values().square())
-    torch.testing.assert_close(total, energy_by_channel(model, traced, kind is Scales).detach())
-    if kind is FilterNorms:
+    torch.testing.assert_close(total, energy_by_channel(model, traced, kind is not FilterNorms).detach())
+    if kind is not Scales:
         assert target.channels.tolist() == list(range(target.n_channels))
 
 
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_autograd(network, kind):
         ]
         torch.stack(parts).sum().backward()
     else:
-        energy_by_channel(model, traced, of_scales=False).sqrt().pow(3).sum().backward()
+        energy_by_channel(model, traced, of_scales=kind is GroupScales).sqrt().pow(3).sum().backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert set(expected) == set(target.names)
     for parameter in model.parameters():
@@ -97,6 +97,25 @@ def test_assigned_values_are_read_back_and_nothing_else_changes(network, kind):
             ratio = model.get_parameter(name) / before[name]
             halved, gone, kept = ((ratio - share).abs() < 1e-12 for share in (0.5, 0.0, 1.0))
             assert (halved | gone | kept).all()
+
+
+def test_the_scales_of_a_residual_channel_are_pulled_together():
+    """γ = (.3, .4): a slope of 1 by their norm, .5, is (.6, .8)."""
+    model = make("residual")
+    traced = trace(model, torch.zeros(1, *SHAPE))
+    assert traced.group("stem").scales == ("stem_norm", "outer1_norm")
+    with torch.no_grad():
+        model.stem_norm.weight[2], model.outer1_norm.weight[2] = 0.3, 0.4
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    target = penalised(model, traced, acts_on="group_scales")
+    assert type(target) is GroupScales
+    assert target.values()[2].item() == pytest.approx(0.5)
+    target.add_gradient(L1(1.0).gradient(target.values()))
+    assert model.stem_norm.weight.grad[2].item() == pytest.approx(0.6)
+    assert model.outer1_norm.weight.grad[2].item() == pytest.approx(0.8)
+    target.assign(L1(1.0).prox(target.values(), 0.5))
+    assert (model.stem_norm.weight[2].item(), model.outer1_norm.weight[2].item()) == (0, 0)
 
 
 def test_zero_norms_stay_zero():

@@ -1,6 +1,7 @@
 """The penalty reaches the scales or filters of prunable channels, nothing else, and in full precision."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 
 from autoprune import methods
 from autoprune.architectures import build
-from autoprune.config import TrainSpec
+from autoprune.config import TrainSpec, option
+from autoprune.config.space_files import find_space
 from autoprune.engine.contracts import PhasePlan
 from autoprune.engine.images import Preprocess
 from autoprune.engine.tracing import trace
@@ -17,7 +19,9 @@ from autoprune.engine.training import ImageFeed, Runtime, train
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.importances import FilterNorm, ScaleMagnitude, normalise
 from autoprune.methods import METHODS, Slimming
-from autoprune.penalties import MCP, PENALTIES, TL1
+from autoprune.methods._named import of_penalty
+from autoprune.methods._travel import travel
+from autoprune.penalties import L1, MCP, PENALTIES, TL1
 from tests.small_networks import SHAPE, make
 
 torch.set_num_threads(1)
@@ -409,3 +413,72 @@ def test_ranks_by_what_it_acts_on(model):
             expected = normalise(importance.score(model, traced, batches=()), kind, traced.cost)
             scores = method.rank(model, traced, state={}, batches=())
             assert all(np.array_equal(score, expected[name]) for name, score in scores.items())
+
+
+# -- reach ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_travel_of_a_phase():
+    """352 steps at a peak of 0.02, momentum 0.9: a slope of 1 moves a weight by 35.4, by 70.4 at a constant rate."""
+    spec = TrainSpec(learning_rate=0.02)
+    assert travel(spec, 352, momentum=0.9) == pytest.approx(35.4, abs=0.1)
+    constant = dataclasses.replace(spec, schedule="constant")
+    assert travel(constant, 352, momentum=0.9) == pytest.approx(70.4)
+
+
+@pytest.mark.parametrize(("optimizer", "way"), [("sgd", 70.4), ("adam", 7.04)])
+def test_reach_is_in_typical_scales_and_phases(model, optimizer, way):
+    """Median |γ| of 0.36: a reach of 2 is 0.72 in the whole phase."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in copied.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.full_like(module.weight, -0.36))
+    traced = trace(copied, torch.zeros(1, 1, 8, 8))
+    plan = PhasePlan(TrainSpec(optimizer=optimizer, learning_rate=0.02, schedule="constant"), n_steps=352)
+    hooks = slimming(reach=2.0, strength=1e-5).attach(copied, traced, plan=plan)
+    for parameter in copied.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    hooks.transform_gradients()
+    gradient = copied.bn1.weight.grad
+    assert gradient.tolist() == pytest.approx([-2 * 0.36 / way] * len(gradient), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+def test_no_reach_is_too_far_for_a_penalty(model, name):
+    """Knees bound the strength; a phase of a few steps asks for more than any."""
+    copied = copy.deepcopy(model)
+    traced = trace(copied, torch.zeros(1, 1, 8, 8))
+    knees = {"knee": 0.1} if name in ("mcp", "scad") else {}
+    method = slimming(name, reach=8.0, **knees)
+    method.attach(copied, traced, plan=PhasePlan(RECIPE, n_steps=4))
+    method.attach(copied, traced, plan=PhasePlan(RECIPE, n_steps=0))
+
+
+def test_reach_is_searched_where_no_strength_is(tmp_path):
+    ranges = methods.ranges()["slimming"]
+    assert ranges["reach"].grid == (1.0, 2.0, 4.0, 8.0)
+    assert "strength" not in ranges
+    (tmp_path / "space.toml").write_text("""[space]
+methods = ["slimming", "slimming_tl1"]
+[method.slimming]
+strength = [1e-3, 1e-2]
+""")
+    study = {"space": str(tmp_path / "space.toml")}
+    space = find_space(study, {}, path=tmp_path / "study.toml", catalogue=methods.catalogue())
+    assert "reach" not in space.methods["slimming"]
+    assert "strength" in space.methods["slimming"]
+    assert "reach" in space.methods["slimming_tl1"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(L1):
+    """One whose strength is searched, as those of others may be."""
+
+    strength: float = option(1e-3, above=0, high=1, search={"values": (1e-3, 1e-2)})
+
+
+def test_a_penalty_of_ones_own_that_searches_its_strength_has_no_reach_unasked():
+    assert of_penalty(Own, "own").catalogue["reach"] is None
+    assert Own().with_strength(0.5) == Own(0.5)
+    assert Own().with_strength(5.0) == Own(1.0)

@@ -18,7 +18,7 @@ from autoprune.engine.channels import ChannelGroup, Member, Traced, readers_of
 from autoprune.errors import NetworkError
 from autoprune.widths import Kept
 
-__all__ = ["fold_constants", "silent_channels"]
+__all__ = ["fold_constants", "fold_into", "silent_channels"]
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _fold_group(
                 member.module,
             )
         norm = folded.get_submodule(traced.norms[member.module]) if member.module in traced.norms else None
-        _fold(folded.get_submodule(member.module), norm, positions[~varying], values)
+        fold_into(folded.get_submodule(member.module), positions[~varying], values, norm=norm)
 
 
 def silent_channels(model: nn.Module, traced: Traced, *, silence: float = 0.0) -> dict[str, NDArray[np.bool_]]:
@@ -135,7 +135,15 @@ def _sizing(model: nn.Module, group: ChannelGroup) -> list[tuple[Tensor, Member]
     return [(weight, member) for weight, member in zip(weights, members, strict=True) if isinstance(weight, Tensor)]
 
 
-def _fold(reader: nn.Module, norm: nn.Module | None, positions: NDArray[np.int64], values: Tensor) -> None:
+def fold_into(reader: nn.Module, positions: NDArray[np.int64], values: Tensor, *, norm: nn.Module | None) -> None:
+    """Add to a reader what it says of constants on some of its inputs: to its bias, or to the mean of its norm.
+
+    Args:
+        reader: A convolution or linear layer, changed in place.
+        positions: The inputs, shape (k,).
+        values: A constant for each input, shape (I,).
+        norm: The normalisation right behind it, or None.
+    """
     if not len(positions):
         return
     weight = reader.weight

@@ -1,6 +1,20 @@
-"""Measures networks: damage at the next layer, and latency."""
+"""Measures networks: what goes with channels, at the next layer or of the loss, and latency."""
 
+from autoprune.engine.measuring.correlations import ChannelMoments, joint_correlations, measure_channel_moments
 from autoprune.engine.measuring.damage import measure_damages
+from autoprune.engine.measuring.fisher import measure_fisher
 from autoprune.engine.measuring.latency import Latency, find_device, measure, warning
+from autoprune.engine.measuring.surgeon import measure_removals
 
-__all__ = ["Latency", "find_device", "measure", "measure_damages", "warning"]
+__all__ = [
+    "ChannelMoments",
+    "Latency",
+    "find_device",
+    "joint_correlations",
+    "measure",
+    "measure_channel_moments",
+    "measure_damages",
+    "measure_fisher",
+    "measure_removals",
+    "warning",
+]

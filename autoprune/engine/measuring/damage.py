@@ -20,7 +20,7 @@ from autoprune.engine.channels import Traced, axis_sizes, padded, readers_of
 from autoprune.engine.contracts import Batches
 from autoprune.errors import DataError
 
-__all__ = ["measure_damages"]
+__all__ = ["Listener", "listened", "measure_damages"]
 
 _N_BATCHES = 4  # The products settle fast: every image has as many samples as its map has places.
 _MOST_SAMPLES = 16_384  # Of one layer and batch; more places are drawn from.
@@ -54,6 +54,31 @@ def measure_damages(
     References:
         The damage is that of Ding et al. (2019), arXiv 1905.04748, who measure it set by set, and behind the ReLU too.
     """
+    listeners = listened(model, traced, batches=batches, n_batches=n_batches)
+    found = {}
+    for group in traced.groups:
+        found[group.name] = np.zeros((group.width, group.width))
+        for member in readers_of(model, group):
+            if listeners[member.module].has_heard:  # It is not called where others multiply with its weight.
+                found[group.name] += listeners[member.module].damages(member.index)
+    return found
+
+
+@torch.no_grad()
+def listened(
+    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = _N_BATCHES
+) -> Mapping[str, Listener]:
+    """What each layer that combines channels has heard, by its name.
+
+    Args:
+        model: In evaluation mode; left as it is.
+        traced: Its channel groups.
+        batches: What it is shown.
+        n_batches: How many of them at most, >= 1.
+
+    Raises:
+        DataError: There is no batch.
+    """
     norms = traced.norms
     names = dict.fromkeys(member.module for group in traced.groups for member in readers_of(model, group))
     listeners = {
@@ -71,16 +96,10 @@ def measure_damages(
             handle.remove()
     if not n_seen:
         raise DataError("damage must be measured on at least one batch, but got none. Give training images.")
-    found = {}
-    for group in traced.groups:
-        found[group.name] = np.zeros((group.width, group.width))
-        for member in readers_of(model, group):
-            if listeners[member.module].has_heard:  # It is not called where others multiply with its weight.
-                found[group.name] += listeners[member.module].damages(member.index)
-    return found
+    return listeners
 
 
-class _Listener(ABC):
+class Listener(ABC):
     """Hears what a layer reads, and tells how much of its output goes with its inputs.
 
     It goes by the products of what a kernel sees: a patch has many fewer numbers than all that is said of it.
@@ -111,6 +130,24 @@ class _Listener(ABC):
     def hear(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Forward pre-hook."""
 
+    @property
+    def n_inputs(self) -> int:
+        """I, the channels that the layer reads."""
+        return axis_sizes(self._layer)["in"]
+
+    @property
+    def _is_shifted(self) -> bool:
+        """Whether means are made up for: by a bias, or by the BatchNorm behind."""
+        return self._is_centred or self._layer.bias is not None
+
+    @abstractmethod
+    def moments(self, *, most: int) -> tuple[Tensor, Tensor] | None:
+        """The weight, shape (O, I · K), and the mean products of what is read, shape (I · K, I · K).
+
+        About the means where a bias or a BatchNorm makes up for these. None where the layer reads more than ``most``
+        numbers at once, has conv groups, or is transposed.
+        """
+
     @abstractmethod
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean product of what two channels say, over the mean square of the output.
@@ -123,13 +160,13 @@ class _Listener(ABC):
         """
 
 
-def _listener(layer: nn.Module, norm: nn.Module | None) -> _Listener:
+def _listener(layer: nn.Module, norm: nn.Module | None) -> Listener:
     if isinstance(layer, _ConvNd) and not isinstance(layer, _ConvTransposeNd):
         return _ConvListener(layer, norm)
     return _LinearListener(layer, norm)
 
 
-class _ConvListener(_Listener):
+class _ConvListener(Listener):
     """Keeps the sums of products, ``(I / conv groups · K)²`` numbers. Of large maps a sample of places is taken."""
 
     def __init__(self, layer: _ConvNd, norm: nn.Module | None) -> None:
@@ -157,6 +194,13 @@ class _ConvListener(_Listener):
             self._squares.baddbmm_(seen, seen.transpose(1, 2))
             self._n_samples += seen.shape[2]
 
+    def moments(self, *, most: int) -> tuple[Tensor, Tensor] | None:
+        """From the sums."""
+        if self._n_conv_groups > 1 or self._weight.shape[1] > most:
+            return None
+        mean, moments = self._sums[0].double() / self._n_samples, self._squares[0].double() / self._n_samples
+        return self._weight, moments - torch.outer(mean, mean) if self._is_shifted else moments
+
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Those of all positions, added up over the positions of a channel."""
         return np.asarray(self._shares[index].sum(1)[:, index].sum(2))
@@ -180,7 +224,7 @@ class _ConvListener(_Listener):
         return _relative(torch.block_diag(*shares).numpy(), whole=shares.sum().item(), least=least)
 
 
-class _LinearListener(_Listener):
+class _LinearListener(Listener):
     """Keeps what it hears: behind a flattened map there are many more products of inputs than samples of them."""
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
@@ -197,6 +241,14 @@ class _LinearListener(_Listener):
         x = args[0].movedim(1, -1) if isinstance(layer, _ConvTransposeNd) else args[0]
         samples = x.detach().float().flatten(0, -2)
         self._heard.append(_drawn(samples.T, most=_MOST_SAMPLES, seed=len(self._heard)).T)
+
+    def moments(self, *, most: int) -> tuple[Tensor, Tensor] | None:
+        """From the samples."""
+        if isinstance(self._layer, _ConvTransposeNd) or self._weight.shape[1] > most:
+            return None
+        x = torch.cat(self._heard).double()
+        x = x - x.mean(0) if self._is_shifted else x
+        return self._weight, x.T @ x / len(x)
 
     def damages(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Some channels at a time, beside all others."""

@@ -18,7 +18,7 @@ def learning_rate(spec: TrainSpec, step: float, n_steps: int) -> float:
     """The learning rate of one step of a phase.
 
     ``one_cycle`` rises from 1/25 of the peak for the ``warmup`` share of the phase, then falls to 1/250,000 of it, both
-    along half a cosine; ``cosine`` only falls, to zero.
+    along half a cosine; ``cosine`` only falls, to zero, and ``rise`` only rises.
 
     Args:
         spec: Schedule, its peak and its warmup.
@@ -40,4 +40,6 @@ def learning_rate(spec: TrainSpec, step: float, n_steps: int) -> float:
     top = spec.warmup * (n_steps + 1) - 1  # The step of the peak; below 0 where the warmup is shorter than a step.
     if top > 0 and step <= top:
         return between(peak / 25, peak, step / top)
+    if spec.schedule == "rise":
+        return peak
     return between(peak, peak / 25 / 1e4, (step - top) / (n_steps - top))

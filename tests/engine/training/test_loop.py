@@ -90,6 +90,13 @@ def test_cosine_falls_from_the_peak_to_zero():
     assert learning_rate(TrainSpec(schedule="cosine"), 8, 8) == 0.0
 
 
+def test_a_rise_goes_up_as_one_cycle_does_and_stays_there():
+    got, cycle = rates("rise", 99, warmup=0.2), rates("one_cycle", 99, warmup=0.2)
+    assert got[:20] == cycle[:20]
+    assert set(got[19:]) == {0.4}
+    assert rates("rise", 5, warmup=0.0) == [0.4] * 5
+
+
 def test_one_cycle_end_points():
     got = rates("one_cycle", 99, warmup=0.2)  # 100 × 0.2 - 1: the peak is at step 19
     assert got[0] == pytest.approx(0.4 / 25, rel=1e-15)
