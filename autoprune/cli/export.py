@@ -99,4 +99,9 @@ def _print(written: Sequence[Exported]) -> None:
         if done.int8 is not None:
             told = f"{done.int8.score:.4f} on the validation split; {done.int8.float_score:.4f} before"
             print(f"int8, calibrated on {done.int8.n_calibration} training images: {told}")
-    print(f"images: uint8 / 255, minus mean {written[0].mean}, divided by std {written[0].std}")
+    mean, std = written[0].mean, written[0].std
+    print(
+        f"images: uint8 / 255, minus mean {mean}, divided by std {std}"
+        if mean
+        else "inputs: as the task's loaders give them"
+    )

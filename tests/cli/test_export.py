@@ -15,6 +15,8 @@ import torch
 from sklearn.datasets import load_digits
 
 import autoprune
+from autoprune.api import Exported
+from autoprune.cli import export
 from tests.real_trials import RealStudy, run_study
 
 torch.set_num_threads(1)
@@ -39,6 +41,13 @@ def test_a_network_is_written_and_its_images_explained(run: Any, study: RealStud
     wrote, images = answer.out.splitlines()
     assert wrote.startswith(f"wrote net.pt2 ({Path('net.pt2').stat().st_size:,} bytes, differs by ")
     assert images.startswith("images: uint8 / 255, minus mean [0.")
+
+
+def test_a_task_s_inputs_are_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    none: list[float] = []
+    written = Exported(Path("a.onnx"), 7, mean=none, std=none, difference=None, number=0, int8=None, card=Path("a.md"))
+    export._print([written])
+    assert capsys.readouterr().out == "wrote a.onnx (7 bytes)\ninputs: as the task's loaders give them\n"
 
 
 def test_safetensors_come_with_their_record(run: Any, study: RealStudy) -> None:
