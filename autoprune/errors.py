@@ -39,6 +39,7 @@ __all__ = [
     "TrialStoppedError",
     "WeightsError",
     "first_line",
+    "in_one_line",
     "unknown_name",
 ]
 
@@ -128,6 +129,20 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """What an exception says, as a clause of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def in_one_line(text: str) -> str:
+    r"""What is said, in one line that a terminal can show.
+
+    Names out of files and databases stand in messages, and may hold line ends, or what moves the cursor or changes
+    colours.
+
+    Example:
+        >>> in_one_line("there is no \x1b[31m file\n")
+        'there is no \\x1b[31m file'
+    """
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _nearest(name: str, names: list[str]) -> str | None:

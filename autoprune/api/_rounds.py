@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from autoprune.api._reading import Study
 from autoprune.config import SettingSpec, TrialSpec
-from autoprune.errors import WeightsError
+from autoprune.errors import WeightsError, first_line
 from autoprune.pipeline import Link, Workbench
 from autoprune.search.front import FEWEST_RACED, EvaluationRows, RacedPair, TestScore, raced, summary
 from autoprune.search.trials import Attr, StoredTrial, lineage_of
@@ -144,10 +144,10 @@ def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
         path = Path(trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
         record = json.loads(path.read_text())
         is_ours, kept = record["sha256"] == trial.user_attrs[Attr.SHA256], dict(record["kept"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"the record beside the network of trial {trial.number} must say which channels it kept, but can't be "
-            f"read: {error}. Put the study's artifacts folder back where it was."
+            f"read: {first_line(error)}. Put the study's artifacts folder back where it was."
         ) from error
     if not is_ours:
         raise WeightsError(

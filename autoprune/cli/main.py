@@ -27,7 +27,7 @@ from autoprune.cli import (
     status,
     stop,
 )
-from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
+from autoprune.errors import AutopruneError, StudyFailedError, in_one_line, unknown_name
 
 __all__ = ["main"]
 
@@ -78,7 +78,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong as the rest of autoprune does: in a sentence, without the usage of every flag."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"autoprune: {message.rstrip('.')}. `{self.prog} --help` tells more.\n")
+        said = in_one_line(message).rstrip(".")
+        self.exit(2, f"autoprune: {said}. `{self.prog} --help` tells more.\n")
 
     def refuse_flags(self, found: Sequence[str]) -> NoReturn:
         """Say which of the arguments that nobody took is wrong."""
@@ -134,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         sys.stdout.flush()
     except StudyFailedError as error:
-        print(f"autoprune: {error}", file=sys.stderr)
+        print(f"autoprune: {in_one_line(str(error))}", file=sys.stderr)
         return 1
     except AutopruneError as error:
-        print(f"autoprune: {error}", file=sys.stderr)
+        print(f"autoprune: {in_one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; the rest must not raise while Python shuts down.

@@ -147,7 +147,7 @@ def weights_in(folder: Path) -> list[Path]:
 def _sha256_beside(path: Path) -> str | None:
     try:
         found: str = json.loads(path.with_suffix(".json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found
 
