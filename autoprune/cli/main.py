@@ -28,6 +28,7 @@ from autoprune.cli import (
     stop,
 )
 from autoprune.errors import AutopruneError, StudyFailedError, in_one_line, unknown_name
+from autoprune.importing import allow_own_code
 
 __all__ = ["main"]
 
@@ -131,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
+    if getattr(args, "no_factories", False):
+        allow_own_code(False)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
