@@ -63,7 +63,7 @@ def try_in_process(kind: str, numbers: range, *, seed: int, folder: Path) -> Ite
         before = _version(watching)
         for number in numbers:
             yield {"begins": number}
-            made = fuzz_kinds.KINDS[kind](Random(f"{seed}:{kind}:{number}"), bed)
+            made = fuzz_kinds.KINDS[kind](Random(f"{seed}:{kind}:{number}"), bed)  # Its own faults end the reader.
             with made.laid_into(bed):
                 start, held = time.process_time(), _reset_peak_mb()
                 end = _call(made.read) if made.read is not None else _command(made.arguments)

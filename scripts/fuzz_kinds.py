@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sqlite3
 import struct
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -268,6 +267,8 @@ def parquet(rng: Random, bed: Bed) -> Input:
         data = harmed_bytes(rng, data[-2000:] if rng.random() < 0.1 else data)
         if rng.random() < 0.3:  # The footer is where a file says what is in it.
             data = data[:-600] + harmed_bytes(rng, data[-600:])
+    elif rng.random() < 0.03:
+        data = _many_rows(rng.choice((10**5, 2 * 10**6)))
     else:
         data = _odd_table(rng, pyarrow.parquet.read_table(io.BytesIO(data)).to_pydict())
     return _data_input(bed, 'source = "parquet"\ntrain = "input.parquet"', {"input.parquet": data})
@@ -277,6 +278,7 @@ def _odd_table(rng: Random, columns: dict[str, list[Any]]) -> bytes:
     rows = len(columns["img"])
     for _ in range(rng.choice((1, 2))):
         name = rng.choice(("img", "label"))
+        columns.setdefault("img", [None] * rows)
         match rng.randrange(5):
             case 0:
                 columns[name] = [odd_value(rng)] * rows
@@ -298,25 +300,44 @@ def _odd_table(rng: Random, columns: dict[str, list[Any]]) -> bytes:
     return file.getvalue()
 
 
+def _many_rows(n: int) -> bytes:
+    """A file of a few kilobytes that holds so many rows."""
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"img": pyarrow.nulls(n, pyarrow.binary()), "label": [0] * n}), file)
+    return file.getvalue()
+
+
 def image(rng: Random, bed: Bed) -> Input:
     """A folder of images of which one is harmed."""
     path = rng.choice(bed.images)
     data = path.read_bytes()
-    if path.suffix == ".png" or path.stem == "PNG":
-        data = _sized_png(rng, data) if rng.random() < 0.3 else data
+    if path.stem == "PNG" and rng.random() < 0.5:
+        data = _sized_png(rng, data)
+    elif rng.random() < 0.02:
+        data = _vast_png(*rng.choice(((7000, 7000), (9500, 9500), (13_000, 13_000), (1, 60_000), (60_000, 1), (2, 10**6))))
     place = f"input_images/a/input{path.suffix}"
     whole = (bed.folder / "images" / "a" / next(p.name for p in bed.images if p.stem == "PNG")).read_bytes()
-    files = {place: harmed_bytes(rng, data) if rng.random() < 0.9 else data, "input_images/b/whole.png": whole}
+    files = {place: data if len(data) > 10_000 or rng.random() < 0.1 else harmed_bytes(rng, data), "input_images/b/whole.png": whole}
     return _data_input(bed, 'source = "image_folder"\ntrain = "input_images"\nimage_size = 8', files)
 
 
 def _sized_png(rng: Random, data: bytes) -> bytes:
     """A PNG that says to be of another size."""
-    import zlib
-
     width, height = (rng.choice((0, 1, 8, 5000, 13_000, 30_000, 2**31 - 1)) for _ in range(2))
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def _vast_png(width: int, height: int) -> bytes:
+    """A PNG of so many pixels, all black, in few bytes."""
+    packed = zlib.compressobj(1)
+    rows = b"".join([*(packed.compress(bytes(1 + 3 * width)) for _ in range(height)), packed.flush()])
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def _data_input(bed: Bed, table: str, files: dict[str, bytes]) -> Input:
@@ -332,51 +353,6 @@ def _data_input(bed: Bed, table: str, files: dict[str, bytes]) -> Input:
     return Input(("inspect", "input.toml"), files, read)
 
 
-# Databases
-
-_READING = (
-    ("status", NAME), ("pareto", NAME), ("show", NAME, "0"), ("show", NAME, "3"), ("list", "studies"), ("diff", NAME, NAME),
-    ("pareto", NAME, "--dominated"), ("report", NAME, "--to", "input.html"), ("export", NAME, "0", "--to", "input.safetensors"),
-    ("clean", NAME, "--dry-run"), ("status", NAME, "--format", "json"), ("latency", NAME, "99"),
-)  # fmt: skip
-_OURS = ("autoprune_studies", "autoprune_revisions", "autoprune_leases", "autoprune_drivers", "autoprune_phases", "autoprune_schema")
-_OPTUNAS = ("trials", "trial_values", "trial_params", "trial_user_attributes", "trial_system_attributes", "studies")
-
-
-def database(rng: Random, bed: Bed) -> Input:
-    """A copy of the database with harm to a cell of a row, or to bytes of the file."""
-    copy = bed.folder / "made.db"
-    copy.unlink(missing_ok=True)
-    with closing(sqlite3.connect(bed.folder / "autoprune.db")) as whole, closing(sqlite3.connect(copy)) as other:
-        whole.backup(other)
-        if rng.random() < 0.7:
-            _harm_cell(rng, other)
-    data = copy.read_bytes()
-    if rng.random() < 0.3:
-        page = 4096 * rng.randrange(len(data) // 4096)
-        data = data[:page] + harmed_bytes(rng, data[page : page + 4096])[:4096].ljust(4096, b"\x00") + data[page + 4096 :]
-    copy.unlink()
-    arguments = rng.choice(_READING)
-    return Input((*arguments, "--storage", "sqlite:///input.db"), {"input.db": data})
-
-
-def _harm_cell(rng: Random, connection: sqlite3.Connection) -> None:
-    table = rng.choice(_OURS + _OPTUNAS * 2)
-    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    rows = [row[0] for row in connection.execute(f"SELECT rowid FROM {table}")]
-    if not rows:
-        return
-    column, row = rng.choice(columns), rng.choice(rows)
-    (value,) = connection.execute(f"SELECT {column} FROM {table} WHERE rowid = ?", (row,)).fetchone()
-    odd: Any = rng.choice((None, -1, 0, 2**62, 1e308, "", "x", "null", "[]", "{}", "[" * 5000, b"\x80\x04.", '{"a": NaN}', "1e999"))
-    if isinstance(value, str) and value[:1] in "{[" and rng.random() < 0.6:
-        odd = json.dumps(harmed_table(rng, json.loads(value), keys=_KEYS))
-    try:
-        with connection:
-            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (odd, row))
-    except (sqlite3.Error, OverflowError):
-        pass  # The table itself refuses it.
-
 
 Make = Callable[[Random, Bed], Input]
 KINDS: Mapping[str, Make] = {
@@ -390,19 +366,17 @@ KINDS: Mapping[str, Make] = {
     "weights": weights,
     "Parquet files": parquet,
     "images": image,
-    "databases": database,
 }
 SHARES: Mapping[str, float] = {
-    "study files": 0.2,
-    "study files, tried": 0.02,
-    "space files": 0.12,
-    "command lines": 0.1,
-    "conditions (--where)": 0.12,
-    "records of networks": 0.08,
-    "records of phases": 0.04,
-    "weights": 0.1,
+    "study files": 0.22,
+    "study files, tried": 0.01,
+    "space files": 0.15,
+    "command lines": 0.06,
+    "conditions (--where)": 0.15,
+    "records of networks": 0.06,
+    "records of phases": 0.08,
+    "weights": 0.12,
     "Parquet files": 0.08,
-    "images": 0.08,
-    "databases": 0.06,
+    "images": 0.07,
 }
 """The share of each kind in all inputs."""

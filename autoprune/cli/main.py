@@ -117,6 +117,9 @@ def build_parser() -> _Parser:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, names = build_parser(), [module.NAME for module in _COMMANDS]
+    for argument in arguments:
+        if not argument.isascii() and argument.encode(errors="ignore").decode() != argument:
+            parser.error(f"arguments must be text in UTF-8, but {argument!r} is not")
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     if command is None and not arguments:
         parser.error(f"a command must be given, one of {', '.join(names)}")
