@@ -1,8 +1,8 @@
 """Generated inputs of every kind that autoprune reads: each must end in success, or in exit code 2 with one sentence.
 
-Never a traceback, never a changed database, never more memory than is stated. Each kind is read in a process of its own,
-so that one that kills its reader is told and the others go on. An input is drawn from seed, kind and number: `--only`
-makes it once more.
+Never a traceback, never a changed database, never more memory than is stated. Each kind is read in a process of its
+own, so that one that kills its reader is told and the others go on. An input is drawn from seed, kind and number:
+`--only` makes it once more.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def fuzz(kind: str, n: int, *, seed: int, folder: Path) -> Found:
     found, begin = Found(), 0
     while begin < n:
         command = [sys.executable, __file__, "--reader", kind, str(begin), str(n), str(seed), str(folder)]
-        reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=_guard)
+        reader = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=_guard
+        )
         assert reader.stdout is not None
         for line in reader.stdout:
             word = json.loads(line)
@@ -215,7 +217,10 @@ def fuzz_processes(n: int, *, seed: int, folder: Path) -> Found:
 
 
 def _table(rows: dict[str, Found]) -> str:
-    lines = ["| inputs | n | accepted | refused in a sentence | failed | most MB | s |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| inputs | n | accepted | refused in a sentence | failed | most MB | s |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for name, found in rows.items():
         ends = found.ends
         numbers = f"{ends.total():,} | {ends['accepted']:,} | {ends['refused']:,} | {ends['failed']:,}"
@@ -232,7 +237,9 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=20_000, help="in process")
     parser.add_argument("--processes", type=int, default=200, help="through processes of their own")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", action="append", choices=fuzz_kinds.KINDS, help="only this one; again for another one")
+    parser.add_argument(
+        "--kind", action="append", choices=fuzz_kinds.KINDS, help="only this one; again for another one"
+    )
     parser.add_argument("--only", metavar="KIND:NUMBER", help="read one input here, with what it raises")
     parser.add_argument("--bed", type=Path, help="keep what inputs are tried on here, or take it from there")
     args = parser.parse_args()

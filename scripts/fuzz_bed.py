@@ -1,4 +1,4 @@
-"""What generated inputs are tried on: a small study with real networks, its files, images, and one input laid into it."""
+"""What generated inputs are tried on: a small study with real networks, its files, images, and an input among them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Bed:
         return sorted((self.folder / "images" / "a").iterdir())
 
     def study(self, **tables: str) -> str:
-        """The text of a study file; a table given by name replaces the one of the bed, and an empty one leaves it out."""
+        """The text of a study file; a table given by name replaces the bed's own, and an empty one leaves it out."""
         own = {part.partition("]")[0]: part for part in _STUDY.split("\n[") if part.strip()}
         own |= {name: f"{name}]\n{text}\n" for name, text in tables.items()}
         return "".join(f"[{part}\n" for name, part in own.items() if tables.get(name, "x"))
@@ -118,7 +118,6 @@ class Input:
         arguments: The command that reads it; in the bed's folder.
         files: Laid into the bed before, by their place in it; what was there comes back.
         read: Reads it as the command does, without what the command does besides; the command where there is none.
-        changes: Whether the command may write to the database.
     """
 
     arguments: tuple[str, ...]
@@ -207,7 +206,12 @@ def _write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
 
 def encoded(rng: Random, kind: str, *, size: int = 8) -> bytes:
     """A small image of noise in one of the formats that Pillow writes."""
-    modes = {"JPEG": ("RGB", "L", "CMYK"), "PPM": ("RGB", "L"), "JPEG2000": ("RGB", "L", "RGBA"), "PCX": ("RGB", "L", "P")}
+    modes = {
+        "JPEG": ("RGB", "L", "CMYK"),
+        "PPM": ("RGB", "L"),
+        "JPEG2000": ("RGB", "L", "RGBA"),
+        "PCX": ("RGB", "L", "P"),
+    }
     mode = rng.choice(modes.get(kind, ("RGB", "L", "P", "RGBA") if kind in ("PNG", "TIFF") else ("RGB",)))
     pixels = np.frombuffer(rng.randbytes(size * size * 4), np.uint8).reshape(size, size, 4)
     file = io.BytesIO()

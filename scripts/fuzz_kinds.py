@@ -48,7 +48,9 @@ def tried_study_file(rng: Random, bed: Bed) -> Input:
 
 def space_file(rng: Random, bed: Bed) -> Input:
     """A space in a file of its own."""
-    tables = rng.choice([table for table in _TABLES if "space" in table] + [tomllib.loads((bed.folder / "space.toml").read_text())])
+    tables = rng.choice(
+        [table for table in _TABLES if "space" in table] + [tomllib.loads((bed.folder / "space.toml").read_text())]
+    )
     tables = {key: tables[key] for key in ("space", "method") if key in tables}
     study = bed.study(space="", **{"method.slimming": ""}, study=f'name = "{NAME}"\nspace = "input_space.toml"')
     files = {"input_space.toml": _harmed_toml(rng, tables), "input.toml": study.encode()}
@@ -118,16 +120,24 @@ def _argument(rng: Random, command: str, metavar: str) -> str:
     if rng.random() < 0.2:
         return _text(rng)
     likely: Mapping[str, tuple[str, ...]] = {
-        "NAME": (NAME,), "OTHER": (NAME, "tine"), "A": (NAME,), "B": (NAME, "tiny2"), "TRIAL": ("0", "1", "3", "4", "99", "1" * 18),
-        "STUDY.toml": ("study.toml", "space.toml", "gone.toml", "."), "N": ("1", "8", "0", "1000000"), "K": ("1", "3"),
-        "T": ("1s", "2m", "1h30m"), "L": ("none", "tensorboard"), "ADDR": ("auto", "127.0.0.1:1"), "F": ("table", "csv", "json", "parquet", ".py"),
-        "EXPR": ("macs_ratio <= 0.5", "accuracy > 0 and method == 'magnitude'"), "COLUMN": ("accuracy", "macs_ratio", "number", "method"),
-        "GAP": ("0.1", "0", "1"), "PATH": ("digits", "images", "train.parquet"), "WHAT": ("methods", "studies", "spaces", "architectures"),
-        "NET": ("resnet20", "resnet_digits", "torchvision/resnet18"), "TASK": ("no:task",), "P": ("0", "8080"), "D": ("cpu", "cuda"),
-        "URL": ("sqlite:///autoprune.db", "sqlite:///gone.db", "sqlite:///study.toml", "postgresql://u:secret@127.0.0.1:1/x"),
+        "NAME": (NAME,), "OTHER": (NAME, "tine"), "A": (NAME,), "B": (NAME, "tiny2"),
+        "TRIAL": ("0", "1", "3", "4", "99", "1" * 18), "STUDY.toml": ("study.toml", "space.toml", "gone.toml", "."),
+        "N": ("1", "8", "0", "1000000"), "K": ("1", "3"), "T": ("1s", "2m", "1h30m"), "L": ("none", "tensorboard"),
+        "ADDR": ("auto", "127.0.0.1:1"), "F": ("table", "csv", "json", "parquet", ".py"),
+        "EXPR": ("macs_ratio <= 0.5", "accuracy > 0 and method == 'magnitude'"),
+        "COLUMN": ("accuracy", "macs_ratio", "number", "method"), "GAP": ("0.1", "0", "1"),
+        "PATH": ("digits", "images", "train.parquet"), "WHAT": ("methods", "studies", "spaces", "architectures"),
+        "NET": ("resnet20", "resnet_digits", "torchvision/resnet18"), "TASK": ("no:task",), "P": ("0", "8080"),
+        "D": ("cpu", "cuda"),
+        "URL": (
+            "sqlite:///autoprune.db", "sqlite:///gone.db", "sqlite:///study.toml",
+            "postgresql://u:secret@127.0.0.1:1/x",
+        ),
     }  # fmt: skip
     if metavar == "FILE":
-        ending = {"report": (".html",), "pareto": (".csv", ".json", ".parquet", ".png", ".svg")}.get(command, (".py", ".safetensors", ".md"))
+        ending = {"report": (".html",), "pareto": (".csv", ".json", ".parquet", ".png", ".svg")}.get(
+            command, (".py", ".safetensors", ".md")
+        )
         return f"input{rng.choice(ending)}"
     return rng.choice(likely[metavar])
 
@@ -159,9 +169,10 @@ def _condition(rng: Random, *, depth: int) -> str:
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=", "<", ">", "in", "is", "not in", "=", ":=", "<>")
 _LIKELY = ("accuracy", "macs_ratio", "number", "`macs`", "0.5", "0", "1e-3", "12", "-1")
 _SIDES = (
-    "accuracy", "macs_ratio", "number", "method", "state", "widths", "`widths`", "weights", "rungs", "point", "hyper.strength", "`no such`",
-    "0", "0.5", "-1", "1e400", "10**9", "9" * 5000, "0x10", "1j", "None", "True", "'magnitude'", '"x"', "b'x'", "f'{1}'", "...",
-    "accuracy + 1", "accuracy.real", "__import__('os')", "accuracy.__class__", "(lambda: 0)()", "[1, 2]", "{}", "@x", "'\\ud800'",
+    "accuracy", "macs_ratio", "number", "method", "state", "widths", "`widths`", "weights", "rungs", "point",
+    "hyper.strength", "`no such`", "0", "0.5", "-1", "1e400", "10**9", "9" * 5000, "0x10", "1j", "None", "True",
+    "'magnitude'", '"x"', "b'x'", "f'{1}'", "...", "accuracy + 1", "accuracy.real", "__import__('os')",
+    "accuracy.__class__", "(lambda: 0)()", "[1, 2]", "{}", "@x", "'\\ud800'",
     "__column_0__", "datetime_start", "wall_s", "sha256", "-'a'", "- -1",
 )  # fmt: skip
 
@@ -227,10 +238,15 @@ def _harmed_header(rng: Random, data: bytes) -> bytes:
     else:
         names = tuple(header)
         for _ in range(rng.choice((1, 2))):
-            entry, odd = header[rng.choice(names)], rng.choice((0, 1, -1, 2**31, 2**53, 2**63, 2**64 - 1, 0.5, "a", None, []))
+            entry, odd = (
+                header[rng.choice(names)],
+                rng.choice((0, 1, -1, 2**31, 2**53, 2**63, 2**64 - 1, 0.5, "a", None, [])),
+            )
             match rng.randrange(5):
                 case 0:
-                    entry["dtype"] = rng.choice(("F16", "BF16", "F64", "I64", "BOOL", "F8_E4M3", "U64", "C64", "X", "", 3))
+                    entry["dtype"] = rng.choice(
+                        ("F16", "BF16", "F64", "I64", "BOOL", "F8_E4M3", "U64", "C64", "X", "", 3)
+                    )
                 case 1:
                     entry["shape"] = rng.choice(([], [odd], [odd, odd], entry["shape"][::-1], [0, 2**40], [1] * 100))
                 case 2:
@@ -314,10 +330,15 @@ def image(rng: Random, bed: Bed) -> Input:
     if path.stem == "PNG" and rng.random() < 0.5:
         data = _sized_png(rng, data)
     elif rng.random() < 0.02:
-        data = _vast_png(*rng.choice(((7000, 7000), (9500, 9500), (13_000, 13_000), (1, 60_000), (60_000, 1), (2, 10**6))))
+        data = _vast_png(
+            *rng.choice(((7000, 7000), (9500, 9500), (13_000, 13_000), (1, 60_000), (60_000, 1), (2, 10**6)))
+        )
     place = f"input_images/a/input{path.suffix}"
     whole = (bed.folder / "images" / "a" / next(p.name for p in bed.images if p.stem == "PNG")).read_bytes()
-    files = {place: data if len(data) > 10_000 or rng.random() < 0.1 else harmed_bytes(rng, data), "input_images/b/whole.png": whole}
+    files = {
+        place: data if len(data) > 10_000 or rng.random() < 0.1 else harmed_bytes(rng, data),
+        "input_images/b/whole.png": whole,
+    }
     return _data_input(bed, 'source = "image_folder"\ntrain = "input_images"\nimage_size = 8', files)
 
 
@@ -351,7 +372,6 @@ def _data_input(bed: Bed, table: str, files: dict[str, bytes]) -> Input:
         source_of(spec).read(spec, "train")
 
     return Input(("inspect", "input.toml"), files, read)
-
 
 
 Make = Callable[[Random, Bed], Input]

@@ -12,12 +12,14 @@ __all__ = ["ODD_TEXTS", "harmed_bytes", "harmed_table", "harmed_text", "keys_in"
 
 ODD_TEXTS = (
     "", " ", "*", "a" * 5000, "é☃𝄞", "\x00", "\x1b[31m", "a\nb", "..", "../../..", "/dev/null", "/dev/zero", "~nobody",
-    "-1", "nan", "1e999", "{}", "[", "%s", "{0}", "'", '"', "\\", "last:5", "random:2", "pickle:/dev/null#0", "os:nothing",
+    "-1", "nan", "1e999", "{}", "[", "%s", "{0}", "'", '"', "\\", "last:5", "random:2", "pickle:/dev/null#0",
+    "os:nothing",
     "no_such_module:f", "module:", ":", "torchvision/", "latency_ms", "true",
 )  # fmt: skip
 _ODD_VALUES: tuple[Any, ...] = (
-    True, False, 0, -1, 1, 2, 3, 255, 10**6, 10**9, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.5, 1e-300, 1e300, math.inf, -math.inf,
-    math.nan, [], {}, [[]], [{}], {"": 0}, {"low": 0.2, "high": 0.1}, {"low": 0.1, "high": 0.9, "step": 0}, {"values": []},
+    True, False, 0, -1, 1, 2, 3, 255, 10**6, 10**9, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.5, 1e-300, 1e300,
+    math.inf, -math.inf, math.nan, [], {}, [[]], [{}], {"": 0}, {"low": 0.2, "high": 0.1},
+    {"low": 0.1, "high": 0.9, "step": 0}, {"values": []},
     ["a", 1], [1, 1], [None], None,
 )  # fmt: skip
 _ODD_BYTES = (b"\x00", b"\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"{", b"[" * 50, b'"', b"\n", b"\xef\xbb\xbf")

@@ -13,6 +13,7 @@ from autoprune.cli import (
     clean,
     dashboard,
     diff,
+    doctor,
     evaluate,
     export,
     init,
@@ -48,6 +49,7 @@ _COMMANDS = (
     export,
     latency,
     clean,
+    doctor,
     list_,
 )
 

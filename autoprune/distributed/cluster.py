@@ -144,7 +144,7 @@ def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:
         if address is None:
             with heard_here_alone():
                 ray.init(
-                    address="local",  # Without it, Ray would join any cluster that somebody has started on this machine.
+                    address="local",  # Without it, Ray would join any cluster that is there on this machine.
                     num_cpus=n_cpus,  # It would count those that this process may not use.
                     object_store_memory=_OBJECT_STORE_BYTES,
                     configure_logging=True,

@@ -77,7 +77,9 @@ def _is_table_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def _are_channels(value: Any) -> bool:
     if not (isinstance(value, list) and value):
         return False
-    return all(isinstance(index, int) and not isinstance(index, bool) and 0 <= index < _MOST_CHANNELS for index in value)
+    return all(
+        isinstance(index, int) and not isinstance(index, bool) and 0 <= index < _MOST_CHANNELS for index in value
+    )
 
 
 def _is_task(value: Any) -> bool:

@@ -18,7 +18,8 @@ ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE", "--no-factories"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--no-factories", "--storage URL", "--dry-run",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--no-factories", "--storage URL",
+        "--dry-run",
     ],
     "resume": [
         "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--no-factories",
@@ -44,6 +45,7 @@ ARGUMENTS = {
     ],
     "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--no-factories", "--storage URL"],
     "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],
+    "doctor": ["NAME", "--yes", "--format F", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
 }  # fmt: skip
 
