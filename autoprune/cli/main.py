@@ -28,6 +28,7 @@ from autoprune.cli import (
     status,
     stop,
 )
+from autoprune.cli.secrecy import hide_passwords
 from autoprune.errors import AutopruneError, StudyFailedError, in_one_line, unknown_name
 from autoprune.importing import allow_own_code
 
@@ -135,6 +136,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if arguments is None:
+        hide_passwords(sys.argv[1:])
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     if getattr(args, "no_factories", False):
