@@ -49,6 +49,7 @@ ROOMS = {
     "pipeline": (TORCH, 4.0),
     "search": (SEARCH, 0.2),  # Of its own it has but a name that can be called.
     "search.pareto": (SEARCH, 1.0),
+    "search.events": (SEARCH, 1.0),
     "search.storage": (SEARCH, 1.0),
     "search.trials": (SEARCH, 1.1),
     "search.phases": (SEARCH, 1.2),

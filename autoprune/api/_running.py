@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from autoprune.distributed import (
     plan_slots,
     require_loggers,
 )
+from autoprune.errors import first_line
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
@@ -47,6 +52,7 @@ from autoprune.search.dispatch import (
     Stopping,
     WindDown,
 )
+from autoprune.search.events import EventLog, Events, silent
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
@@ -94,6 +100,7 @@ def launch(
     concurrency: int | None = None,
     address: str | None = None,
     loggers: Sequence[str] | None = None,
+    log: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Start a study, or join it where it runs already.
@@ -109,6 +116,7 @@ def launch(
         concurrency: Trials at once; overrides the file's.
         address: A Ray cluster; None starts one on this machine.
         loggers: Experiment trackers to tell of trials, any of ``config.LOGGERS``; overrides the file's.
+        log: A file to which a line of JSON is appended for each event; see `search.events`.
         progress: Told what happens.
 
     Returns:
@@ -123,7 +131,10 @@ def launch(
         source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
         loggers=loggers,
     )  # fmt: skip
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    with _events_in(log) as events:
+        return _run(
+            config, storage, time_limit_s=time_limit_s, address=address, events=events, progress=progress or Progress()
+        )
 
 
 def resume(
@@ -135,16 +146,40 @@ def resume(
     concurrency: int | None = None,
     address: str | None = None,
     loggers: Sequence[str] | None = None,
+    log: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
     config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    with _events_in(log) as events:
+        return _run(
+            config, storage, time_limit_s=time_limit_s, address=address, events=events, progress=progress or Progress()
+        )
+
+
+@contextlib.contextmanager
+def _events_in(path: Path | str | None) -> Iterator[EventLog | None]:
+    """The log of events, opened before anything is begun."""
+    if path is None:
+        yield None
+        return
+    with contextlib.closing(EventLog(Path(path))) as log:
+        try:
+            yield log
+        except BaseException as error:
+            log("end", finished=False, why=first_line(error))
+            raise
 
 
 def _run(
-    config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
+    config: StudyConfig,
+    storage: str | None,
+    *,
+    time_limit_s: float | None,
+    address: str | None,
+    events: EventLog | None,
+    progress: Progress,
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
@@ -167,7 +202,7 @@ def _run(
         is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
-            planner=planner,
+            planner=planner, events=_begun(events, record, owner, slots=slots, time_limit_s=time_limit_s),
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
@@ -201,7 +236,26 @@ def _run(
                 )
         finally:
             record.leave(owner)
-    return _outcome(study, dispatcher, search)
+    outcome = _outcome(study, dispatcher, search)
+    if events is not None:
+        events("end", finished=outcome.finished, n_finished=outcome.n_finished, why=outcome.why)
+    return outcome
+
+
+def _begun(
+    events: EventLog | None, record: StudyHandle, owner: str, *, slots: Slots, time_limit_s: float | None
+) -> Events:
+    """The log of events, told that the driver has been launched."""
+    if events is None:
+        return silent
+    events.share(study=record.name, owner=owner)
+    config = record.config["config"]["study"]
+    facts = {"revision": record.revision, "n_trials": config["n_trials"], "concurrency": slots.concurrency}
+    host, version = socket.gethostname(), metadata.version("autoprune")
+    events(
+        "launch", storage=record.db.url, **facts, time_limit_s=time_limit_s, host=host, pid=os.getpid(), version=version
+    )
+    return events
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
@@ -233,14 +287,16 @@ def _dispatcher(
     concurrency: int,
     time_limit_s: float | None,
     planner: Planner | None,
+    events: Events,
 ) -> Dispatcher:
     search = config.study
     limit_bytes = config.retention.phase_cache_gb * 1e9
     cache = PhaseCache(PhaseRows(record.db), folder=phase_folder(config.setting), limit_bytes=limit_bytes)
     cache.shrink()  # The limit may have been lowered.
     lifecycle = Lifecycle(
-        record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
-    )
+        record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry,
+        events=events,
+    )  # fmt: skip
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
     params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
@@ -254,10 +310,16 @@ def _dispatcher(
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
         shared=SharedPhases(key_of, cache.shrink),
-        on_complete=lambda: retain(Study(record.db, record)),
+        on_complete=lambda: _retain(record, events),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
+        events=events,
     )
+
+
+def _retain(record: StudyHandle, events: Events) -> None:
+    if gone := retain(Study(record.db, record)):
+        events("retention", deleted=[str(path) for path in gone])
 
 
 def _spec(

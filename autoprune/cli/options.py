@@ -116,6 +116,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="tell tensorboard, mlflow or wandb of trials (over the file); again for another one, none for none",
     )
+    parser.add_argument("--log", metavar="FILE", help="append a line of JSON to this file for each event")
     add_trust(parser)
     add_storage(parser)
 
@@ -129,6 +130,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "concurrency": args.concurrency,
         "address": args.address,
         "loggers": loggers_of(args),
+        "log": args.log,
     }
 
 

@@ -65,5 +65,5 @@ def test_the_list_of_processes(form: str, tmp_path: Path) -> None:
             process.kill()
             process.wait()
     assert process.returncode == 2
-    assert told.startswith("autoprune: the database postgresql://me@127.0.0.1")
+    assert told.startswith("autoprune: the database postgresql+psycopg://me@127.0.0.1")
     assert SECRET not in told
