@@ -218,3 +218,32 @@ def test_a_hostile_study_file(
     assert TOLD in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
     assert not (tmp_path / "autoprune.db").exists()
+
+
+# Paths
+
+
+def test_a_database_cannot_name_any_file_as_a_network(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.real_trials import run_study
+
+    folder = tmp_path_factory.mktemp("elsewhere")
+    study = run_study(folder, [{}], network='architecture = "resnet_digits"')
+    whole = Path(study.results[0].weights)
+    api.export_trial("tiny", 0, folder / "out" / "whole.safetensors", storage=study.url)
+    elsewhere = folder / "stolen.safetensors"
+    for file in (whole, whole.with_suffix(".json")):
+        elsewhere.with_suffix(file.suffix).write_bytes(file.read_bytes())
+    link = whole.with_name("00009.safetensors")
+    link.symlink_to(elsewhere)
+    link.with_suffix(".json").write_bytes(whole.with_suffix(".json").read_bytes())
+    for place in (elsewhere, whole.parent / ".." / ".." / ".." / "stolen.safetensors", link):
+        with closing(sqlite3.connect(folder / "autoprune.db")) as connection, connection:
+            statement = "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'weights'"
+            assert connection.execute(statement, (json.dumps(str(place)),)).rowcount == 1
+        for read in (
+            lambda: api.export_trial("tiny", 0, folder / "out" / "stolen.safetensors", storage=study.url),
+            lambda: api.measure_latency("tiny", 0, batches=[1], device="cpu", storage=study.url),
+        ):
+            with pytest.raises(AutopruneError, match="the networks of study 'tiny' must lie in"):
+                read()
+    assert not (folder / "out" / "stolen.safetensors").exists()

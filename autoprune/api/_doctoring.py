@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from autoprune.api._cleaning import clean
+from autoprune.api._places import network_folders
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
@@ -85,10 +86,8 @@ def doctor(name: str, *, mend: bool = False, storage: str | None = None) -> list
 
 def _look(db: Database, study: Study, url: str) -> list[_Finding]:
     configs = study.configs()
-    newest = configs[max(configs)]
-    folders = [Path(folder) for folder in dict.fromkeys(config.setting.artifacts for config in configs.values())]
-    networks = tuple(folder / "trials" / study.name for folder in folders)
-    phases = tuple(folder / "phases" for folder in folders)
+    newest, networks = configs[max(configs)], network_folders(study)
+    phases = tuple(folder.parents[1] / "phases" for folder in networks)
     limits = newest.constraints.limits
     of_networks = [
         *map(_of_network, file_violations(study.handle, limits=limits, folders=networks, deep=True)),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from autoprune.api._places import network_path
 from autoprune.api._reading import Study
 from autoprune.config import SettingSpec, TrialSpec
 from autoprune.errors import WeightsError, first_line
@@ -131,17 +132,17 @@ def _lineages(study: Study, members: Sequence[FrozenTrial], workbench: Workbench
             recipe=point.recipe,
             epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
         )
-        return Link(spec, _kept(trial.frozen))
+        return Link(spec, _kept(self._study, trial.frozen))
 
     return {
         member.number: tuple(link(trial) for trial in lineage_of(trials[member.number], trials)) for member in members
     }
 
 
-def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
+def _kept(study: Study, trial: FrozenTrial) -> dict[str, list[int]]:
     """The channels that a trial kept, from the record beside its network, which retention leaves there."""
     try:
-        path = Path(trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
+        path = network_path(study, trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
         record = json.loads(path.read_text())
         is_ours, kept = record["sha256"] == trial.user_attrs[Attr.SHA256], dict(record["kept"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -17,6 +17,7 @@ from autoprune.api._cleaning import retain
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
+from autoprune.api._places import network_path
 from autoprune.api._planning import load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
@@ -337,7 +338,10 @@ def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
         return ()
     trials = {trial.number: StoredTrial(trial) for trial in record.trials()}
     line = reversed(lineage_of(trials[claim.point.parent], trials))
-    return tuple(Ancestor(number=t.number, weights=str(t.weights), sha256=str(t.sha256)) for t in line)
+    study = Study(record.db, record)
+    return tuple(
+        Ancestor(number=t.number, weights=str(network_path(study, str(t.weights))), sha256=str(t.sha256)) for t in line
+    )
 
 
 def _patience(search: SearchConfig) -> Patience:
