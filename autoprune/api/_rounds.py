@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
@@ -132,7 +131,7 @@ def _lineages(study: Study, members: Sequence[FrozenTrial], workbench: Workbench
             recipe=point.recipe,
             epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
         )
-        return Link(spec, _kept(self._study, trial.frozen))
+        return Link(spec, _kept(study, trial.frozen))
 
     return {
         member.number: tuple(link(trial) for trial in lineage_of(trials[member.number], trials)) for member in members
