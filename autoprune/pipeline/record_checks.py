@@ -7,6 +7,7 @@ against what it can be.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def check_record(record: Mapping[str, Any], *, where: str) -> None:
     for key, (holds, what) in _MUST_BE.items():
         value = record.get(key)
         if value is not None and not holds(value):
-            raise WeightsError(f"{where}: `{key}` must be {what}, but is {_short(value)}. {_TAKE}")
+            raise WeightsError(f"{where}: `{key}` must be {what}, but is {reprlib.repr(value)}. {_TAKE}")
 
 
 def require(record: Mapping[str, Any], keys: Sequence[str], *, where: Path) -> None:
@@ -130,7 +131,3 @@ _MUST_BE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "example": (lambda value: _numbers_in(value) <= _MOST_NUMBERS, "the structure of inputs of at most 2**24 numbers"),
 }
 
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
