@@ -43,6 +43,8 @@ __all__ = [
     "unknown_name",
 ]
 
+_SHOWN_LETTERS = 200  # Of a name that there is none of.
+
 
 class AutopruneError(Exception):
     """Root of all errors that are told to a person in one sentence."""
@@ -123,7 +125,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     near = _nearest(name, names)
     hint = f"; did you mean {near!r}?" if near else "."
-    return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."
+    shown = repr(name) if len(name) <= _SHOWN_LETTERS else f"{name[:_SHOWN_LETTERS]!r}..."
+    return f"there is no {kind} {shown}{hint} Valid: {', '.join(names) or 'none'}."
 
 
 def first_line(error: BaseException) -> str:
@@ -146,7 +149,7 @@ def in_one_line(text: str) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str | None:
-    if not name:
+    if not 0 < len(name) <= _SHOWN_LETTERS:
         return None
     wanted = name.lower()
 

@@ -32,6 +32,7 @@ from random import Random
 LIMIT_MB = 1024
 """What reading one input may take beside what the process holds already."""
 SLOW_S = 60.0
+_SHOWN = 5_000  # Letters of a failure.
 _LONGEST = 20_000  # Letters of a message: some list the columns of a table.
 
 
@@ -263,7 +264,7 @@ def main() -> int:
             rows["all of these, each through a process"] = fuzz_processes(args.processes, seed=args.seed, folder=folder)
     for found in rows.values():
         for failure in found.failures:
-            print(f"\n{failure}", file=sys.stderr)
+            print(f"\n{failure[:_SHOWN]}", file=sys.stderr)
     print(_table(rows))
     return 1 if any(found.failures for found in rows.values()) else 0
 

@@ -67,7 +67,7 @@ def _harmed_toml(rng: Random, tables: dict[str, Any]) -> bytes:
 
 # Command lines
 
-_LASTING = ("launch", "resume", "stop", "evaluate", "dashboard", "clean", "init")
+_LASTING = ("launch", "resume", "stop", "evaluate", "dashboard", "clean", "doctor", "init")
 """Commands that work for long or are meant to change something: they get a study or file that is not there."""
 
 
