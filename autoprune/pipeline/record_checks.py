@@ -130,4 +130,3 @@ _MUST_BE: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "task": (_is_task, f"a table of `kind` ({', '.join(TASKS)}), `submodule` and `has_forward`"),
     "example": (lambda value: _numbers_in(value) <= _MOST_NUMBERS, "the structure of inputs of at most 2**24 numbers"),
 }
-

@@ -184,7 +184,9 @@ def changed(saved, **values):
 
 def test_classes_that_the_weights_do_not_have(saved):
     changed(saved, n_classes=1_000_000)
-    with pytest.raises(WeightsError, match="must hold the weights of 1000000 classes, as its record says, but no tensor"):
+    with pytest.raises(
+        WeightsError, match="must hold the weights of 1000000 classes, as its record says, but no tensor"
+    ):
         load_model(saved)
 
 

@@ -118,5 +118,5 @@ def test_harm_is_drawn_from_its_seed() -> None:
 def test_tables_as_toml() -> None:
     import tomllib
 
-    table = {"a": {"b c": [1, 2.5, "d\n\"e"], "f": {}}, "g": True, "h": float("inf")}
+    table = {"a": {"b c": [1, 2.5, 'd\n"e'], "f": {}}, "g": True, "h": float("inf")}
     assert tomllib.loads(to_toml(table)) == table
