@@ -74,14 +74,20 @@ def doctor(name: str, *, mend: bool = False, storage: str | None = None) -> list
         StorageError: The database or the study is not there, or the file is damaged beyond reading.
     """
     url = storage_url(storage)
-    db = Database.open_readonly(url)
-    try:
-        found = [*_of_file(db)] or _look(db, Study(db, StudyHandle.open(db, name)), url)
-    finally:
-        db.close()
+    found = _found(name, url)
     if not (mend and any(one.mend for one in found)):
         return [one.complaint for one in found]
-    return _mended(found, name, url)
+    _mend(found, name, url)
+    left = {one.complaint.text for one in _found(name, url)}  # Mended is what is no longer found.
+    return [dataclasses.replace(one.complaint, mended=one.complaint.text not in left) for one in found]
+
+
+def _found(name: str, url: str) -> list[_Finding]:
+    db = Database.open_readonly(url)
+    try:
+        return [*_of_file(db)] or _look(db, Study(db, StudyHandle.open(db, name)), url)
+    finally:
+        db.close()
 
 
 def _look(db: Database, study: Study, url: str) -> list[_Finding]:
@@ -225,8 +231,7 @@ def _of_orphans(name: str, url: str, *, is_clear: bool) -> Iterator[_Finding]:
             yield _Finding(Complaint("file", text, "see first whether a network that is missed is among them"))
 
 
-def _mended(found: list[_Finding], name: str, url: str) -> list[Complaint]:
-    """Mend what can be mended; returns all complaints, with what has become of them."""
+def _mend(found: list[_Finding], name: str, url: str) -> None:
     with contextlib.closing(Database.open(url, create=False)) as db:
         study = StudyHandle.open(db, name)
         with study.lock():  # Nobody claims, tells or deletes meanwhile.
@@ -235,4 +240,3 @@ def _mended(found: list[_Finding], name: str, url: str) -> list[Complaint]:
                     one.mend(study)
     if any(one.complaint.kind == "file" and one.mend is not None for one in found):
         clean(name, storage=url)
-    return [dataclasses.replace(one.complaint, mended=one.mend is not None) for one in found]
