@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from autoprune.api._cleaning import clean
@@ -16,10 +15,11 @@ from autoprune.api._places import network_folders
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
+from autoprune.search.front import EvaluationRows
 from autoprune.search.invariants import Violation, file_violations, phase_violations, row_violations
 from autoprune.search.phases import PhasePlace, PhaseRows, discard
 from autoprune.search.storage import Database, StudyHandle, schema
-from autoprune.search.trials import Lifecycle, expire_dead_leases, new_owner, orphans
+from autoprune.search.trials import Lifecycle, drop_unknown_leases, expire_dead_leases, new_owner, orphans
 
 __all__ = ["Complaint", "doctor"]
 
@@ -124,34 +124,19 @@ def _of_tables(db: Database) -> Iterator[_Finding]:
 
 
 def _of_row(found: Violation) -> _Finding:
-    table = {"evaluation": schema.evaluations, "lease": schema.leases}.get(found.kind)
     if found.kind == "evaluation" and found.number is not None:
         number = found.number
-        return _finding(found, "forget that score", lambda study: _forget_scores(study, number))
-    if table is not None and found.number is None:
-        return _finding(found, "delete those leases", _forget_leases)
+        return _finding(
+            found, "forget that score", lambda study: EvaluationRows(study.db, study.study_id).forget(number)
+        )
+    if found.kind == "lease" and found.number is None:
+        return _finding(found, "delete those leases", drop_unknown_leases)
     return _finding(found, "nothing mends it: tell us, with the database, or leave the trial out with --where")
 
 
 def _finding(found: Violation, remedy: str, mend: Callable[[StudyHandle], object] | None = None) -> _Finding:
     path = None if found.path is None else str(found.path)
     return _Finding(Complaint(found.kind, found.text, remedy, found.number, path, can_mend=mend is not None), mend)
-
-
-def _forget_scores(study: StudyHandle, number: int) -> None:
-    table = schema.evaluations
-    with study.db.writing() as connection:
-        this = sa.and_(table.c.study_id == study.study_id, table.c.trial_number == number)
-        connection.execute(sa.delete(table).where(this))
-
-
-def _forget_leases(study: StudyHandle) -> None:
-    """Delete the leases of trials that are not there."""
-    leases, trials = schema.leases, schema.optuna_trials
-    known = sa.select(trials.c.trial_id)
-    with study.db.writing() as connection:
-        this = sa.and_(leases.c.study_id == study.study_id, leases.c.trial_id.not_in(known))
-        connection.execute(sa.delete(leases).where(this))
 
 
 def _of_leases(study: StudyHandle, config: StudyConfig) -> Iterator[_Finding]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from autoprune.config import (
     TrialSpec,
 )
 from autoprune.distributed import (
+    Cluster,
     CoresWatch,
     Destination,
     Slots,
@@ -132,10 +133,10 @@ def launch(
         source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
         loggers=loggers,
     )  # fmt: skip
-    with _events_in(log) as events:
-        return _run(
-            config, storage, time_limit_s=time_limit_s, address=address, events=events, progress=progress or Progress()
-        )
+    told = progress or Progress()
+    return _logged(
+        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+    )
 
 
 def resume(
@@ -153,33 +154,33 @@ def resume(
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
     config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
-    with _events_in(log) as events:
-        return _run(
-            config, storage, time_limit_s=time_limit_s, address=address, events=events, progress=progress or Progress()
-        )
+    told = progress or Progress()
+    return _logged(
+        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+    )
 
 
-@contextlib.contextmanager
-def _events_in(path: Path | str | None) -> Iterator[EventLog | None]:
-    """The log of events, opened before anything is begun."""
+def _logged(path: Path | str | None, run: Callable[[EventLog | None], Outcome]) -> Outcome:
+    """What a run comes to; its log of events is opened before anything is begun, and its end is the last one."""
     if path is None:
-        yield None
-        return
-    with contextlib.closing(EventLog(Path(path))) as log:
+        return run(None)
+    with contextlib.closing(EventLog(Path(path))) as events:
         try:
-            yield log
+            outcome = run(events)
         except BaseException as error:
-            log("end", finished=False, why=first_line(error))
+            events("end", finished=False, why=first_line(error))
             raise
+        events("end", finished=outcome.finished, n_finished=outcome.n_finished, why=outcome.why)
+        return outcome
 
 
 def _run(
     config: StudyConfig,
     storage: str | None,
+    events: EventLog | None,
     *,
     time_limit_s: float | None,
     address: str | None,
-    events: EventLog | None,
     progress: Progress,
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
@@ -189,8 +190,7 @@ def _run(
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
-        if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
-            progress.note(str(cluster.cores))
+        _note_cores(cluster, progress)
         db = Database.open(storage_url(storage), create=True)
         config, workbench, record = settle(
             config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
@@ -207,9 +207,7 @@ def _run(
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            spec = _spec(config, space, claim, ready, ancestors=_ancestors(claim, record))
-            left_s = dispatcher.seconds_left
-            return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
+            return _told_to_worker(_spec(config, space, claim, ready, ancestors=_ancestors(claim, record)), dispatcher)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
@@ -222,9 +220,7 @@ def _run(
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
                     prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
-                    progress.note(_launch_note(search, slots, ready.threads))
-                    for name in config.loggers.use:
-                        progress.note(f"logging to {name}: {log_to.place(name)}")
+                    _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
                 drive(
                     dispatcher,
                     execute=_execute,
@@ -237,10 +233,7 @@ def _run(
                 )
         finally:
             record.leave(owner)
-    outcome = _outcome(study, dispatcher, search)
-    if events is not None:
-        events("end", finished=outcome.finished, n_finished=outcome.n_finished, why=outcome.why)
-    return outcome
+    return _outcome(study, dispatcher, search)
 
 
 def _begun(
@@ -379,6 +372,21 @@ def _proposer(
     )
 
 
-def _launch_note(search: SearchConfig, slots: Slots, threads: int | None) -> str:
-    gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
-    return f"study {search.name!r}: {search.length}, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
+def _note_cores(cluster: Cluster, progress: Progress) -> None:
+    if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
+        progress.note(str(cluster.cores))
+
+
+def _announce(
+    config: StudyConfig, log_to: Destination, *, slots: Slots, threads: int | None, progress: Progress
+) -> None:
+    search, gpu = config.study, f" and {slots.gpu:g} GPU" if slots.gpu else ""
+    at_once = f"{slots.concurrency} at once, each with {threads} thread(s){gpu}"
+    progress.note(f"study {search.name!r}: {search.length}, {at_once}")
+    for name in config.loggers.use:
+        progress.note(f"logging to {name}: {log_to.place(name)}")
+
+
+def _told_to_worker(spec: TrialSpec, dispatcher: Dispatcher) -> dict[str, Any]:
+    left_s = dispatcher.seconds_left
+    return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}

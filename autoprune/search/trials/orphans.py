@@ -11,7 +11,7 @@ from autoprune.search.trials import sql
 from autoprune.search.trials.owners import is_gone
 from autoprune.search.trials.stored import StoredTrial
 
-__all__ = ["Orphan", "orphans"]
+__all__ = ["Orphan", "drop_unknown_leases", "orphans"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,11 @@ def orphans(study: StudyHandle, *, grace_s: float) -> list[Orphan]:
         elif trial_id in gone:
             found.append(Orphan(trial.number, "is RUNNING, but the process of its driver is gone"))
     return found
+
+
+def drop_unknown_leases(study: StudyHandle) -> None:
+    """Delete the leases of trials that are not there."""
+    leases, known = schema.leases, sa.select(schema.optuna_trials.c.trial_id)
+    with study.db.writing() as connection:
+        this = sa.and_(leases.c.study_id == study.study_id, leases.c.trial_id.not_in(known))
+        connection.execute(sa.delete(leases).where(this))
