@@ -204,18 +204,15 @@ def _write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
     torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
 
 
-def encoded(rng: Random, kind: str, *, size: int = 8) -> bytes:
-    """A small image of noise in one of the formats that Pillow writes."""
-    modes = {
-        "JPEG": ("RGB", "L", "CMYK"),
-        "PPM": ("RGB", "L"),
-        "JPEG2000": ("RGB", "L", "RGBA"),
-        "PCX": ("RGB", "L", "P"),
-    }
-    mode = rng.choice(modes.get(kind, ("RGB", "L", "P", "RGBA") if kind in ("PNG", "TIFF") else ("RGB",)))
+def encoded(rng: Random, kind: str, *, mode: str | None = None, size: int = 8) -> bytes:
+    """A small image of noise in one of the formats that Pillow writes, in one of its modes."""
+    modes = {"JPEG": ("RGB", "L", "CMYK"), "PPM": ("RGB", "L"), "JPEG2000": ("RGB", "L"), "PCX": ("RGB", "L", "P")}
+    usual = ("RGB", "L", "P", "RGBA") if kind in ("PNG", "TIFF") else ("RGB",)
+    mode = mode or rng.choice(modes.get(kind, usual))
     pixels = np.frombuffer(rng.randbytes(size * size * 4), np.uint8).reshape(size, size, 4)
+    image = Image.fromarray(pixels)
     file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, kind)
+    (image if mode == "RGBA" else image.convert("RGB").convert(mode)).save(file, kind)
     return file.getvalue()
 
 
@@ -229,12 +226,7 @@ def _write_images(folder: Path) -> None:
 
 def _write_parquet(path: Path) -> None:
     rng = Random("parquet")
-    images = [{"bytes": encoded(rng, "PNG"), "path": None} for _ in range(12)]
-    pixels = [Image.open(io.BytesIO(image["bytes"])).convert("L") for image in images]
-    for image, grey in zip(images, pixels, strict=True):
-        file = io.BytesIO()
-        grey.save(file, "PNG")
-        image["bytes"] = file.getvalue()
+    images = [{"bytes": encoded(rng, "PNG", mode="L"), "path": None} for _ in range(12)]
     pyarrow.parquet.write_table(pyarrow.table({"img": images, "label": [i % 3 for i in range(12)]}), path)
 
 
