@@ -347,7 +347,7 @@ class Dispatcher:
             _log.warning("%s", error)
             self._events("lost lease", **ids)
             return None
-        facts = {"values": stored.values} if isinstance(stored, Complete) else {}
+        facts: dict[str, Any] = {"values": stored.values} if isinstance(stored, Complete) else {}
         if isinstance(stored, Fail | Release):
             facts = {"reason": stored.reason}
         self._events("tell", **ids, verdict=_WORDS[type(stored)], **facts)
