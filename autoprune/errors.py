@@ -39,8 +39,11 @@ __all__ = [
     "TrialStoppedError",
     "WeightsError",
     "first_line",
+    "in_one_line",
     "unknown_name",
 ]
+
+_SHOWN_LETTERS = 200  # Of a name that there is none of.
 
 
 class AutopruneError(Exception):
@@ -122,7 +125,8 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     near = _nearest(name, names)
     hint = f"; did you mean {near!r}?" if near else "."
-    return f"there is no {kind} {name!r}{hint} Valid: {', '.join(names) or 'none'}."
+    shown = repr(name) if len(name) <= _SHOWN_LETTERS else f"{name[:_SHOWN_LETTERS]!r}..."
+    return f"there is no {kind} {shown}{hint} Valid: {', '.join(names) or 'none'}."
 
 
 def first_line(error: BaseException) -> str:
@@ -130,8 +134,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def in_one_line(text: str) -> str:
+    r"""What is said, in one line that a terminal can show.
+
+    Names out of files and databases stand in messages, and may hold line ends, or what moves the cursor or changes
+    colours.
+
+    Example:
+        >>> in_one_line("there is no \x1b[31m file\n")
+        'there is no \\x1b[31m file'
+    """
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+
+
 def _nearest(name: str, names: list[str]) -> str | None:
-    if not name:
+    if not 0 < len(name) <= _SHOWN_LETTERS:
         return None
     wanted = name.lower()
 

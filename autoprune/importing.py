@@ -14,15 +14,47 @@ from typing import Any
 
 from autoprune.errors import ConfigError, unknown_name
 
-__all__ = ["call_factory", "called_as", "given_name", "import_named", "is_own", "lazy_names", "told"]
+__all__ = [
+    "allow_own_code",
+    "call_factory",
+    "called_as",
+    "given_name",
+    "import_named",
+    "is_given",
+    "is_own",
+    "lazy_names",
+    "told",
+]
 
 _GIVEN = "pickle:"
+_FORBIDDEN = "AUTOPRUNE_NO_FACTORIES"  # In the environment, which the workers of a local cluster inherit.
 _RAISED = (Exception, SystemExit)  # A user's module may raise anything, and may be a script that exits.
 
 
 def is_own(name: str) -> bool:
     """Whether a name stands for somebody's own code rather than for something of ours."""
     return ":" in name
+
+
+def allow_own_code(is_allowed: bool) -> None:
+    """Whether names in files and databases may be imported, by this process and those that it starts."""
+    if is_allowed:
+        os.environ.pop(_FORBIDDEN, None)
+    else:
+        os.environ[_FORBIDDEN] = "1"
+
+
+def _check_allowed(name: str, key: str) -> None:
+    if os.environ.get(_FORBIDDEN):
+        raise ConfigError(
+            f"`{key}` = {told(name)!r} must not be imported, since code of users was ruled out by `--no-factories` or "
+            f"{_FORBIDDEN}. Leave that away if you trust where the name comes from."
+        )
+
+
+def is_given(name: str) -> bool:
+    """Whether a name stands for an object that was given in Python."""
+    return name.startswith(_GIVEN)
 
 
 def import_named(name: str, *, key: str, what: str) -> Any:
@@ -36,12 +68,13 @@ def import_named(name: str, *, key: str, what: str) -> Any:
         what: ``"function"`` or ``"class"``, for the message.
 
     Raises:
-        ConfigError: It can't be imported.
+        ConfigError: It can't be imported, or must not be; see `allow_own_code`.
     """
     module_name, colon, attribute_name = name.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *attribute_name.split("."))):
         shape = "package.module:Class" if what == "class" else f"package.module:{what}"
         raise ConfigError(f"`{key}` must look like {shape}, but got {name!r}.")
+    _check_allowed(name, key)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -68,7 +101,7 @@ def call_factory(name: str, *, key: str) -> Any:
     Raises:
         ConfigError: It can't be imported, is not callable, or raises.
     """
-    if name.startswith(_GIVEN):
+    if is_given(name):
         return _read_given(name, key=key)
     target = import_named(name, key=key, what="function")
     if not callable(target):
@@ -91,10 +124,11 @@ def given_name(path: Path, sha256: str) -> str:
 
 def told(name: str | None) -> str | None:
     """A factory's name, for people and for identities: where an object was kept says nothing of it."""
-    return "given in Python" if name is not None and name.startswith(_GIVEN) else name
+    return "given in Python" if name is not None and is_given(name) else name
 
 
 def _read_given(name: str, *, key: str) -> Any:
+    _check_allowed(name, key)
     path, _, sha256 = name.removeprefix(_GIVEN).rpartition("#")
     try:
         content = Path(path).read_bytes()

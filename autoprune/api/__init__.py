@@ -10,6 +10,7 @@ from autoprune.importing import lazy_names
 if TYPE_CHECKING:
     from autoprune.api._cleaning import Removed, clean
     from autoprune.api._diffing import Difference, diff
+    from autoprune.api._doctoring import Complaint, doctor
     from autoprune.api._drafting import write_space
     from autoprune.api._evaluating import Evaluated, evaluate
     from autoprune.api._exporting import Exported, best_trial, export_front, export_trial, load_model
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from autoprune.pipeline import Pruned, prune
 
 __all__ = [
+    "Complaint",
     "Difference",
     "DriverStatus",
     "Evaluated",
@@ -56,6 +58,7 @@ __all__ = [
     "best_trial",
     "clean",
     "diff",
+    "doctor",
     "evaluate",
     "export_front",
     "export_trial",
@@ -83,6 +86,7 @@ __all__ = [
 _HOMES = {
     "_cleaning": ("Removed", "clean"),
     "_diffing": ("Difference", "diff"),
+    "_doctoring": ("Complaint", "doctor"),
     "_drafting": ("write_space",),
     "_evaluating": ("Evaluated", "evaluate"),
     "_exporting": ("Exported", "best_trial", "export_front", "export_trial", "load_model"),

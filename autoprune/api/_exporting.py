@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.api._cards import Exported, Int8, card_of, index_of
+from autoprune.api._places import network_path
 from autoprune.api._planning import identity_of
 from autoprune.api._reading import Study, open_study
 from autoprune.config import seed_of
@@ -72,7 +73,7 @@ def _weights_in(study: Study, facts: Mapping[str, Any]) -> Path:
             f"{facts['state']}. "
             f"`autoprune pareto {study.name}` shows trials that have one."
         )
-    return Path(facts["weights"])
+    return network_path(study, facts["weights"])
 
 
 def factory_of(study: Study) -> Callable[[], nn.Module] | None:

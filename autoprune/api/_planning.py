@@ -39,6 +39,7 @@ from autoprune.importing import told
 from autoprune.pipeline import Workbench, notes_on, open_workbench
 from autoprune.search.proposals import Budget, Planner, RecipeSearch, Space, opening, sampler_named
 from autoprune.search.storage import Database, StudyHandle
+from autoprune.widths import rule_named
 
 __all__ = [
     "ExistingStudy",
@@ -102,6 +103,8 @@ def load_config(
         if n_trials is None and time_limit_s is not None and not names_its_trials(Path(source)):
             n_trials = AS_MANY_AS_FIT
     sampler_named(config.study.sampler)
+    for rule in config.space.width_rules:
+        rule_named(rule)
     for method, ranges in config.space.methods.items():
         for key, values in ranges.items():
             for value in values.grid or _samples(values):

@@ -7,13 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from autoprune.api._places import network_path
 from autoprune.api._reading import Study
 from autoprune.config import SettingSpec, TrialSpec
-from autoprune.errors import WeightsError
+from autoprune.errors import WeightsError, first_line
 from autoprune.pipeline import Link, Workbench
 from autoprune.search.front import FEWEST_RACED, EvaluationRows, RacedPair, TestScore, raced, summary
 from autoprune.search.trials import Attr, StoredTrial, lineage_of
@@ -131,23 +131,23 @@ def _lineages(study: Study, members: Sequence[FrozenTrial], workbench: Workbench
             recipe=point.recipe,
             epochs=None if point.epochs is None else trial.attrs[Attr.IMAGES] / n_images,
         )
-        return Link(spec, _kept(trial.frozen))
+        return Link(spec, _kept(study, trial.frozen))
 
     return {
         member.number: tuple(link(trial) for trial in lineage_of(trials[member.number], trials)) for member in members
     }
 
 
-def _kept(trial: FrozenTrial) -> dict[str, list[int]]:
+def _kept(study: Study, trial: FrozenTrial) -> dict[str, list[int]]:
     """The channels that a trial kept, from the record beside its network, which retention leaves there."""
     try:
-        path = Path(trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
+        path = network_path(study, trial.user_attrs[Attr.WEIGHTS]).with_suffix(".json")
         record = json.loads(path.read_text())
         is_ours, kept = record["sha256"] == trial.user_attrs[Attr.SHA256], dict(record["kept"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"the record beside the network of trial {trial.number} must say which channels it kept, but can't be "
-            f"read: {error}. Put the study's artifacts folder back where it was."
+            f"read: {first_line(error)}. Put the study's artifacts folder back where it was."
         ) from error
     if not is_ours:
         raise WeightsError(

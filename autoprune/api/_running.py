@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from autoprune.api._cleaning import retain
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
+from autoprune.api._places import network_path
 from autoprune.api._planning import load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
@@ -26,6 +31,7 @@ from autoprune.config import (
     TrialSpec,
 )
 from autoprune.distributed import (
+    Cluster,
     CoresWatch,
     Destination,
     Slots,
@@ -36,6 +42,7 @@ from autoprune.distributed import (
     plan_slots,
     require_loggers,
 )
+from autoprune.errors import first_line
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
@@ -47,6 +54,7 @@ from autoprune.search.dispatch import (
     Stopping,
     WindDown,
 )
+from autoprune.search.events import EventLog, Events, silent
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
@@ -94,6 +102,7 @@ def launch(
     concurrency: int | None = None,
     address: str | None = None,
     loggers: Sequence[str] | None = None,
+    log: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Start a study, or join it where it runs already.
@@ -109,6 +118,7 @@ def launch(
         concurrency: Trials at once; overrides the file's.
         address: A Ray cluster; None starts one on this machine.
         loggers: Experiment trackers to tell of trials, any of ``config.LOGGERS``; overrides the file's.
+        log: A file to which a line of JSON is appended for each event; see `search.events`.
         progress: Told what happens.
 
     Returns:
@@ -123,7 +133,10 @@ def launch(
         source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
         loggers=loggers,
     )  # fmt: skip
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    told = progress or Progress()
+    return _logged(
+        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+    )
 
 
 def resume(
@@ -135,16 +148,40 @@ def resume(
     concurrency: int | None = None,
     address: str | None = None,
     loggers: Sequence[str] | None = None,
+    log: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
     config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    told = progress or Progress()
+    return _logged(
+        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+    )
+
+
+def _logged(path: Path | str | None, run: Callable[[EventLog | None], Outcome]) -> Outcome:
+    """What a run comes to; its log of events is opened before anything is begun, and its end is the last one."""
+    if path is None:
+        return run(None)
+    with contextlib.closing(EventLog(Path(path))) as events:
+        try:
+            outcome = run(events)
+        except BaseException as error:
+            events("end", finished=False, why=first_line(error))
+            raise
+        events("end", finished=outcome.finished, n_finished=outcome.n_finished, why=outcome.why)
+        return outcome
 
 
 def _run(
-    config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
+    config: StudyConfig,
+    storage: str | None,
+    events: EventLog | None,
+    *,
+    time_limit_s: float | None,
+    address: str | None,
+    progress: Progress,
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
@@ -153,8 +190,7 @@ def _run(
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
-        if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
-            progress.note(str(cluster.cores))
+        _note_cores(cluster, progress)
         db = Database.open(storage_url(storage), create=True)
         config, workbench, record = settle(
             config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
@@ -167,13 +203,11 @@ def _run(
         is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
-            planner=planner,
+            planner=planner, events=_begun(events, record, owner, slots=slots, time_limit_s=time_limit_s),
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            spec = _spec(config, space, claim, ready, ancestors=_ancestors(claim, record))
-            left_s = dispatcher.seconds_left
-            return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
+            return _told_to_worker(_spec(config, space, claim, ready, ancestors=_ancestors(claim, record)), dispatcher)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
@@ -186,9 +220,7 @@ def _run(
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
                     prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
-                    progress.note(_launch_note(search, slots, ready.threads))
-                    for name in config.loggers.use:
-                        progress.note(f"logging to {name}: {log_to.place(name)}")
+                    _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
                 drive(
                     dispatcher,
                     execute=_execute,
@@ -202,6 +234,22 @@ def _run(
         finally:
             record.leave(owner)
     return _outcome(study, dispatcher, search)
+
+
+def _begun(
+    events: EventLog | None, record: StudyHandle, owner: str, *, slots: Slots, time_limit_s: float | None
+) -> Events:
+    """The log of events, told that the driver has been launched."""
+    if events is None:
+        return silent
+    events.share(study=record.name, owner=owner)
+    config = record.config["config"]["study"]
+    facts = {"revision": record.revision, "n_trials": config["n_trials"], "concurrency": slots.concurrency}
+    host, version = socket.gethostname(), metadata.version("autoprune")
+    events(
+        "launch", storage=record.db.url, **facts, time_limit_s=time_limit_s, host=host, pid=os.getpid(), version=version
+    )
+    return events
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
@@ -233,14 +281,16 @@ def _dispatcher(
     concurrency: int,
     time_limit_s: float | None,
     planner: Planner | None,
+    events: Events,
 ) -> Dispatcher:
     search = config.study
     limit_bytes = config.retention.phase_cache_gb * 1e9
     cache = PhaseCache(PhaseRows(record.db), folder=phase_folder(config.setting), limit_bytes=limit_bytes)
     cache.shrink()  # The limit may have been lowered.
     lifecycle = Lifecycle(
-        record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry
-    )
+        record, owner=owner, n_trials=search.n_trials, grace_s=search.lease_s, max_retry=search.max_retry,
+        events=events,
+    )  # fmt: skip
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
     params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
@@ -254,10 +304,16 @@ def _dispatcher(
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
         shared=SharedPhases(key_of, cache.shrink),
-        on_complete=lambda: retain(Study(record.db, record)),
+        on_complete=lambda: _retain(record, events),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
+        events=events,
     )
+
+
+def _retain(record: StudyHandle, events: Events) -> None:
+    if gone := retain(Study(record.db, record)):
+        events("retention", deleted=[str(path) for path in gone])
 
 
 def _spec(
@@ -275,7 +331,10 @@ def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
         return ()
     trials = {trial.number: StoredTrial(trial) for trial in record.trials()}
     line = reversed(lineage_of(trials[claim.point.parent], trials))
-    return tuple(Ancestor(number=t.number, weights=str(t.weights), sha256=str(t.sha256)) for t in line)
+    study = Study(record.db, record)
+    return tuple(
+        Ancestor(number=t.number, weights=str(network_path(study, str(t.weights))), sha256=str(t.sha256)) for t in line
+    )
 
 
 def _patience(search: SearchConfig) -> Patience:
@@ -313,6 +372,21 @@ def _proposer(
     )
 
 
-def _launch_note(search: SearchConfig, slots: Slots, threads: int | None) -> str:
-    gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
-    return f"study {search.name!r}: {search.length}, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
+def _note_cores(cluster: Cluster, progress: Progress) -> None:
+    if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
+        progress.note(str(cluster.cores))
+
+
+def _announce(
+    config: StudyConfig, log_to: Destination, *, slots: Slots, threads: int | None, progress: Progress
+) -> None:
+    search, gpu = config.study, f" and {slots.gpu:g} GPU" if slots.gpu else ""
+    at_once = f"{slots.concurrency} at once, each with {threads} thread(s){gpu}"
+    progress.note(f"study {search.name!r}: {search.length}, {at_once}")
+    for name in config.loggers.use:
+        progress.note(f"logging to {name}: {log_to.place(name)}")
+
+
+def _told_to_worker(spec: TrialSpec, dispatcher: Dispatcher) -> dict[str, Any]:
+    left_s = dispatcher.seconds_left
+    return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from autoprune.cli.options import add_cluster, add_storage, positive
+from autoprune.cli.options import add_cluster, add_storage, add_trust, positive
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--race", action="store_true", help="more than three seeds only for near-ties of the front")
     parser.add_argument("--where", metavar="EXPR", help="only the front among trials that satisfy this")
     add_cluster(parser)
+    add_trust(parser)
     add_storage(parser)
 
 

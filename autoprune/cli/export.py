@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoprune.cli.options import add_storage, natural, one_of
+from autoprune.cli.options import add_storage, add_trust, natural, one_of
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--to", required=True, metavar="FILE", help="ends in .py, .pt2, .onnx or .safetensors")
     parser.add_argument("--int8", action="store_true", help="round to 8 bits (.onnx), scored on the validation split")
+    add_trust(parser)
     add_storage(parser)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from autoprune.cli.options import add_trust
+
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
 NAME = "inspect"
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("study_file", metavar="STUDY.toml", help="the study file; its search space may be missing")
     parser.add_argument("--write-space", metavar="FILE", help="write a search space for the network, a new .toml file")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from autoprune.cli.options import add_storage, natural, positive
+from autoprune.cli.options import add_storage, add_trust, natural, positive
 
 __all__ = ["DESCRIPTION", "EPILOG", "NAME", "SUMMARY", "add_arguments", "run"]
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=positive, nargs="+", default=[1, 64], metavar="N", help="images at once (default: 1 and 64)"
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda, ...")
+    add_trust(parser)
     add_storage(parser)
 
 

@@ -13,6 +13,7 @@ from autoprune.cli import (
     clean,
     dashboard,
     diff,
+    doctor,
     evaluate,
     export,
     init,
@@ -27,7 +28,9 @@ from autoprune.cli import (
     status,
     stop,
 )
-from autoprune.errors import AutopruneError, StudyFailedError, unknown_name
+from autoprune.cli.secrecy import hide_passwords
+from autoprune.errors import AutopruneError, StudyFailedError, in_one_line, unknown_name
+from autoprune.importing import allow_own_code
 
 __all__ = ["main"]
 
@@ -47,6 +50,7 @@ _COMMANDS = (
     export,
     latency,
     clean,
+    doctor,
     list_,
 )
 
@@ -78,7 +82,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong as the rest of autoprune does: in a sentence, without the usage of every flag."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"autoprune: {message.rstrip('.')}. `{self.prog} --help` tells more.\n")
+        said = in_one_line(message).rstrip(".")
+        self.exit(2, f"autoprune: {said}. `{self.prog} --help` tells more.\n")
 
     def refuse_flags(self, found: Sequence[str]) -> NoReturn:
         """Say which of the arguments that nobody took is wrong."""
@@ -115,6 +120,9 @@ def build_parser() -> _Parser:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, names = build_parser(), [module.NAME for module in _COMMANDS]
+    for argument in arguments:
+        if not argument.isascii() and argument.encode(errors="ignore").decode() != argument:
+            parser.error(f"arguments must be text in UTF-8, but {argument!r} is not")
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     if command is None and not arguments:
         parser.error(f"a command must be given, one of {', '.join(names)}")
@@ -128,16 +136,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if arguments is None:
+        hide_passwords(sys.argv[1:])
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
+    if getattr(args, "no_factories", False):
+        allow_own_code(False)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
     except StudyFailedError as error:
-        print(f"autoprune: {error}", file=sys.stderr)
+        print(f"autoprune: {in_one_line(str(error))}", file=sys.stderr)
         return 1
     except AutopruneError as error:
-        print(f"autoprune: {error}", file=sys.stderr)
+        print(f"autoprune: {in_one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; the rest must not raise while Python shuts down.

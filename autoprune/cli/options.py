@@ -13,6 +13,7 @@ __all__ = [
     "add_cluster",
     "add_run_options",
     "add_storage",
+    "add_trust",
     "address",
     "duration",
     "loggers_of",
@@ -83,6 +84,15 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """``--no-factories``, which `cli.main` obeys."""
+    parser.add_argument(
+        "--no-factories",
+        action="store_true",
+        help="import no code that the study names (factories, own classes): for files and databases of others",
+    )
+
+
 def add_cluster(parser: argparse.ArgumentParser) -> None:
     """``--concurrency`` and ``--address``."""
     parser.add_argument("--concurrency", type=positive, metavar="K", help="runs at once (default: as many as fit)")
@@ -106,6 +116,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="tell tensorboard, mlflow or wandb of trials (over the file); again for another one, none for none",
     )
+    parser.add_argument("--log", metavar="FILE", help="append a line of JSON to this file for each event")
+    add_trust(parser)
     add_storage(parser)
 
 
@@ -118,6 +130,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "concurrency": args.concurrency,
         "address": args.address,
         "loggers": loggers_of(args),
+        "log": args.log,
     }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.cli.files import ENDINGS, as_csv, as_json, write_table
 from autoprune.cli.options import add_storage, one_of, positive
+from autoprune.cli.wording import command
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -141,5 +141,4 @@ def _export_command(rows: pd.DataFrame, args: argparse.Namespace) -> str:
     """The command that takes the chosen network away."""
     row = rows.iloc[0]
     name, number = str(row.get("study", args.names[0])), int(row["number"])
-    storage = ["--storage", args.storage] if args.storage else []
-    return shlex.join(["autoprune", "export", name, str(number), "--to", f"{name}-{number}.onnx", *storage])
+    return command("export", name, number, "--to", f"{name}-{number}.onnx", storage=args.storage)

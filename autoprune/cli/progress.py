@@ -7,6 +7,7 @@ import time
 from typing import Any, Self
 
 from autoprune.api import Outcome, Progress, RunningTrial, Snapshot, Study
+from autoprune.cli.secrecy import without_password
 from autoprune.cli.tables import front_table
 from autoprune.config import AS_MANY_AS_FIT
 
@@ -156,7 +157,7 @@ def finish(outcome: Outcome, storage: str | None) -> int:
     wanted = "" if outcome.n_trials is None else f" of {outcome.n_trials}"
     print(f"{outcome.n_finished}{wanted} trials finished. The front:")
     print(front_table(study.front(), study.metric))
-    where = f" --storage {storage}" if storage else ""
+    where = f" --storage {without_password(storage)}" if storage else ""
     if outcome.finished:
         print(f"more: autoprune pareto {study.name}{where}; go on: autoprune resume {study.name} --trials N{where}")
         return 0

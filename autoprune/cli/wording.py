@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from autoprune.cli.secrecy import without_password
+
 __all__ = ["bar", "command", "duration_text", "percent"]
 
 
@@ -43,6 +45,7 @@ def bar(share: float, *, length: int, filled: str = "█", empty: str = "░") -
 
 
 def command(*words: object, storage: str | None) -> str:
-    """A command of ours to copy: ``--storage`` stands in it where it was given."""
-    parts = ["autoprune", *map(str, words), *([] if storage is None else ["--storage", storage])]
+    """A command of ours to copy: ``--storage`` stands in it where it was given, without a password."""
+    place = [] if storage is None else ["--storage", without_password(storage)]
+    parts = ["autoprune", *map(str, words), *place]
     return shlex.join(parts)

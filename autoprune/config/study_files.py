@@ -17,6 +17,7 @@ from autoprune.config.space_files import Catalogue, SpaceConfig, absolute, find_
 from autoprune.config.spec import DataSpec, EngineSpec, NetworkSpec, SettingSpec
 from autoprune.config.tasks import TaskSpec
 from autoprune.errors import ConfigError, unknown_name
+from autoprune.importing import is_given
 
 __all__ = [
     "AS_MANY_AS_FIT",
@@ -381,6 +382,13 @@ def _tables(path: Path) -> dict[str, Any]:
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('table', key, known)}")
         table_of(value, where, key)
+    for key in ("network", "data", "task"):
+        factory = tables.get(key, {}).get("factory")
+        if isinstance(factory, str) and is_given(factory):
+            raise ConfigError(
+                f"{where}: [{key}] `factory` must look like package.module:function, but got {factory[:80]!r}. A file "
+                "can't name objects that were given in Python; `autoprune resume` knows those of a study."
+            )
     for key in ("study", "network", *([] if "factory" in tables.get("task", {}) else ["data"])):
         if key not in tables:
             raise ConfigError(f"{where}: the table [{key}] must be given, but is missing.")

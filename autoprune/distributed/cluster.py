@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed.cores import Cores, CoresWatch
+from autoprune.distributed.seclusion import heard_here_alone
 from autoprune.errors import ConfigError
 
 __all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots"]
@@ -141,15 +142,15 @@ def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address is None:
-            ray.init(
-                address="local",  # Without it, Ray would join any cluster that somebody has started on this machine.
-                num_cpus=n_cpus,  # It would count those that this process may not use.
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                configure_logging=True,
-                include_dashboard=False,
-                **quiet,
-            )
+            with heard_here_alone():
+                ray.init(
+                    address="local",  # Without it, Ray would join any cluster that is there on this machine.
+                    num_cpus=n_cpus,  # It would count those that this process may not use.
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    configure_logging=True,
+                    include_dashboard=False,
+                    **quiet,
+                )
         else:
             _check_reachable(address)
             ray.init(address=address, **quiet)

@@ -36,6 +36,7 @@ from autoprune.widths import Kept
 __all__ = ["cut", "masked", "narrowed"]
 
 _SLICED = ("weight", "bias", "running_mean", "running_var")
+_SHOWN_LETTERS = 80
 
 
 def cut(
@@ -193,8 +194,13 @@ def _check(group: ChannelGroup, indices: NDArray[np.int64]) -> None:
     if not fine or array[0] < 0 or array[-1] >= group.width:
         raise ConfigError(
             f"the kept channels of {group.name!r} must be rising integers in 0 .. {group.width - 1}, at least "
-            f"one, but got {array!r}."
+            f"one, but got {_shown(array)}."
         )
+
+
+def _shown(array: NDArray[Any]) -> str:
+    text = str(array.tolist())
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."
 
 
 @dataclass(frozen=True, eq=False)

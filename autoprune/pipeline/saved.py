@@ -18,8 +18,9 @@ from autoprune.engine.plain import plain_weights
 from autoprune.engine.surgery import cut
 from autoprune.engine.tasks import KINDS, Task, core_of, example_from, whole_of
 from autoprune.engine.tracing import trace
-from autoprune.errors import ConfigError, WeightsError
+from autoprune.errors import ConfigError, WeightsError, first_line
 from autoprune.pipeline.probing import settle
+from autoprune.pipeline.record_checks import check_record, require
 
 __all__ = ["example_of", "exported_by", "forward_of", "layout_of", "load_beside_dense", "load_model", "read_record"]
 
@@ -48,22 +49,17 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(beside.read_text())
         expected = record["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: JSON, but not a table
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:  # TypeError: JSON, but not a table
         raise WeightsError(
-            f"{path} must have its record {beside.name} beside it, but that can't be read ({error}). "
+            f"{path} must have its record {beside.name} beside it, but that can't be read ({first_line(error)}). "
             "Copy the two files together."
         ) from error
     if sha256_of(path) != expected:
         raise WeightsError(
             f"{path} must be the file that {beside.name} speaks of, but its hash is another. Copy both anew."
         )
-    needed = _NEEDED_OF_TASKS if "task" in record else _NEEDED
-    lacking = [key for key in needed if record.get(key) is None]
-    if lacking:
-        raise WeightsError(
-            f"{beside} must hold {', '.join(needed)}, but lacks {', '.join(lacking)}. "
-            "Take the record that the trial wrote."
-        )
+    require(record, _NEEDED_OF_TASKS if "task" in record else _NEEDED, where=beside)
+    check_record(record, where=str(beside))
     return record
 
 
@@ -146,7 +142,7 @@ def load_beside_dense(
     path: Path, factory: Callable[[], nn.Module] | None = None, task: Task | None = None
 ) -> tuple[nn.Module, nn.Module]:
     """The dense network that a pruned one was cut from, with fresh weights, and the pruned one; see `load_model`."""
-    record = read_record(path)
+    record, tensors = read_record(path), read_tensors(path)
     if factory is not None:
         dense = plain_weights(factory())
     elif record.get("architecture") is None:
@@ -156,6 +152,7 @@ def load_beside_dense(
         )
     else:
         channels = record["image_shape"][0]
+        _check_classes(record["n_classes"], tensors, path)
         dense = architectures.build(record["architecture"], n_classes=record["n_classes"], in_channels=channels)
     example, forward = example_of(record), forward_of(record, task)
     settle(dense, example, forward=forward)
@@ -164,5 +161,14 @@ def load_beside_dense(
     for name in kept:
         traced.group(name)
     pruned = cut(dense, traced.groups, kept)
-    load_into(pruned, read_tensors(path), source=str(path))
+    load_into(pruned, tensors, source=str(path))
     return dense, pruned.eval()
+
+
+def _check_classes(n_classes: int, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse a number of classes that the weights do not have, before a network of so many is built."""
+    if not any(tensor.ndim and tensor.shape[0] == n_classes for tensor in tensors.values()):
+        raise WeightsError(
+            f"{path} must hold the weights of {n_classes} classes, as its record says, but no tensor in it has so many "
+            "rows. Copy the two files together."
+        )

@@ -694,3 +694,12 @@ def test_a_real_process(arguments: list[str], told: str, write_study: Write, tmp
     assert done.stderr.startswith(told)
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_arguments_that_are_no_text(refused: Refused) -> None:
+    refused("status", "dig\udcffits", told=r"arguments must be text in UTF-8, but 'dig\udcffits' is not.")
+
+
+def test_names_that_would_move_the_cursor_are_told_by_their_escapes(refused: Refused, finished: Any) -> None:
+    refused("pareto", "digits\x1b[2J\n", "--storage", finished.url, told="there is no study 'digits\\x1b[2J\\n'")
+    refused("export", "digits", "0", "--to", "a\x1b]0;title\x07.py\n.x", told=r"a\x1b]0;title\x07.py\n.x")

@@ -15,13 +15,15 @@ ARGUMENTS = {
     "init": [
         "STUDY.toml", "--network NET", "--data PATH", "--task TASK", "--weights FILE", "--time T", "--name NAME",
     ],
-    "inspect": ["STUDY.toml", "--write-space FILE"],
+    "inspect": ["STUDY.toml", "--write-space FILE", "--no-factories"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL", "--dry-run",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--log FILE",
+        "--no-factories", "--storage URL", "--dry-run",
     ],
     "resume": [
-        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL",
+        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--log FILE",
+        "--no-factories", "--storage URL",
     ],
     "status": ["NAME", "--format F", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
@@ -33,12 +35,17 @@ ARGUMENTS = {
     "report": ["NAME", "OTHER", "--to FILE", "--storage URL"],
     "dashboard": ["NAME", "OTHER", "--port P", "--optuna", "--storage URL"],
     "show": ["NAME", "TRIAL", "--format F", "--storage URL"],
-    "evaluate": ["NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--storage URL"],
-    "export": [
-        "NAME", "TRIAL", "--best", "--under EXPR", "--front", "--format F", "--to FILE", "--int8", "--storage URL",
+    "evaluate": [
+        "NAME", "--seeds K", "--race", "--where EXPR", "--concurrency K", "--address ADDR", "--no-factories",
+        "--storage URL",
     ],
-    "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--storage URL"],
+    "export": [
+        "NAME", "TRIAL", "--best", "--under EXPR", "--front", "--format F", "--to FILE", "--int8", "--no-factories",
+        "--storage URL",
+    ],
+    "latency": ["NAME", "TRIAL", "--batch N", "--device D", "--no-factories", "--storage URL"],
     "clean": ["NAME", "--phases", "--dry-run", "--storage URL"],
+    "doctor": ["NAME", "--yes", "--format F", "--storage URL"],
     "list": ["WHAT", "--storage URL"],
 }  # fmt: skip
 

@@ -168,3 +168,31 @@ def test_weights_of_other_widths_are_refused(saved, built_in):
     publish(saved, read_tensors(Path(built_in.results[1].weights)), record)
     with pytest.raises(WeightsError, match="must fit the network"):
         load_model(saved)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"sha256": ' * 100_000, "[]", '"sha256"', "nul"])
+def test_a_record_that_is_no_table(saved, text):
+    saved.with_suffix(".json").write_text(text)
+    with pytest.raises(WeightsError, match=r"must have its record net\.json beside it, but that can't be read"):
+        read_record(saved)
+
+
+def changed(saved, **values):
+    record = json.loads(saved.with_suffix(".json").read_text())
+    saved.with_suffix(".json").write_text(json.dumps({**record, **values}))
+
+
+def test_classes_that_the_weights_do_not_have(saved):
+    changed(saved, n_classes=1_000_000)
+    with pytest.raises(
+        WeightsError, match="must hold the weights of 1000000 classes, as its record says, but no tensor"
+    ):
+        load_model(saved)
+
+
+def test_channels_that_do_not_rise_are_told_in_one_line(saved):
+    record = json.loads(saved.with_suffix(".json").read_text())
+    changed(saved, kept={name: channels[::-1] for name, channels in record["kept"].items()})
+    with pytest.raises(ConfigError, match=r"must be rising integers .*, but got \[") as refused:
+        load_model(saved)
+    assert "\n" not in str(refused.value)

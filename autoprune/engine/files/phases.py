@@ -91,7 +91,7 @@ class PhaseStore:
             if record["sha256"] != sha256_of(path):
                 return None
             return Phase(key, read_tensors(path), record, path, path.stat().st_size)
-        except (OSError, ValueError, KeyError, TypeError, WeightsError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError):
             return None
 
     def get(self, kind: str, key: str, compute: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]]) -> Phase:

@@ -40,6 +40,12 @@ class Parquet(DataSource):
                         f"{path}: a column `{column}` must be there, but the file has {', '.join(columns)}. "
                         "Set `image_column` and `label_column` in [data]."
                     )
+            n_rows, n_bytes = parquet.read_metadata(path).num_rows, path.stat().st_size
+            if n_rows > n_bytes:
+                raise DataError(
+                    f"{path}: each row must hold an encoded image, but there are {n_rows:,} rows in {n_bytes:,} bytes. "
+                    "Write the images into the file."
+                )
             table = parquet.read_table(path, columns=[image_column, label_column])
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: this is not a readable Parquet file: {error}.") from error

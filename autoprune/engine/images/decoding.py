@@ -27,6 +27,7 @@ READING = 2
 2: pixels as viewers show them (`shown`), image folders without hidden files and with all endings that Pillow reads.
 """
 
+_MOST_RESIZED = 100  # An image of one row, scaled until that has the height of all others, would fill the memory.
 _NOT_DECODED = {"EPS", "MPEG"}  # A drawing for Ghostscript, and films of which Pillow reads the size alone.
 
 
@@ -103,9 +104,13 @@ def decode_square(path: str, size: int) -> NDArray[np.uint8]:
 
     def convert(image: Image.Image) -> Image.Image:
         scale = size / min(image.size)
-        resized = image.convert("RGB").resize(
-            (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
-        )
+        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+        if width * height > _MOST_RESIZED * size * size:
+            raise DataError(
+                f"{path}: an image must be at most {_MOST_RESIZED} times as long as wide, but this one is "
+                f"{image.width:,} × {image.height:,}. Crop it."
+            )
+        resized = image.convert("RGB").resize((width, height))
         left, top = (resized.width - size) // 2, (resized.height - size) // 2
         return resized.crop((left, top, left + size, top + size))
 

@@ -19,6 +19,7 @@ _DEEP_FORMATS = {"I;16": (None, "JPEG2000", "PNG", "TIFF"), "I": ("PNG", "PPM")}
 _PLAIN_16_BITS = ("I;16", "I;16B", "I;16N", "I;16R")
 # A PNG names the grey that one sees through as it is stored, in 1, 2 or 4 bits; Pillow stretches the pixels alone.
 _KEY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
+_MOST_PIXELS = 2**26  # 8192 × 8192: a file of kilobytes can hold more than there is memory for.
 _WHITE_IS_ZERO = 0  # Of the TIFF tag 262.
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -46,12 +47,17 @@ def shown(image: Image.Image, where: str) -> Image.Image:
         In mode L where the image is grey by its mode, whatever its depth, and else in RGB.
 
     Raises:
-        DataError: It has no pixels, or numbers that viewers do not agree on.
+        DataError: It has no pixels or too many, or numbers that viewers do not agree on.
     """
     kind, raw_mode = image.format, _raw_mode(image)
     if 0 in image.size:
         raise DataError(
             f"{where}: an image must have pixels, but this one is {image.width} × {image.height}. Replace or remove it."
+        )
+    if image.width * image.height > _MOST_PIXELS:
+        raise DataError(
+            f"{where}: an image must have at most {_MOST_PIXELS:,} pixels, but this one is {image.width:,} × "
+            f"{image.height:,}. Scale it down."
         )
     _check_scale(image.mode, kind, where)
     inverted = _is_inverted(image, raw_mode)

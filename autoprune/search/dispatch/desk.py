@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import TrialState
 
@@ -18,6 +19,7 @@ from autoprune.search.dispatch.records import Live, Nothing, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Reached, Stopper, reached
 from autoprune.search.dispatch.verdicts import Complete, Fail, Goals, Release, StopEarly, Verdict, verdict_on
 from autoprune.search.dispatch.wind_down import WindDown
+from autoprune.search.events import Events, silent
 from autoprune.search.phases import PhaseLeases, PhaseRows
 from autoprune.search.proposals import Proposer, TimeLeft
 from autoprune.search.storage import Counts
@@ -26,6 +28,12 @@ from autoprune.search.trials import Attr, Claim, Lifecycle, NotClaimed, Point, P
 __all__ = ["Dispatcher", "SharedPhases"]
 
 _log = logging.getLogger(__name__)
+_WORDS: Mapping[type[Verdict], str] = {
+    Complete: "complete",
+    StopEarly: "stopped",
+    Fail: "failed",
+    Release: "released",
+}
 _LOOK_AGAIN_S = 0.5  # Tune asks many times a second; the database is asked this often.
 
 
@@ -62,6 +70,7 @@ class Dispatcher:
         on_complete: Called when the study has gained a COMPLETE trial.
         patience: Ends the study when its hypervolume has stalled; None: it goes on to its last trial.
         stopper: Ends trials early that others of their cost have left behind; None: all go on to their end.
+        events: Told what this driver does.
     """
 
     def __init__(
@@ -76,13 +85,16 @@ class Dispatcher:
         on_complete: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
         stopper: Stopper | None = None,
+        events: Events = silent,
     ) -> None:
         self._lifecycle, self._proposer = lifecycle, proposer
         self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
         self._shared, self._on_complete = shared or SharedPhases(), on_complete
-        self._patience, self._stopper = patience, stopper
-        self.phases = PhaseLeases(PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s)
-        self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request)
+        self._patience, self._stopper, self._events = patience, stopper, events
+        self.phases = PhaseLeases(
+            PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s, events=events
+        )
+        self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request, events=events)
         self._look_at = 0.0
         self._finished = False
         self._exhausted: SpaceExhaustedError | None = None
@@ -123,6 +135,7 @@ class Dispatcher:
 
     def interrupt(self) -> None:
         """Hand out nothing new and let the live trials go."""
+        self._events("signal")
         self._wind_down.begin(Stopping.INTERRUPT)
 
     def broke(self, error: Exception) -> None:
@@ -165,6 +178,7 @@ class Dispatcher:
             self._look_at = time.monotonic() + _LOOK_AGAIN_S
             return Nothing.EVER if self._finished or self.stopping is not None else Nothing.NOW
         self._trials.run(handle, claim)
+        self._events("start", trial=claim.number, trial_id=claim.trial_id, handle=handle)
         return claim
 
     def _free_again(self) -> Claim | None:
@@ -172,7 +186,7 @@ class Dispatcher:
 
     def _claim_or_park(self) -> Claim | None:
         while len(self.parked) < self._concurrency:
-            claim = self._lifecycle.claim_waiting() or self._claim_new()
+            claim = self._claim_waiting() or self._claim_new()
             if claim is None or self._may_run(claim):
                 return claim
             self._trials.park(claim)
@@ -182,6 +196,12 @@ class Dispatcher:
         """Whether the trial's phase is ready, or its own to compute."""
         key = self._shared.key_of(claim.point)
         return key is None or self.phases.take(key, "sparsify", holder=claim.trial_id) != "busy"
+
+    def _claim_waiting(self) -> Claim | None:
+        claim = self._lifecycle.claim_waiting()
+        if claim is not None:
+            self._events("claim", trial=claim.number, trial_id=claim.trial_id, attempt=claim.attempt)
+        return claim
 
     def _claim_new(self) -> Claim | None:
         room = self._lifecycle.room()
@@ -195,9 +215,15 @@ class Dispatcher:
         if phase is not None:
             # For the phase cache, which spares what trials that run or wait start from.
             proposal = dataclasses.replace(proposal, attrs={**proposal.attrs, Attr.PHASE: phase})
+        self._events("proposal", key=proposal.key, point=proposal.attrs.get(Attr.POINT))
         claimed = self._lifecycle.claim(proposal)
-        # Another driver was quicker with the same point or the last place: the next call sees its trial.
-        return None if isinstance(claimed, NotClaimed) else claimed
+        if isinstance(claimed, NotClaimed):
+            # Another driver was quicker with the same point or the last place: the next call sees its trial.
+            self._events("claim", key=proposal.key, refused=claimed.name.lower())
+            return None
+        ids = {"trial": claimed.number, "trial_id": claimed.trial_id}
+        self._events("claim", **ids, key=proposal.key, attempt=claimed.attempt, parent=proposal.parent)
+        return claimed
 
     def _propose(self) -> Proposal | None:
         history = self._lifecycle.study.trials()
@@ -263,11 +289,18 @@ class Dispatcher:
         if live is None:
             return
         self._take_in(live, report)
+        self._note_report(live.claim, report)
         if isinstance(report, Progressed) and report.rung is not None:
             try:
                 self._lifecycle.reached(live.claim.trial_id, live.rungs)
             except StorageError as error:  # It is for people who look only, and its end brings it again.
                 _log.warning("how far a trial is could not be stored: %s", error)
+
+    def _note_report(self, claim: Claim, report: Report) -> None:
+        if isinstance(report, Progressed):
+            told = ("phase", "progress", "rung", "score", "macs_ratio", "result_key", "host")
+            facts = {name: value for name in told if (value := getattr(report, name)) is not None}
+            self._events("report", trial=claim.number, trial_id=claim.trial_id, **facts)
 
     def _take_in(self, live: Live, report: Report) -> None:
         live.hear(report)
@@ -298,31 +331,42 @@ class Dispatcher:
             return None
         self.phases.give_up(live.claim.trial_id)
         self._look_at = 0.0
-        if live.lost:
+        if live.lost:  # The beat that found it lost has said so.
             return None
         verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
-        stored = self._store(live.claim.trial_id, verdict)
+        stored = self._store(live.claim, verdict)
         self._wind_down.count_failures()
         return stored
 
-    def _store(self, trial_id: int, verdict: Verdict) -> Verdict | None:
+    def _store(self, claim: Claim, verdict: Verdict) -> Verdict | None:
         """Write what became of a trial; returns it as it was written, or None where the trial is no longer ours."""
+        ids: dict[str, Any] = {"trial": claim.number, "trial_id": claim.trial_id}
         try:
-            match verdict:
-                case Complete(values, attrs, constraints):
-                    state = self._lifecycle.complete(trial_id, values, attrs, constraints=constraints)
-                    self._on_complete()
-                    if state is not TrialState.COMPLETE:
-                        return Fail("its result can't be stored")
-                case StopEarly():
-                    self._lifecycle.stopped(trial_id, verdict.attrs, constraints=verdict.constraints)
-                case Fail():
-                    self._lifecycle.failed(trial_id, verdict.reason, retry=verdict.retry)
-                case Release():
-                    self._lifecycle.release(trial_id, verdict.reason)
+            stored = self._written(claim.trial_id, verdict)
         except LeaseLostError as error:
             _log.warning("%s", error)
+            self._events("lost lease", **ids)
             return None
+        facts: dict[str, Any] = {"values": stored.values} if isinstance(stored, Complete) else {}
+        if isinstance(stored, Fail | Release):
+            facts = {"reason": stored.reason}
+        self._events("tell", **ids, verdict=_WORDS[type(stored)], **facts)
+        return stored
+
+    def _written(self, trial_id: int, verdict: Verdict) -> Verdict:
+        """Write it, and return it as it was written."""
+        match verdict:
+            case Complete(values, attrs, constraints):
+                state = self._lifecycle.complete(trial_id, values, attrs, constraints=constraints)
+                self._on_complete()
+                if state is not TrialState.COMPLETE:
+                    return Fail("its result can't be stored")
+            case StopEarly():
+                self._lifecycle.stopped(trial_id, verdict.attrs, constraints=verdict.constraints)
+            case Fail():
+                self._lifecycle.failed(trial_id, verdict.reason, retry=verdict.retry)
+            case Release():
+                self._lifecycle.release(trial_id, verdict.reason)
         return verdict
 
     def abandon(self) -> None:
@@ -331,13 +375,13 @@ class Dispatcher:
             live = self._trials.end(handle)
             if live is not None:
                 self.phases.give_up(live.claim.trial_id)
-                self._store(live.claim.trial_id, self._given_back)
+                self._store(live.claim, self._given_back)
         self._release_parked()
 
     def _release_parked(self) -> None:
-        for trial_id in list(self.parked):
+        for trial_id, claim in list(self.parked.items()):
             self._trials.unpark(trial_id)
-            self._store(trial_id, self._given_back)
+            self._store(claim, self._given_back)
 
     @property
     def _given_back(self) -> Release:

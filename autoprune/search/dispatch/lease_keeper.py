@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from autoprune.search.dispatch.records import Live
+from autoprune.search.events import Events, silent
 from autoprune.search.phases import PhaseLeases
 from autoprune.search.trials import Claim, Lifecycle
 
@@ -24,10 +25,13 @@ class LeaseKeeper:
         lifecycle: This driver's view of the trials.
         phases: Its shared phases, whose leases are kept as well.
         on_beat: Called after each beat, in the thread.
+        events: Told of leases that are lost.
     """
 
-    def __init__(self, lifecycle: Lifecycle, phases: PhaseLeases, *, on_beat: Callable[[], None]) -> None:
-        self._lifecycle, self._phases, self._on_beat = lifecycle, phases, on_beat
+    def __init__(
+        self, lifecycle: Lifecycle, phases: PhaseLeases, *, on_beat: Callable[[], None], events: Events = silent
+    ) -> None:
+        self._lifecycle, self._phases, self._on_beat, self._events = lifecycle, phases, on_beat, events
         self.live: dict[str, Live] = {}
         self.parked: dict[int, Claim] = {}  # by trial id, the one parked longest first
         self._mutex = threading.Lock()
@@ -81,6 +85,8 @@ class LeaseKeeper:
             trial_ids = {live.claim.trial_id for live in self.live.values()} | self.parked.keys()
             found = {live.claim.trial_id: live.underway.progress_told for live in self.live.values()}
         lost = self._lifecycle.beat(trial_ids, progress=found)
+        for trial_id in sorted(lost):
+            self._events("lost lease", trial_id=trial_id)
         with self._mutex:
             for live in self.live.values():
                 live.lost = live.lost or live.claim.trial_id in lost

@@ -75,6 +75,12 @@ class EvaluationRows:
         with self._db.writing() as connection:
             self._db.insert_new(connection, _TABLE, row)
 
+    def forget(self, number: int) -> None:
+        """Delete all scores of a trial."""
+        with self._db.writing() as connection:
+            this = sa.and_(_TABLE.c.study_id == self._study_id, _TABLE.c.trial_number == number)
+            connection.execute(sa.delete(_TABLE).where(this))
+
     def read(self) -> list[TestScore]:
         """All scores in the order in which they were stored; none in a database of an older version."""
         fields = [_TABLE.c[_STORED_AS.get(field, field)].label(field) for field in TestScore.__dataclass_fields__]

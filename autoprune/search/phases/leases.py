@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from autoprune.search.events import Events, silent
 from autoprune.search.phases.ledger import PhaseRows
 
 __all__ = ["PhaseLeases"]
@@ -18,10 +19,11 @@ class PhaseLeases:
         rows: The ledger.
         owner: Name of this driver.
         grace_s: Seconds without a beat after which another one may take over.
+        events: Told what becomes of phases.
     """
 
-    def __init__(self, rows: PhaseRows, *, owner: str, grace_s: float) -> None:
-        self._rows, self._owner, self._grace_s = rows, owner, grace_s
+    def __init__(self, rows: PhaseRows, *, owner: str, grace_s: float, events: Events = silent) -> None:
+        self._rows, self._owner, self._grace_s, self._events = rows, owner, grace_s, events
         self._mutex = threading.Lock()
         self._held: dict[int | str, str] = {}  # key by holder
 
@@ -38,6 +40,7 @@ class PhaseLeases:
         if state == "mine":
             with self._mutex:
                 self._held[holder] = key
+            self._events("phase", what="taken", key=key, kind=kind, holder=holder)
         return state
 
     def publish(self, kind: str, *, holder: int | str, file: Mapping[str, Any]) -> bool:
@@ -55,6 +58,8 @@ class PhaseLeases:
         with self._mutex:
             if self._held.get(holder) == file["key"]:
                 del self._held[holder]
+        if is_new:
+            self._events("phase", what="published", kind=kind, holder=holder, **file)
         return is_new
 
     def give_up(self, holder: int | str) -> None:
@@ -63,6 +68,7 @@ class PhaseLeases:
             key = self._held.pop(holder, None)
         if key is not None:
             self._rows.give_up(key, self._name(holder))
+            self._events("phase", what="given up", key=key, holder=holder)
 
     def forget(self, key: str) -> None:
         """Delete the row of a result whose file is gone or damaged."""

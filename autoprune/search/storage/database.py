@@ -116,6 +116,22 @@ class Database:
         """Whether this is a SQLite file; else it is PostgreSQL."""
         return self._address.path is not None
 
+    def version(self) -> int:
+        """Version of the tables; one that is opened for writing is of `schema.SCHEMA_VERSION`."""
+        with self.translating_errors():
+            return self._check()
+
+    def damage(self) -> str:
+        """What SQLite finds amiss in the file, which it reads to its end; empty where nothing is, and on a server."""
+        if not self.is_sqlite:
+            return ""
+        try:
+            with self.reading() as connection:
+                first = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalars().first()
+        except StorageError as error:
+            return _said(error.__cause__ or error)
+        return "" if first == "ok" else first_line(ValueError(first))
+
     @property
     def storage(self) -> BaseStorage:
         """Optuna's storage on this database, with Optuna's cache of finished trials.

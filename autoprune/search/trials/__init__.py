@@ -2,6 +2,7 @@
 
 from autoprune.search.trials.attributes import Attr
 from autoprune.search.trials.lifecycle import Lifecycle
+from autoprune.search.trials.orphans import drop_unknown_leases, orphans
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
 from autoprune.search.trials.point import Point, Value
 from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
@@ -20,8 +21,10 @@ __all__ = [
     "StoredTrial",
     "Value",
     "dense_score",
+    "drop_unknown_leases",
     "expire_dead_leases",
     "is_gone",
     "lineage_of",
     "new_owner",
+    "orphans",
 ]

@@ -25,6 +25,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from autoprune.errors import ConfigError, LeaseLostError
+from autoprune.search.events import Events, silent
 from autoprune.search.storage import Counts, StudyHandle, count, schema
 from autoprune.search.trials import sql
 from autoprune.search.trials.attributes import Attr, cut, plain, wrong_attrs, wrong_numbers, wrong_values
@@ -50,10 +51,18 @@ class Lifecycle:
         n_trials: Wanted number of trials with a result. It may be raised (or lowered) while a study runs.
         grace_s: Seconds without a beat after which a trial is taken to be orphaned; beat at least four times as often.
         max_retry: How often a trial that lost its driver or worker is tried again.
+        events: Told of trials that are tried again.
     """
 
     def __init__(
-        self, study: StudyHandle, *, owner: str, n_trials: int, grace_s: float = 60, max_retry: int = 2
+        self,
+        study: StudyHandle,
+        *,
+        owner: str,
+        n_trials: int,
+        grace_s: float = 60,
+        max_retry: int = 2,
+        events: Events = silent,
     ) -> None:
         if not owner or n_trials < 1 or not grace_s > 0 or max_retry < 0:
             raise ConfigError(
@@ -65,6 +74,7 @@ class Lifecycle:
         self.n_trials = n_trials
         self.grace_s = grace_s
         self.max_retry = max_retry
+        self._events = events
         self._db = study.db
 
     # What a driver asks
@@ -450,7 +460,10 @@ class Lifecycle:
             booked = {Attr.KEY: trial.key, Attr.ATTEMPT: next_attempt, Attr.RETRY_OF: trial.number}
             booked[Attr.SEED_NUMBER] = trial.seed_number
             booked[Attr.REVISION] = self.study.revision if trial.revision is None else trial.revision
-            self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
+            again = self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
+            self._events(
+                "retry", trial=trial.number, trial_id=trial_id, again=again, attempt=next_attempt, reason=reason
+            )
         with self._db.translating_errors():
             self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         with self._db.writing() as connection:

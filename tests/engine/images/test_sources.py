@@ -427,6 +427,38 @@ def test_every_size_gives_a_square(tmp_path, height, width, size):
     assert decode_square(str(tmp_path / "a.png"), size).shape == (3, size, size)
 
 
+def wide_png(width, height):
+    """An image of one colour, of few bytes however large it is."""
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_images_that_fill_the_memory(tmp_path):
+    path = tmp_path / "vast.png"
+    path.write_bytes(wide_png(8192, 8193))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(
+        DataError, match=r"must have at most 67,108,864 pixels, but this one is 8,192 × 8,193\. Scale it"
+    ):
+        decode_square(str(path), 8)
+    path.write_bytes(wide_png(1, 50_000))  # Scaled to a row of eight, it would be 400,000 high.
+    with pytest.raises(
+        DataError, match=r"must be at most 100 times as long as wide, but this one is 1 × 50,000\. Crop"
+    ):
+        decode_square(str(path), 8)
+    path.write_bytes(wide_png(8, 800))
+    assert decode_square(str(path), 8).shape == (3, 8, 8)
+
+
+def test_a_parquet_file_of_more_rows_than_bytes(tmp_path):
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"img": pa.nulls(10**6, pa.binary()), "label": [0] * 10**6}), path)
+    spec = DataSpec(source="parquet", train=str(path), validation="last:1")
+    with pytest.raises(DataError, match=r"each row must hold an encoded image, but there are 1,000,000 rows in "):
+        read_arrays(spec, "train")
+
+
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG but no more")
     with pytest.raises(DataError, match=r"a\.png: this must be an image, but can't be decoded: its format is"):

@@ -720,3 +720,48 @@ def test_where_rmse_is_minimised_the_trial_with_the_most_is_left_behind(tmp_path
     assert (stopped.state, stopped.user_attrs["partial_rmse"]) == (TrialState.PRUNED, 0.9)
     assert "partial_accuracy" not in stopped.user_attrs
     db.close()
+
+
+def test_events_tell_what_became_of_each_trial(record, clock):
+    events = []
+
+    def note(event, /, **facts):
+        events.append((event, facts))
+
+    dispatcher = make(record, concurrency=3, phase_of=lambda point: "p" if point.macs_target < 1 else None, events=note)
+    dispatcher._lifecycle._events = note
+    first = dispatcher.next("a")
+    complete(dispatcher, "a", first)
+    second = look_again(dispatcher, "b")
+    ids = {"trial": second.number, "trial_id": second.trial_id}
+    dispatcher.heard("b", scored(0, 0.5))
+    dispatcher.ended("b", None, crashed=True)
+    again = look_again(dispatcher, "c")
+    clock.advance(100)
+    other = make(record, owner="other")
+    assert isinstance(look_again(other, "x"), Claim)  # It has reaped what "me" holds no longer.
+    complete(dispatcher, "c", again)
+    dispatcher.interrupt()
+
+    def told(event, **some):
+        return [facts for name, facts in events if name == event and some.items() <= facts.items()]
+
+    (proposal, *_), (claim, *_) = told("proposal"), told("claim")
+    assert proposal["key"] == claim["key"] == StoredTrial(record.trials()[0]).key
+    assert claim["trial_id"] == first.trial_id
+    assert told("start", handle="a", trial=first.number, trial_id=first.trial_id)
+    (tell,) = told("tell", trial=first.number, verdict="complete")
+    assert tell["values"] == record.trials()[0].values
+    assert told("phase", what="taken", key="p", holder=second.trial_id)
+    assert told("report", **ids) == [
+        {**ids, "phase": "finetune", "progress": 0.0, "rung": 0, "score": 0.5, "macs_ratio": 0.5}
+    ]
+    (failed,) = told("tell", **ids)
+    assert (failed["verdict"], "worker died" in failed["reason"]) == ("failed", True)
+    assert [(one["trial"], one["again"], one["attempt"]) for one in told("retry")] == [
+        (second.number, again.trial_id, 1)
+    ]
+    assert told("claim", trial_id=again.trial_id, attempt=1)
+    assert told("lost lease", trial_id=again.trial_id)
+    assert not told("tell", trial_id=again.trial_id)
+    assert events[-1] == ("signal", {})

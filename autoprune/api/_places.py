@@ -1,0 +1,37 @@
+"""Where a study's networks may lie: what a database says of paths is believed as far as the study's own folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoprune.api._reading import Study
+from autoprune.errors import StorageError
+
+__all__ = ["network_folders", "network_path"]
+
+
+def network_folders(study: Study) -> tuple[Path, ...]:
+    """The folders in which trials of the study have left their networks; a revision may have moved them."""
+    artifacts = dict.fromkeys(config.setting.artifacts for config in study.configs().values())
+    return tuple(Path(folder) / "trials" / study.name for folder in artifacts)
+
+
+def network_path(study: Study, weights: str) -> Path:
+    """The file of a network, as the database names it.
+
+    Whoever can write to a database could name any file of this machine, to be read, copied or exported.
+
+    Raises:
+        StorageError: It does not lie in one of the study's folders, links followed.
+    """
+    path = Path(weights)
+    usual = Path(study.config.setting.artifacts) / "trials" / study.name
+    if path.resolve().parent == usual.resolve():
+        return path
+    folders = network_folders(study)
+    if path.resolve().parent not in {folder.resolve() for folder in folders}:
+        raise StorageError(
+            f"the networks of study {study.name!r} must lie in {' or '.join(map(str, folders))}, but the database "
+            f"names {path}. Somebody has changed it: `autoprune doctor {study.name}` tells more."
+        )
+    return path
