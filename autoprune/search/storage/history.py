@@ -6,13 +6,13 @@ import json
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.storage import schema
 from autoprune.search.storage.database import Database
@@ -42,19 +42,35 @@ class History:
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""
         with self._guard:
-            for trial in self._news():
+            for trial in self._read(self._news()):
                 trial_id = trial._trial_id
                 self._trials[trial_id] = trial
                 (self._open.discard if trial.state.is_finished() else self._open.add)(trial_id)
             # Within a study Optuna gives ids and numbers in the same order.
             return [self._trials[trial_id] for trial_id in sorted(self._trials)]
 
-    def _news(self) -> list[FrozenTrial]:
+    def some(
+        self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials of these numbers or states, by number; they alone are read, and nothing is kept of them."""
+        asked = [_TRIALS.c.study_id == self._study_id]
+        if numbers is not None:
+            asked.append(_TRIALS.c.number.in_(sorted(numbers)))
+        if states is not None:
+            asked.append(_TRIALS.c.state.in_(list(states)))
+        with self._guard:
+            # By their ids, so that parameters and attributes are looked up rather than gone through.
+            with self._db.reading() as connection:
+                ids = connection.execute(sa.select(_TRIALS.c.trial_id).where(*asked)).scalars().all()
+            found = self._read(_TRIALS.c.trial_id.in_(ids)) if ids else []
+        return sorted(found, key=lambda trial: trial.number)
+
+    def _news(self) -> sa.ColumnElement[bool]:
         known = max(self._trials, default=0)
-        wanted = sa.and_(
-            _TRIALS.c.study_id == self._study_id,
-            sa.or_(_TRIALS.c.trial_id > known, _TRIALS.c.trial_id.in_(sorted(self._open))),
-        )
+        is_new = sa.or_(_TRIALS.c.trial_id > known, _TRIALS.c.trial_id.in_(sorted(self._open)))
+        return sa.and_(_TRIALS.c.study_id == self._study_id, is_new)
+
+    def _read(self, wanted: sa.ColumnElement[bool]) -> list[FrozenTrial]:
         kind = sa.cast(_VALUES.c.value_type, sa.String)
         value = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
         columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +186,12 @@ class StudyHandle:
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; those that have ended are read once and shared, so change nothing in them."""
         return self._history.read()
+
+    def some_trials(
+        self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials of these numbers or states, by number; the others are not read, however many there are."""
+        return self._history.some(numbers=numbers, states=states)
 
     def revisions(self) -> dict[int, dict[str, Any]]:
         """Every configuration that the study has had, by the number of its revision, oldest first."""

@@ -5,6 +5,7 @@ from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
 from autoprune.search.trials.point import Point, Value
 from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
+from autoprune.search.trials.standing import Work, failures, last_end, retries, work_of
 from autoprune.search.trials.stored import StoredTrial, dense_score, lineage_of
 
 __all__ = [
@@ -19,9 +20,14 @@ __all__ = [
     "Room",
     "StoredTrial",
     "Value",
+    "Work",
     "dense_score",
     "expire_dead_leases",
+    "failures",
     "is_gone",
+    "last_end",
     "lineage_of",
     "new_owner",
+    "retries",
+    "work_of",
 ]
