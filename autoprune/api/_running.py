@@ -52,7 +52,7 @@ from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Point, StoredTrial, expire_dead_leases, lineage_of, new_owner
 
-__all__ = ["Outcome", "Progress", "launch", "resume"]
+__all__ = ["Outcome", "Progress", "launch", "proposer_of", "resume"]
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _dispatcher(
 
     return Dispatcher(
         lifecycle,
-        _proposer(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
+        proposer_of(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
         wind_down=WindDown(lifecycle, caps=caps, time_limit_s=time_limit_s),
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
@@ -273,7 +273,7 @@ def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
     """The trials whose networks a claimed trial may start from, its parent first."""
     if claim.point.parent is None:
         return ()
-    trials = {trial.number: StoredTrial(trial) for trial in record.trials()}
+    trials = {trial.number: StoredTrial(trial) for trial in record.history()}
     line = reversed(lineage_of(trials[claim.point.parent], trials))
     return tuple(Ancestor(number=t.number, weights=str(t.weights), sha256=str(t.sha256)) for t in line)
 
@@ -288,7 +288,7 @@ def _stopper(config: StudyConfig) -> Stopper:
     return Stopper(config.setting.rungs, config.setting.finetune.epochs, config.study.score_metric)
 
 
-def _proposer(
+def proposer_of(
     config: StudyConfig,
     space: Space,
     record: StudyHandle,
@@ -296,6 +296,7 @@ def _proposer(
     planner: Planner | None,
     has_phase: Callable[[Point], bool],
 ) -> Proposer:
+    """What proposes the trials of a study."""
     search, setting = config.study, config.setting
     compensation = ["compensated"] if setting.compensate else []
     return Proposer(

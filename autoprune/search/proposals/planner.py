@@ -214,8 +214,9 @@ class Look:
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
         self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
         self.pace = pace.after([trial.frozen for trial in complete])
-        self._points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
-        mask = pareto.front_mask(np.array(self._points).reshape(-1, 2)).tolist()
+        points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
+        mask = pareto.front_mask(np.array(points).reshape(-1, 2)).tolist()
+        self._best = [point for point, is_best in zip(points, mask, strict=True) if is_best]
         trained = [self._member(t) for t, is_best in zip(complete, mask, strict=True) if is_best]
         self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
         every = [self._member(trial) for trial in complete]
@@ -238,9 +239,9 @@ class Look:
         return next((member for member in self.members if member.macs_ratio >= target), None)
 
     def front(self) -> list[tuple[float, float]]:
-        """(error, MACs ratio) of what is complete, and of what runs as it is expected to turn out."""
+        """(error, MACs ratio) of the front of what is complete, and of what runs as it is expected to turn out."""
         if self.model is None:
-            return self._points
+            return self._best
         expected = []
         for trial in self._running:
             point = trial.point
@@ -252,7 +253,7 @@ class Look:
             else:
                 score = self.model.of_child(parent, macs_ratio=ratio, images=images)
             expected.append((self._metric.error(score), ratio))
-        return [*self._points, *expected]
+        return [*self._best, *expected]
 
     def rung_s(self, effort: float, *, left: float) -> float:
         """Seconds for the next rung, whose effort is a part of what is ``left``; what runs is half done, on average."""

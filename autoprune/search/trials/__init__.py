@@ -5,7 +5,7 @@ from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
 from autoprune.search.trials.point import Point, Value
 from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
-from autoprune.search.trials.standing import Work, failures, last_end, retries, work_of
+from autoprune.search.trials.standing import failures, last_end, retries, work_of
 from autoprune.search.trials.stored import StoredTrial, dense_score, lineage_of
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Room",
     "StoredTrial",
     "Value",
-    "Work",
     "dense_score",
     "expire_dead_leases",
     "failures",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.storage import Database, StudyHandle, schema
 from autoprune.search.trials import StoredTrial, failures, last_end, retries, work_of
@@ -33,6 +34,8 @@ def trials(db: Database, study: StudyHandle) -> list[StoredTrial]:
         if rng.random() < 0.1:
             attrs["retry_of"] = int(rng.integers(600))
         params = {"lam": (float(rng.random()), FloatDistribution(0.0, 1.0))}
+        params |= {"method": ("ab"[i % 2], CategoricalDistribution(["a", "b"]))} if i % 3 else {}
+        attrs |= {"widths": {"conv": i}, "rungs": {"0": 0.5}} if i % 2 else {}
         return Row(state, (0.5, 0.5) if state is TrialState.COMPLETE else (), params, attrs)
 
     write(db, study, [row(i) for i in range(600)])
@@ -54,6 +57,20 @@ def test_some_trials_are_those_that_all_of_them_hold(study: StudyHandle, trials:
         t.frozen for t in trials if t.state is TrialState.FAIL
     ]
     assert study.some_trials(numbers=[]) == []
+
+
+def test_the_history_of_a_search_lacks_numeric_parameters_and_widths(
+    study: StudyHandle, trials: list[StoredTrial]
+) -> None:
+    def brief(trial: FrozenTrial) -> FrozenTrial:
+        wanted = copy.deepcopy(trial)
+        chosen = {name: d for name, d in trial.distributions.items() if isinstance(d, CategoricalDistribution)}
+        wanted._distributions, wanted.params = chosen, {name: trial.params[name] for name in chosen}
+        wanted.user_attrs = {key: value for key, value in trial.user_attrs.items() if key != "widths"}
+        return wanted
+
+    assert study.history() == [brief(trial.frozen) for trial in trials]
+    assert trials[1].attrs["widths"] == {"conv": 1}
 
 
 def test_failures_and_retries(study: StudyHandle, trials: list[StoredTrial]) -> None:
