@@ -182,10 +182,14 @@ def _run(
                 if not dispatcher.finished:
                     if not is_new:
                         warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
+                    pace = None
                     if planner is not None and time_limit_s is not None:
-                        planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
+                        pace = measured_pace(ready, dispatcher, slots=slots, progress=progress)
+                        planner.pace = pace or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
-                    prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
+                    prepare_dense(
+                        workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress, pace=pace
+                    )
                     progress.note(_launch_note(search, slots, ready.threads))
                     for name in config.loggers.use:
                         progress.note(f"logging to {name}: {log_to.place(name)}")

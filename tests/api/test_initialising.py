@@ -65,6 +65,41 @@ def test_built_in_network_and_data(here: Path) -> None:
     assert api.plan("digits.toml", storage=f"sqlite:///{here}/a.db", time_limit_s=300).opening
 
 
+def test_the_dense_network_leaves_most_of_the_time_to_trials(here: Path) -> None:
+    def epochs(time_limit: str) -> float:
+        file = here / f"in_{time_limit.replace('.', '_')}.toml"
+        written = api.init(file, network="resnet_digits", data="digits", time_limit=time_limit)
+        assert bool(written.notes) == (time_limit == "0.01s")
+        return api.load_study(file).setting.dense.epochs
+
+    assert epochs("10h") == 30
+    assert epochs("0.01s") == 1  # Not even one fits.
+    few = epochs("4s")
+    assert 1 <= few < 30
+    text = (here / "in_4s.toml").read_text()
+    assert f"epochs = {few:g} # of about " in text
+    assert "so that most of 4.0 s is left for trials" in text
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_minute_is_enough_for_a_front(here: Path) -> None:
+    notes: list[str] = []
+
+    class Told(api.Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    written = api.init("minute.toml", network="resnet20", data="digits", time_limit="1m")
+    outcome = api.launch(written.path, storage=f"sqlite:///{here}/a.db", time_limit_s=60, progress=Told())
+    assert outcome.finished
+    trials = outcome.study.trials()
+    complete = trials[trials["state"] == "COMPLETE"]
+    assert complete["macs_ratio"].min() < 0.9  # not the dense network alone
+    assert len(complete) >= 3
+    assert not any("[train.dense] take" in note for note in notes)
+
+
 def test_folders_of_images_in_parts(here: Path) -> None:
     photos(here / "pets" / "train")
     photos(here / "pets" / "val", size=(64, 64))
