@@ -19,6 +19,7 @@ from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
     Ancestor,
+    Metric,
     Progressed,
     SearchConfig,
     SettingSpec,
@@ -95,6 +96,7 @@ def launch(
     address: str | None = None,
     loggers: Sequence[str] | None = None,
     progress: Progress | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Start a study, or join it where it runs already.
 
@@ -110,6 +112,7 @@ def launch(
         address: A Ray cluster; None starts one on this machine.
         loggers: Experiment trackers to tell of trials, any of ``config.LOGGERS``; overrides the file's.
         progress: Told what happens.
+        verbose: Whether what workers print and log goes to standard output and error here.
 
     Returns:
         How it ended; the study can always be resumed.
@@ -123,7 +126,9 @@ def launch(
         source, name=name, seed=seed, n_trials=n_trials, concurrency=concurrency, time_limit_s=time_limit_s,
         loggers=loggers,
     )  # fmt: skip
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    return _run(
+        config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress(), verbose=verbose
+    )
 
 
 def resume(
@@ -136,22 +141,31 @@ def resume(
     address: str | None = None,
     loggers: Sequence[str] | None = None,
     progress: Progress | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
     config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
-    return _run(config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress())
+    return _run(
+        config, storage, time_limit_s=time_limit_s, address=address, progress=progress or Progress(), verbose=verbose
+    )
 
 
 def _run(
-    config: StudyConfig, storage: str | None, *, time_limit_s: float | None, address: str | None, progress: Progress
+    config: StudyConfig,
+    storage: str | None,
+    *,
+    time_limit_s: float | None,
+    address: str | None,
+    progress: Progress,
+    verbose: bool,
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address, watch=watch) as cluster:
+    with open_cluster(address, watch=watch, verbose=verbose) as cluster:
         slots = plan_slots(cluster, config.resources)
         if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
             progress.note(str(cluster.cores))
@@ -164,7 +178,6 @@ def _run(
         expire_dead_leases(record)
         left_s = None if time_limit_s is None else max(0.0, started + time_limit_s - time.monotonic())
         planner = planner_of(config, space, workbench)
-        is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
             planner=planner,
@@ -180,32 +193,46 @@ def _run(
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
-                    if not is_new:
-                        warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
-                    pace = None
-                    if planner is not None and time_limit_s is not None:
-                        pace = measured_pace(ready, dispatcher, slots=slots, progress=progress)
-                        planner.pace = pace or planner.pace
+                    is_given = setting.network.weights is not None  # Scored in a process that is there already.
                     whole = slots if is_given else plan_alone(cluster, config.resources)
-                    prepare_dense(
-                        workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress, pace=pace
-                    )
+                    _make_ready(
+                        ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
+                        whole=whole, progress=progress, is_new=is_new,
+                    )  # fmt: skip
                     progress.note(_launch_note(search, slots, ready.threads))
                     for name in config.loggers.use:
                         progress.note(f"logging to {name}: {log_to.place(name)}")
                 drive(
-                    dispatcher,
-                    execute=_execute,
-                    make_config=make_config,
-                    slots=slots,
+                    dispatcher, execute=_execute, make_config=make_config, slots=slots,
                     scratch=Path(setting.artifacts) / "ray",
                     on_progress=lambda: progress.update(study, dispatcher.snapshot()),
-                    log_to=log_to,
-                    warn=progress.note,
-                )
+                    log_to=log_to, warn=progress.note, verbose=verbose,
+                )  # fmt: skip
         finally:
             record.leave(owner)
     return _outcome(study, dispatcher, search)
+
+
+def _make_ready(
+    setting: SettingSpec,
+    workbench: Workbench,
+    dispatcher: Dispatcher,
+    *,
+    planner: Planner | None,
+    slots: Slots,
+    whole: Slots,
+    metric: Metric,
+    progress: Progress,
+    is_new: bool,
+) -> None:
+    """Measure the pace where the planner has to keep to a time, and have the dense network there."""
+    if not is_new:
+        warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
+    pace = None
+    if planner is not None and dispatcher.seconds_left is not None:
+        pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
+        planner.pace = pace or planner.pace
+    prepare_dense(workbench, dispatcher, metric=metric, slots=whole, progress=progress, pace=pace)
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:

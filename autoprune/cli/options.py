@@ -106,6 +106,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="tell tensorboard, mlflow or wandb of trials (over the file); again for another one, none for none",
     )
+    parser.add_argument("--verbose", action="store_true", help="print what the workers print and log as well")
     add_storage(parser)
 
 
@@ -118,6 +119,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "concurrency": args.concurrency,
         "address": args.address,
         "loggers": loggers_of(args),
+        "verbose": args.verbose,
     }
 
 

@@ -34,7 +34,7 @@ def proposer_of(config: StudyConfig, db: Database) -> tuple[Proposer, StudyHandl
         objectives=search.objectives,
     )
     space = _planning.space_of(config, workbench)
-    return _running._proposer(config, space, record, planner=None, has_phase=lambda point: False), record
+    return _running.proposer_of(config, space, record, planner=None, has_phase=lambda point: False), record
 
 
 def test_a_study_starts_from_the_front_of_an_earlier_one(

@@ -18,10 +18,12 @@ ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL", "--dry-run",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--verbose", "--storage URL",
+        "--dry-run",
     ],
     "resume": [
-        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--storage URL",
+        "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--verbose",
+        "--storage URL",
     ],
     "status": ["NAME", "--format F", "--storage URL"],
     "stop": ["NAME", "--storage URL"],
