@@ -83,7 +83,7 @@ def write_study(folder: Path, n: int, *, storage: str) -> Path:
     study, space = join(config, workbench, db), space_of(config, workbench)
     opening = _dense(config, space, workbench, study)
     rng = np.random.default_rng(0)
-    ratios = rng.random(n).round(4)
+    ratios = rng.uniform(0.01, 1.0, n).round(4)
     scores = (0.95 * ratios**0.1 - rng.gamma(1.0, 0.05, n)).clip(0).round(4)
     states = ["COMPLETE" if i <= len(opening) else str(rng.choice(_STATES)) for i in range(n)]
     with db.writing() as connection:

@@ -19,8 +19,8 @@ import pytest
 from autoprune.api import DriverStatus, RunningStatus, Status
 from autoprune.cli import pages, status_page, trial_page
 from autoprune.cli.pages import Row, Section
-from autoprune.cli.wording import bar, command, duration_text
-from autoprune.config import ACCURACY
+from autoprune.cli.wording import bar, command
+from autoprune.config import ACCURACY, duration_text
 from autoprune.search.storage import Counts, Database, StudyHandle
 from autoprune.search.trials import Lifecycle
 
