@@ -17,7 +17,7 @@ from autoprune.errors import AutopruneError, ConfigError
 from autoprune.importing import call_factory
 from autoprune.pipeline import Workbench, calibrate, open_workbench, score_by_chance
 
-__all__ = ["Initialised", "init"]
+__all__ = ["DensePlan", "Initialised", "dense_plan", "init"]
 
 _DENSE_EPOCHS = 30
 _DENSE_SHARE = 0.25  # Of the time, at most, for the dense network: its training ends before the first trial begins.
@@ -83,7 +83,9 @@ def init(
         if workbench.setting.task.metric_direction == "minimize":
             worst = float(f"{score_by_chance(workbench.setting):.3g}")
         found = inspection_of(workbench, workbench.setting)
-        plan = _DensePlan() if seconds is None or weights is not None else _dense_plan(workbench, seconds)
+        plan = DensePlan()
+        if seconds is not None and weights is None:
+            plan = dense_plan(seconds=seconds, epoch_s=_epoch_s(workbench))
         text = draft.text(worst=worst, inspection=found, dense=plan)
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
@@ -93,7 +95,7 @@ def init(
 
 
 @dataclass(frozen=True)
-class _DensePlan:
+class DensePlan:
     """How long the dense network is trained, why, and what of it is worth a warning."""
 
     epochs: int = _DENSE_EPOCHS
@@ -101,22 +103,26 @@ class _DensePlan:
     notes: tuple[str, ...] = ()
 
 
-def _dense_plan(workbench: Workbench, seconds: float) -> _DensePlan:
-    """The dense network's epochs in a search of so many seconds, most of which belongs to the trials."""
+def _epoch_s(workbench: Workbench) -> float:
+    """Seconds of an epoch of the dense network on this machine, measured for a moment."""
     measured = calibrate(workbench.setting)
-    epoch_s = workbench.work.n_examples * (measured["base_s"] + measured["macs_s"])
+    return workbench.work.n_examples * (measured["base_s"] + measured["macs_s"])
+
+
+def dense_plan(*, seconds: float, epoch_s: float) -> DensePlan:
+    """The dense network's epochs in a search of so many seconds, most of which belongs to the trials."""
     fitting = int(_DENSE_SHARE * seconds / epoch_s)
     if fitting >= _DENSE_EPOCHS:
-        return _DensePlan()
+        return DensePlan()
     told = duration_text(epoch_s)
     if fitting >= 1:
         why = f" # of about {told} each here, so that most of {duration_text(seconds)} is left for trials"
-        return _DensePlan(fitting, why)
+        return DensePlan(fitting, why)
     note = (
         f"an epoch of the dense network takes about {told} here, which leaves little of {duration_text(seconds)} for "
         "trials. Give its trained `--weights`, or more time."
     )
-    return _DensePlan(1, f" # of about {told} here", (note,))
+    return DensePlan(1, f" # of about {told} here", (note,))
 
 
 def _workbench(text: str, file: Path) -> Workbench:
@@ -164,10 +170,10 @@ class _Draft:
         return f"autoprune launch {self.file}{limit}"
 
     def text(
-        self, *, worst: float | None = None, inspection: Inspection | None = None, dense: _DensePlan | None = None
+        self, *, worst: float | None = None, inspection: Inspection | None = None, dense: DensePlan | None = None
     ) -> str:
         """The study file; with what tracing found where that is known."""
-        data, task, weights, dense = self.data, self.task, self.weights, dense or _DensePlan()
+        data, task, weights, dense = self.data, self.task, self.weights, dense or DensePlan()
         kind = "factory" if ":" in self.network else "architecture"
         is_small = data.get("source") == "digits" or data.get("image_size", 32) < _LEAST_FOR_FLIPS
         augmentation = "none" if task is not None else "shift" if is_small else "crop_flip"

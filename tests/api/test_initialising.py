@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from autoprune import api
+from autoprune.api._initialising import DensePlan, dense_plan
 from autoprune.cli.main import main
 from autoprune.errors import ConfigError, DataError
 
@@ -65,20 +66,25 @@ def test_built_in_network_and_data(here: Path) -> None:
     assert api.plan("digits.toml", storage=f"sqlite:///{here}/a.db", time_limit_s=300).opening
 
 
-def test_the_dense_network_leaves_most_of_the_time_to_trials(here: Path) -> None:
-    def epochs(time_limit: str) -> float:
-        file = here / f"in_{time_limit.replace('.', '_')}.toml"
-        written = api.init(file, network="resnet_digits", data="digits", time_limit=time_limit)
-        assert bool(written.notes) == (time_limit == "0.01s")
-        return api.load_study(file).setting.dense.epochs
+def test_the_dense_network_leaves_most_of_the_time_to_trials() -> None:
+    few = dense_plan(seconds=60.0, epoch_s=0.9)
+    assert (few.epochs, few.notes) == (16, ())  # a quarter of a minute
+    assert few.why == " # of about 0.9 s each here, so that most of 1 min is left for trials"
+    assert dense_plan(seconds=3600.0, epoch_s=0.9) == DensePlan(30)
+    none = dense_plan(seconds=60.0, epoch_s=40.0)
+    assert none.epochs == 1
+    assert none.notes == (
+        "an epoch of the dense network takes about 40 s here, which leaves little of 1 min for trials. Give its "
+        "trained `--weights`, or more time.",
+    )
 
-    assert epochs("10h") == 30
-    assert epochs("0.01s") == 1  # Not even one fits.
-    few = epochs("4s")
-    assert 1 <= few < 30
-    text = (here / "in_4s.toml").read_text()
-    assert f"epochs = {few:g} # of about " in text
-    assert "so that most of 4.0 s is left for trials" in text
+
+def test_epochs_fit_the_time_that_was_given(here: Path) -> None:
+    written = api.init("short.toml", network="resnet_digits", data="digits", time_limit="0.01s")
+    assert api.load_study(here / "short.toml").setting.dense.epochs == 1
+    assert [note.split(" takes ")[0] for note in written.notes] == ["an epoch of the dense network"]
+    assert api.init("long.toml", network="resnet_digits", data="digits", time_limit="100h").notes == ()
+    assert api.load_study(here / "long.toml").setting.dense.epochs == 30
 
 
 @pytest.mark.slow
