@@ -18,7 +18,7 @@ from autoprune.search.dispatch import Dispatcher
 from autoprune.search.proposals import Pace
 from autoprune.search.trials import Point
 
-__all__ = ["measured_pace", "phase_of", "prepare_dense"]
+__all__ = ["measured_pace", "phase_of", "prepare_dense", "warn_where_long"]
 
 _DENSE = "dense"
 _MOST_DENSE = 0.5  # Of the time that is left: more is worth a word.
@@ -71,12 +71,12 @@ def prepare_dense(
             time.sleep(1.0)
         else:
             if pace is not None and setting.network.weights is None:
-                _warn_where_long(workbench, pace, dispatcher.seconds_left, progress=progress)
+                warn_where_long(workbench, pace, dispatcher.seconds_left, progress=progress)
             _make_dense(setting, dispatcher, metric=metric, slots=slots, progress=progress)
             return
 
 
-def _warn_where_long(workbench: Workbench, pace: Pace, seconds_left: float | None, *, progress: Progress) -> None:
+def warn_where_long(workbench: Workbench, pace: Pace, seconds_left: float | None, *, progress: Progress) -> None:
     """Say so where the dense network's training takes most of the time that trials are to have."""
     epochs = workbench.setting.dense.epochs
     taking = pace.seconds(epochs * workbench.work.n_examples, 1.0)
