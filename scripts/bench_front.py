@@ -1,35 +1,35 @@
-"""Time and memory of `autoprune pareto` on many trials, bulk-inserted into a SQLite file.
+"""Time and memory of the commands that people type, and of a launch, on a study of many trials.
 
-Every trial has 30 parameters and the attributes that our own trials have. The command runs in a process of its own;
-the time is that after its imports, the memory the most that the process ever held, imports included.
+Each command runs in a process of its own; its time is that after its imports, its memory the most that the process ever
+held, imports included. A launch is timed from its start to its first proposal in the database, beside the same launch
+of a study of two trials: what is between them is the history.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import sqlite3
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from optuna.distributions import FloatDistribution, distribution_to_json
+import sqlalchemy as sa
+from large_study import N_PARAMS, NAME, write_study
 
-from autoprune import methods
-from autoprune.config import load_study
-from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.storage import Database, schema
 
-NAME, N_PARAMS = "bench", 30
-STUDY = Path(__file__).parents[1] / "studies" / "digits" / "study.toml"
 _MEASURED = """
 import json, re, resource, sys, time
 from pathlib import Path
 import optuna, pandas, sqlalchemy
-import autoprune.api._fronts, autoprune.cli.tables
+import autoprune.api._fronts, autoprune.api._status, autoprune.cli.tables
 from autoprune.cli.main import main
 
 wall, cpu = time.perf_counter(), time.process_time()
@@ -42,70 +42,61 @@ else:
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 print(json.dumps({"code": code, **took, "rss_mb": most}), file=sys.stderr)
 """
+_LAUNCH_S, _END_S = 600.0, 120.0
+
+QUESTIONS: Sequence[tuple[str, ...]] = (
+    ("pareto",), ("pareto", "--where", "macs_target < 0.5 and params <= 200000"), ("pareto", "--top", "5"),
+    ("pareto", "--under", "macs_ratio <= 0.5"), ("status",), ("show", "47"),
+)  # fmt: skip
 
 
-def write_study(path: Path, n: int) -> None:
-    """A study with ``n`` trials on a trade-off with noise, most of them complete, written by SQL."""
-    db = Database.open(f"sqlite:///{path}", create=True)
-    config = load_study(STUDY, methods.catalogue())
-    goals = {"directions": config.study.directions, "objectives": config.study.objectives}
-    study = StudyHandle.create_or_join(db, name=NAME, identity={}, config={"config": config.to_dict()}, **goals)
-    db.close()
-    rng = np.random.default_rng(0)
-    ratios = rng.random(n).round(4)
-    accuracies = (0.95 * ratios**0.1 - rng.gamma(1.0, 0.05, n)).clip(0).round(4)
-    states = rng.choice(["COMPLETE"] * 8 + ["PRUNED", "FAIL"], n).tolist()
-    distribution, params = distribution_to_json(FloatDistribution(0.0, 1.0)), rng.random((n, N_PARAMS))
-    moment = "2026-01-01 00:00:00.000000"
-    with sqlite3.connect(path) as connection:
-        insert(connection, "trials", ((i + 1, i, study.study_id, states[i], moment, moment) for i in range(n)))
-        points = enumerate(zip(accuracies.tolist(), ratios.tolist(), strict=True))
-        insert(connection, "trial_values", (
-            (None, i + 1, m, value, "FINITE")
-            for i, point in points if states[i] == "COMPLETE" for m, value in enumerate(point)
-        ))  # fmt: skip
-        insert(connection, "trial_params", (
-            (None, i + 1, f"p{k:02}", value, distribution)
-            for i, row in enumerate(params.tolist()) for k, value in enumerate(row)
-        ))  # fmt: skip
-        insert(connection, "trial_user_attributes", (
-            (None, i + 1, key, json.dumps(value))
-            for i in range(n) for key, value in attributes(i, float(ratios[i])).items()
-        ))  # fmt: skip
-    connection.close()
-
-
-def attributes(number: int, ratio: float) -> dict[str, Any]:
-    """What a trial of ours leaves beside its values."""
-    widths = {f"layer{i}.conv1": 16 for i in range(20)}
-    return {
-        "point": {"method": "magnitude", "width_rule": "global", "macs_target": ratio, "hyper": {}, "shape": widths},
-        "key": f"{number:064}", "owner": "here:1:abc", "revision": 1, "claimed_at": 1.8e9 + number, "attempt": 0,
-        "seed_number": number, "hyper": "", "method": "magnitude", "macs": round(4e7 * ratio), "macs_ratio": ratio,
-        "params": round(3e5 * ratio), "params_ratio": ratio, "images": 10_000, "widths": widths, "sha256": "0" * 64,
-        "rungs": {"0": 0.5}, "wall_s": {"finetune": 30.0}, "weights": f"/artifacts/trials/bench/{number}.safetensors",
-    }  # fmt: skip
-
-
-def insert(connection: sqlite3.Connection, table: str, rows: Iterator[tuple[Any, ...]]) -> None:
-    """Add rows, given in the order of the table's columns."""
-    first = next(rows)
-    query = f"INSERT INTO {table} VALUES ({', '.join('?' * len(first))})"
-    connection.execute(query, first)
-    connection.executemany(query, rows)
-
-
-def measure(path: Path, *flags: str) -> dict[str, float]:
-    """Exit code, seconds of wall and processor after the imports, and memory of the command."""
-    command = [sys.executable, "-c", _MEASURED, "pareto", NAME, *flags, "--storage", f"sqlite:///{path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def measure(storage: str, *command: str) -> dict[str, float]:
+    """Exit code, seconds of wall and processor after the imports, and memory of a command on the study."""
+    name, *rest = command
+    call = [sys.executable, "-c", _MEASURED, name, NAME, *rest, "--storage", storage]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stderr.splitlines()[-1])
     return found
 
 
-QUESTIONS: Sequence[tuple[str, ...]] = (
-    (), ("--where", "p03 < 0.5 and params <= 200000"), ("--top", "5"), ("--under", "macs_ratio <= 0.5"),
-)  # fmt: skip
+def seconds_to_first_proposal(study: Path, storage: str) -> float:
+    """Seconds from the start of `autoprune launch` to a new trial in the database; the launch is then interrupted."""
+    db = Database.open_readonly(storage)
+    before, started = _newest(db), time.monotonic()
+    call = [sys.executable, "-m", "autoprune", "launch", str(study), "--storage", storage, "--concurrency", "1"]
+    with tempfile.TemporaryFile("w+") as log:
+        launch = subprocess.Popen(call, stdout=log, stderr=log)
+        try:
+            while _newest(db) == before:
+                if launch.poll() is not None or time.monotonic() > started + _LAUNCH_S:
+                    log.seek(0)
+                    raise RuntimeError(f"the launch ended without a proposal:\n{log.read()}")
+                time.sleep(0.1)
+            return time.monotonic() - started
+        finally:
+            launch.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                launch.wait(_END_S)
+            launch.kill()
+            launch.wait()
+            db.close()
+
+
+def _newest(db: Database) -> int | None:
+    with db.reading() as connection:
+        found: int | None = connection.execute(sa.select(sa.func.max(schema.optuna_trials.c.number))).scalar_one()
+    return found
+
+
+@contextlib.contextmanager
+def _large_study(n: int, storage: str | None) -> Iterator[tuple[Path, str]]:
+    """A study of ``n`` trials in a folder of its own, in a SQLite file there unless a database is named."""
+    folder = Path(tempfile.mkdtemp(prefix="autoprune-bench-"))
+    try:
+        url = storage or f"sqlite:///{folder / 'bench.db'}"
+        yield write_study(folder, n, storage=url), url
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
@@ -113,15 +104,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["front"])
     parser.add_argument("--trials", type=int, default=50_000)
+    parser.add_argument("--storage", help="an empty PostgreSQL database; without it SQLite files are made")
+    parser.add_argument("--without-launch", action="store_true")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bench.db"
-        write_study(path, args.trials)
-        print(f"{args.trials:,} trials of {N_PARAMS} parameters, {path.stat().st_size / 1e6:.0f} MB")
-        for flags in QUESTIONS:
-            found = min((measure(path, *flags) for _ in range(3)), key=lambda each: each["wall_s"])
+    os.environ.pop("RAY_ADDRESS", None)
+    with _large_study(args.trials, args.storage) as (study, storage):
+        print(f"{args.trials:,} trials of {N_PARAMS} parameters")
+        for command in QUESTIONS:
+            found = min((measure(storage, *command) for _ in range(3)), key=lambda each: each["wall_s"])
             told = f"{found['wall_s']:.2f} s ({found['cpu_s']:.2f} s of processor), {found['rss_mb']:.0f} MB"
-            print(f"{told}: autoprune pareto {NAME} {' '.join(flags)}")
+            name, *rest = command
+            print(f"{told}: autoprune {' '.join([name, NAME, *rest])}", flush=True)
+        if args.without_launch:
+            return
+        with _large_study(2, None) as (small, other):
+            without = seconds_to_first_proposal(small, other)
+        seconds = seconds_to_first_proposal(study, storage)
+        print(f"{seconds:.1f} s: autoprune launch to the first proposal, {without:.1f} s in a study of 2 trials")
 
 
 if __name__ == "__main__":

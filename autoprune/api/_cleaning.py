@@ -70,7 +70,7 @@ def retain(study: Study) -> list[Path]:
     """
     with study.handle.lock():  # So that nobody claims a trial that starts from what is being deleted.
         # The trials first: what completes under a revision that we don't know yet must not be among them.
-        trials = study.handle.trials()
+        trials = study.handle.history()
         try:
             configs = study.configs()
         except StorageError as error:  # A driver of a newer version may have written the revision.

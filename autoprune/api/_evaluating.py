@@ -203,7 +203,7 @@ def _run_all(jobs: Sequence[Job], desk: _Desk, slots: Slots) -> None:
 def _members(study: Study, where: str | None) -> list[FrozenTrial]:
     """The trials whose networks are on the front, each network once."""
     numbers = dict.fromkeys(source_of(trial) for _, trial in study.front(where=where).iterrows())
-    trials = {trial.number: trial for trial in study.handle.trials()}
+    trials = {trial.number: trial for trial in study.handle.some_trials(numbers=numbers)}
     return [trials[number] for number in numbers]
 
 

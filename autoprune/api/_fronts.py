@@ -14,7 +14,7 @@ from autoprune.errors import ConfigError
 from autoprune.search.front import Candidates, Front
 from autoprune.search.storage import Database, StudyHandle
 
-__all__ = ["FrontAnswer", "agreed", "ask_front", "open_studies"]
+__all__ = ["FrontAnswer", "agreed", "ask_front", "check_same_objectives", "open_studies"]
 
 _REFERENCE = "reference point"  # in a study's identity
 
@@ -133,19 +133,29 @@ def agreed(studies: Sequence[Study]) -> SearchConfig:
     Raises:
         ConfigError: They differ in objectives or directions.
     """
+    check_same_objectives(studies)
     configs = [study.config.study for study in studies]
-    goals = [dict(zip(config.objectives, config.directions, strict=True)) for config in configs]
-    for study, own in zip(studies, goals, strict=True):
-        if own != goals[0]:
-            raise ConfigError(
-                f"studies must have the same objectives to be on one front, but {studies[0].name!r} has "
-                f"{_told(goals[0])} and {study.name!r} has {_told(own)}. Name studies of the same objectives."
-            )
     worst = {
         objective: (min if direction == "maximize" else max)(config.reference_point[objective] for config in configs)
         for objective, direction in zip(configs[0].objectives, configs[0].directions, strict=True)
     }
     return dataclasses.replace(configs[0], reference_point={**configs[0].reference_point, **worst})
+
+
+def check_same_objectives(studies: Sequence[Study]) -> None:
+    """See to it that studies can be held against each other.
+
+    Raises:
+        ConfigError: They differ in objectives or directions.
+    """
+    searches = [study.config.study for study in studies]
+    goals = [dict(zip(search.objectives, search.directions, strict=True)) for search in searches]
+    for study, own in zip(studies, goals, strict=True):
+        if own != goals[0]:
+            raise ConfigError(
+                f"studies must have the same objectives to be compared, but {studies[0].name!r} has "
+                f"{_told(goals[0])} and {study.name!r} has {_told(own)}. Name studies of the same objectives."
+            )
 
 
 def _told(goals: Mapping[str, str]) -> str:

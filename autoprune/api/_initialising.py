@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api._planning import Inspection, inspection_of, load_study
-from autoprune.config import seconds_of
+from autoprune.config import duration_text, seconds_of
 from autoprune.engine.images import find_data
 from autoprune.engine.tasks import KINDS, Task
 from autoprune.engine.training import default_device
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.importing import call_factory
-from autoprune.pipeline import open_workbench, score_by_chance
+from autoprune.pipeline import Workbench, calibrate, open_workbench, score_by_chance
 
-__all__ = ["Initialised", "init"]
+__all__ = ["DensePlan", "Initialised", "dense_plan", "init"]
 
+_DENSE_EPOCHS = 30
+_DENSE_SHARE = 0.25  # Of the time, at most, for the dense network: its training ends before the first trial begins.
 _LEAST_FOR_FLIPS = 16  # Smaller images are digits and the like, which mean something else the other way round.
 
 
@@ -30,11 +32,13 @@ class Initialised:
         path: Where it is.
         inspection: What tracing its network found.
         command: What launches it.
+        notes: What it will not do well, a sentence each.
     """
 
     path: Path
     inspection: Inspection
     command: str
+    notes: tuple[str, ...] = ()
 
 
 def init(
@@ -70,8 +74,7 @@ def init(
         raise ConfigError(f"{file} must not be there yet, but is. Choose another name, or move it away.")
     if (data is None) == (task is None):
         raise ConfigError("a study needs either data, labelled images, or a task of your own. Give one of the two.")
-    if time_limit is not None:
-        seconds_of(time_limit)
+    seconds = None if time_limit is None else seconds_of(time_limit)
     said = None if task is None else _task(task)
     try:
         draft = _Draft(file, name or file.stem, network, time_limit, _data(data, file), task, said, weights)
@@ -80,15 +83,49 @@ def init(
         if workbench.setting.task.metric_direction == "minimize":
             worst = float(f"{score_by_chance(workbench.setting):.3g}")
         found = inspection_of(workbench, workbench.setting)
-        text = draft.text(worst=worst, inspection=found)
+        plan = DensePlan()
+        if seconds is not None and weights is None:
+            plan = dense_plan(seconds=seconds, epoch_s=_epoch_s(workbench))
+        text = draft.text(worst=worst, inspection=found, dense=plan)
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except OSError as error:
         raise ConfigError(f"{file} can't be written: {error.strerror}.") from None
-    return Initialised(file, found, draft.command)
+    return Initialised(file, found, draft.command, notes=plan.notes)
 
 
-def _workbench(text: str, file: Path) -> Any:
+@dataclass(frozen=True)
+class DensePlan:
+    """How long the dense network is trained, why, and what of it is worth a warning."""
+
+    epochs: int = _DENSE_EPOCHS
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _epoch_s(workbench: Workbench) -> float:
+    """Seconds of an epoch of the dense network on this machine, measured for a moment."""
+    measured = calibrate(workbench.setting)
+    return workbench.work.n_examples * (measured["base_s"] + measured["macs_s"])
+
+
+def dense_plan(*, seconds: float, epoch_s: float) -> DensePlan:
+    """The dense network's epochs in a search of so many seconds, most of which belongs to the trials."""
+    fitting = int(_DENSE_SHARE * seconds / epoch_s)
+    if fitting >= _DENSE_EPOCHS:
+        return DensePlan()
+    told = duration_text(epoch_s)
+    if fitting >= 1:
+        why = f" # of about {told} each here, so that most of {duration_text(seconds)} is left for trials"
+        return DensePlan(fitting, why)
+    note = (
+        f"an epoch of the dense network takes about {told} here, which leaves little of {duration_text(seconds)} for "
+        "trials. Give its trained `--weights`, or more time."
+    )
+    return DensePlan(1, f" # of about {told} here", (note,))
+
+
+def _workbench(text: str, file: Path) -> Workbench:
     """Open what a text says, which is tried under another name beside its place."""
     trial = file.with_name(f".{os.getpid()}.{file.name}")
     trial.write_text(text, encoding="utf-8")
@@ -132,9 +169,11 @@ class _Draft:
         limit = "" if self.time_limit is None else f" --time-limit {self.time_limit}"
         return f"autoprune launch {self.file}{limit}"
 
-    def text(self, *, worst: float | None = None, inspection: Inspection | None = None) -> str:
+    def text(
+        self, *, worst: float | None = None, inspection: Inspection | None = None, dense: DensePlan | None = None
+    ) -> str:
         """The study file; with what tracing found where that is known."""
-        data, task, weights = self.data, self.task, self.weights
+        data, task, weights, dense = self.data, self.task, self.weights, dense or DensePlan()
         kind = "factory" if ":" in self.network else "architecture"
         is_small = data.get("source") == "digits" or data.get("image_size", 32) < _LEAST_FOR_FLIPS
         augmentation = "none" if task is not None else "shift" if is_small else "crop_flip"
@@ -159,7 +198,8 @@ class _Draft:
                 lines += ['validation = "random:0.1" # held out of the training images, to score the search']
         if weights is None:
             lines += [
-                "", "[train.dense] # there are no weights, so the network is trained first", "epochs = 30",
+                "", "[train.dense] # there are no weights, so the network is trained first",
+                f"epochs = {dense.epochs}{dense.why}",
                 *self._recipe(times=5), f'augmentation = "{augmentation}"',
             ]  # fmt: skip
         lines += [

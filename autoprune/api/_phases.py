@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from autoprune.api._progress import Progress
-from autoprune.config import Metric, SettingSpec
+from autoprune.config import Metric, SettingSpec, duration_text
 from autoprune.distributed import Slots, run_each, run_once
 from autoprune.engine.files import PhaseStore
 from autoprune.errors import ConfigError
@@ -18,9 +18,10 @@ from autoprune.search.dispatch import Dispatcher
 from autoprune.search.proposals import Pace
 from autoprune.search.trials import Point
 
-__all__ = ["measured_pace", "phase_of", "prepare_dense"]
+__all__ = ["measured_pace", "phase_of", "prepare_dense", "warn_where_long"]
 
 _DENSE = "dense"
+_MOST_DENSE = 0.5  # Of the time that is left: more is worth a word.
 _MOST_CALIBRATED = 8  # Workers that are timed at once; more would tell nothing new.
 
 
@@ -36,9 +37,24 @@ def phase_of(workbench: Workbench, point: Point, *, params: int | None, activati
 
 
 def prepare_dense(
-    workbench: Workbench, dispatcher: Dispatcher, *, metric: Metric, slots: Slots, progress: Progress
+    workbench: Workbench,
+    dispatcher: Dispatcher,
+    *,
+    metric: Metric,
+    slots: Slots,
+    progress: Progress,
+    pace: Pace | None = None,
 ) -> None:
-    """Have the dense network ready, trained once however many drivers start together."""
+    """Have the dense network ready, trained once however many drivers start together.
+
+    Args:
+        workbench: Of the study.
+        dispatcher: Keeps its lease.
+        metric: What it is scored by.
+        slots: What its training takes.
+        progress: Told of it.
+        pace: Of a trial's worker, as far as it was measured: says whether training leaves time for trials.
+    """
     setting, key = workbench.setting, workbench.dense_key
     phases, store = dispatcher.phases, PhaseStore(phase_folder(setting))
     has_noted = False
@@ -54,8 +70,22 @@ def prepare_dense(
                 has_noted = True
             time.sleep(1.0)
         else:
+            if pace is not None and setting.network.weights is None:
+                warn_where_long(workbench, pace, dispatcher.seconds_left, progress=progress)
             _make_dense(setting, dispatcher, metric=metric, slots=slots, progress=progress)
             return
+
+
+def warn_where_long(workbench: Workbench, pace: Pace, seconds_left: float | None, *, progress: Progress) -> None:
+    """Say so where the dense network's training takes most of the time that trials are to have."""
+    epochs = workbench.setting.dense.epochs
+    taking = pace.seconds(epochs * workbench.work.n_examples, 1.0)
+    if seconds_left is not None and taking > _MOST_DENSE * seconds_left:
+        progress.note(
+            f"the {epochs:g} epochs of [train.dense] take about {duration_text(taking)} of the "
+            f"{duration_text(seconds_left)} that are left, and trials have the rest: lower `epochs`, name trained "
+            "`weights` in [network], or give more time"
+        )
 
 
 def _make_dense(

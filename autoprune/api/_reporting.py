@@ -11,6 +11,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from autoprune.api._fronts import check_same_objectives
 from autoprune.api._importances import importances
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import AS_MANY_AS_FIT, COSTS, Range, StudyConfig, digest
@@ -66,10 +67,7 @@ class LiveReport:
         if len(set(self._names)) < len(self._names):
             raise ConfigError(f"two studies must be compared, but both are {name!r}. Name another one, or one alone.")
         self._studies = self._open()
-        goals = [(study.config.study.objectives, study.config.study.directions) for study in self._studies]
-        if goals[0] != goals[-1]:
-            said = " and ".join(f"{', '.join(objectives)} ({', '.join(ways)})" for objectives, ways in goals)
-            raise ConfigError(f"studies that are compared must have the same objectives, but these have {said}.")
+        check_same_objectives(self._studies)
 
     def _open(self) -> list[Study]:
         return [open_study(name, self._storage) for name in self._names]

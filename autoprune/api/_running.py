@@ -24,6 +24,7 @@ from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import (
     AS_MANY_AS_FIT,
     Ancestor,
+    Metric,
     Progressed,
     SearchConfig,
     SettingSpec,
@@ -60,7 +61,7 @@ from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Point, StoredTrial, expire_dead_leases, lineage_of, new_owner
 
-__all__ = ["Outcome", "Progress", "launch", "resume"]
+__all__ = ["Outcome", "Progress", "launch", "proposer_of", "resume"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def launch(
     loggers: Sequence[str] | None = None,
     log: Path | str | None = None,
     progress: Progress | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Start a study, or join it where it runs already.
 
@@ -120,6 +122,7 @@ def launch(
         loggers: Experiment trackers to tell of trials, any of ``config.LOGGERS``; overrides the file's.
         log: A file to which a line of JSON is appended for each event; see `search.events`.
         progress: Told what happens.
+        verbose: Whether what workers print and log goes to standard output and error here.
 
     Returns:
         How it ended; the study can always be resumed.
@@ -135,7 +138,10 @@ def launch(
     )  # fmt: skip
     told = progress or Progress()
     return _logged(
-        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+        log,
+        lambda events: _run(
+            config, storage, events, time_limit_s=time_limit_s, address=address, progress=told, verbose=verbose
+        ),
     )
 
 
@@ -150,13 +156,17 @@ def resume(
     loggers: Sequence[str] | None = None,
     log: Path | str | None = None,
     progress: Progress | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Continue a study from what the database knows, or raise its number of trials; see `launch`."""
     study = open_study(name, storage)
     config = overridden(study.config, n_trials=n_trials, concurrency=concurrency, loggers=loggers)
     told = progress or Progress()
     return _logged(
-        log, lambda events: _run(config, storage, events, time_limit_s=time_limit_s, address=address, progress=told)
+        log,
+        lambda events: _run(
+            config, storage, events, time_limit_s=time_limit_s, address=address, progress=told, verbose=verbose
+        ),
     )
 
 
@@ -182,13 +192,14 @@ def _run(
     time_limit_s: float | None,
     address: str | None,
     progress: Progress,
+    verbose: bool,
 ) -> Outcome:
     started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address, watch=watch) as cluster:
+    with open_cluster(address, watch=watch, verbose=verbose) as cluster:
         slots = plan_slots(cluster, config.resources)
         _note_cores(cluster, progress)
         db = Database.open(storage_url(storage), create=True)
@@ -200,7 +211,6 @@ def _run(
         expire_dead_leases(record)
         left_s = None if time_limit_s is None else max(0.0, started + time_limit_s - time.monotonic())
         planner = planner_of(config, space, workbench)
-        is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
             planner=planner, events=_begun(events, record, owner, slots=slots, time_limit_s=time_limit_s),
@@ -214,23 +224,19 @@ def _run(
         try:
             with dispatcher, obey_signals(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
-                    if not is_new:
-                        warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
-                    if planner is not None and time_limit_s is not None:
-                        planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
+                    is_given = setting.network.weights is not None  # Scored in a process that is there already.
                     whole = slots if is_given else plan_alone(cluster, config.resources)
-                    prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
+                    _make_ready(
+                        ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
+                        whole=whole, progress=progress, is_new=is_new,
+                    )  # fmt: skip
                     _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
                 drive(
-                    dispatcher,
-                    execute=_execute,
-                    make_config=make_config,
-                    slots=slots,
+                    dispatcher, execute=_execute, make_config=make_config, slots=slots,
                     scratch=Path(setting.artifacts) / "ray",
                     on_progress=lambda: progress.update(study, dispatcher.snapshot()),
-                    log_to=log_to,
-                    warn=progress.note,
-                )
+                    log_to=log_to, warn=progress.note, verbose=verbose,
+                )  # fmt: skip
         finally:
             record.leave(owner)
     return _outcome(study, dispatcher, search)
@@ -250,6 +256,28 @@ def _begun(
         "launch", storage=record.db.url, **facts, time_limit_s=time_limit_s, host=host, pid=os.getpid(), version=version
     )
     return events
+
+
+def _make_ready(
+    setting: SettingSpec,
+    workbench: Workbench,
+    dispatcher: Dispatcher,
+    *,
+    planner: Planner | None,
+    slots: Slots,
+    whole: Slots,
+    metric: Metric,
+    progress: Progress,
+    is_new: bool,
+) -> None:
+    """Measure the pace where the planner has to keep to a time, and have the dense network there."""
+    if not is_new:
+        warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
+    pace = None
+    if planner is not None and dispatcher.seconds_left is not None:
+        pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
+        planner.pace = pace or planner.pace
+    prepare_dense(workbench, dispatcher, metric=metric, slots=whole, progress=progress, pace=pace)
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
@@ -299,7 +327,7 @@ def _dispatcher(
 
     return Dispatcher(
         lifecycle,
-        _proposer(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
+        proposer_of(config, space, record, planner=planner, has_phase=lambda point: key_of(point) is not None),
         wind_down=WindDown(lifecycle, caps=caps, time_limit_s=time_limit_s),
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
@@ -329,7 +357,7 @@ def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
     """The trials whose networks a claimed trial may start from, its parent first."""
     if claim.point.parent is None:
         return ()
-    trials = {trial.number: StoredTrial(trial) for trial in record.trials()}
+    trials = {trial.number: StoredTrial(trial) for trial in record.history()}
     line = reversed(lineage_of(trials[claim.point.parent], trials))
     study = Study(record.db, record)
     return tuple(
@@ -347,7 +375,7 @@ def _stopper(config: StudyConfig) -> Stopper:
     return Stopper(config.setting.rungs, config.setting.finetune.epochs, config.study.score_metric)
 
 
-def _proposer(
+def proposer_of(
     config: StudyConfig,
     space: Space,
     record: StudyHandle,
@@ -355,6 +383,7 @@ def _proposer(
     planner: Planner | None,
     has_phase: Callable[[Point], bool],
 ) -> Proposer:
+    """What proposes the trials of a study."""
     search, setting = config.study, config.setting
     compensation = ["compensated"] if setting.compensate else ["merged"] if setting.merge else []
     return Proposer(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from optuna.trial import TrialState
 
 from autoprune.api._reading import Study, open_study, storage_url
 from autoprune.config import AS_MANY_AS_FIT
+from autoprune.search.front import Candidates
 from autoprune.search.storage import Counts, Database, DriverRow, StudyHandle
-from autoprune.search.trials import StoredTrial
+from autoprune.search.trials import StoredTrial, failures, last_end, retries, work_of
 
 __all__ = ["DriverStatus", "FrontTrial", "RunningStatus", "Status", "status", "stop"]
 
 _FEWEST = 2  # Trials that a pace is told from.
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_UNDER_WAY = (TrialState.RUNNING, TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -117,32 +118,35 @@ def status(name: str, storage: str | None = None) -> Status:
     """How far a study is, who runs what, and what failed."""
     study = open_study(name, storage)
     handle, search = study.handle, study.config.study
-    trials, now = [StoredTrial(trial) for trial in handle.trials()], handle.db.now()
+    # Of trials that have ended the database tells what is asked; there may be tens of thousands.
+    trials = [StoredTrial(trial) for trial in handle.some_trials(states=_UNDER_WAY)]
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    now = handle.db.now()
     there = [row for row in handle.drivers() if row.left_at is None]
     at_work = [row for row in there if now - row.seen_at <= search.lease_s]
-    drivers = [_driver(row, trials, now, is_at_work=row in at_work) for row in there]
-    counts, per_hour = handle.counts(), _pace(trials, {row.owner for row in at_work}, now)
+    drivers = [_driver(row, running, now, is_at_work=row in at_work) for row in there]
+    counts, per_hour = handle.counts(), _pace(handle, {row.owner for row in at_work}, now)
     n_left = None if search.n_trials == AS_MANY_AS_FIT else max(0, search.n_trials - counts.finished)
     return Status(
         n_trials=search.n_trials,
         revision=handle.revision,
         counts=counts,
         drivers=tuple(driver for driver in drivers if driver.state == "at work" or driver.trials),
-        failures=tuple((t.number, str(t.reason)) for t in trials if t.state is TrialState.FAIL),
-        running=tuple(_running(trial, now) for trial in trials if trial.state is TrialState.RUNNING),
+        failures=tuple((number, str(reason)) for number, reason in failures(handle)),
+        running=tuple(_running(trial, now) for trial in running),
         waiting=tuple((trial.number, trial.retry_of) for trial in trials if trial.state is TrialState.WAITING),
-        retried=frozenset(trial.retry_of for trial in trials if trial.retry_of is not None),
+        retried=frozenset(retries(handle)),
         per_hour=per_hour,
         seconds_left=None if n_left is None or per_hour is None else n_left / per_hour * 3600,
-        last_result_s_ago=_last_result(trials),
+        last_result_s_ago=_last_result(handle),
         **(_front(study) if counts.complete else {}),
     )
 
 
-def _driver(row: DriverRow, trials: Sequence[StoredTrial], now: float, *, is_at_work: bool) -> DriverStatus:
-    running = tuple(t.number for t in trials if t.state is TrialState.RUNNING and t.owner == row.owner)
+def _driver(row: DriverRow, running: Sequence[StoredTrial], now: float, *, is_at_work: bool) -> DriverStatus:
+    own = tuple(trial.number for trial in running if trial.owner == row.owner)
     state = "at work" if is_at_work else "lost"
-    return DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), running)
+    return DriverStatus(row.host, row.pid, state, max(0.0, now - row.seen_at), own)
 
 
 def _running(trial: StoredTrial, now: float) -> RunningStatus:
@@ -161,22 +165,24 @@ def _running(trial: StoredTrial, now: float) -> RunningStatus:
     return RunningStatus(trial.number, what, since_s, rung, score, *known)
 
 
-def _pace(trials: Sequence[StoredTrial], owners: set[str], now: float) -> float | None:
+def _pace(study: StudyHandle, owners: set[str], now: float) -> float | None:
     """Finished trials an hour of these drivers, which must be at work: what others did says nothing of them."""
-    ours = [trial for trial in trials if trial.owner in owners and trial.claimed_at is not None]
-    n_finished = sum(trial.state in _FINISHED for trial in ours)
-    seconds = now - min((trial.claimed_at or now for trial in ours), default=now)
-    return n_finished / seconds * 3600 if n_finished >= _FEWEST and seconds > 0 else None
+    if not owners:
+        return None
+    work = work_of(study, owners)
+    seconds = 0.0 if work.since is None else now - work.since
+    return work.n_finished / seconds * 3600 if work.n_finished >= _FEWEST and seconds > 0 else None
 
 
-def _last_result(trials: Sequence[StoredTrial]) -> float | None:
-    # Optuna writes local times without saying so.
-    ends = [t.frozen.datetime_complete for t in trials if t.state in _FINISHED and t.frozen.datetime_complete]
-    return max(0.0, (datetime.now() - max(ends)).total_seconds()) if ends else None
+def _last_result(study: StudyHandle) -> float | None:
+    at = last_end(study)
+    return None if at is None else max(0.0, (datetime.now(UTC) - at).total_seconds())
 
 
 def _front(study: Study) -> dict[str, Any]:
-    front, metric, cost = study.front(), study.metric, study.cost
+    search, metric, cost = study.config.study, study.metric, study.cost
+    candidates = Candidates([study.source], search)
+    front = candidates.front().narrow
     if front.empty:
         return {}
 
@@ -187,8 +193,7 @@ def _front(study: Study) -> dict[str, Any]:
     best = front[metric.name].idxmax() if metric.is_maximised else front[metric.name].idxmin()
     cheapest = front[cost].idxmin()
     ends = {"best": trial(best), "cheapest": trial(cheapest)}
-    volume = study.hypervolume() if study.config.study.has_hypervolume else None
-    return {**ends, "n_front": len(front), "hypervolume": volume}
+    return {**ends, "n_front": len(front), "hypervolume": candidates.hypervolume() if search.has_hypervolume else None}
 
 
 def stop(name: str, storage: str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from autoprune.cost import CostModel
 from autoprune.errors import ConfigError
 from autoprune.search.front import TestScore, latest, summary
 from autoprune.search.storage import StudyHandle
-from autoprune.search.trials import StoredTrial, lineage_of
+from autoprune.search.trials import StoredTrial, lineage_of, retries
 
 __all__ = ["facts_of"]
 
@@ -34,19 +34,37 @@ def facts_of(handle: StudyHandle, number: int, *, metric: Metric, scores: Sequen
     Raises:
         ConfigError: The study has no trial of this number.
     """
-    trials = handle.trials()
-    found = next((trial for trial in trials if trial.number == number), None)
-    if found is None:
-        last = max((trial.number for trial in trials), default=None)
-        known = "it has no trials yet" if last is None else f"it has trials 0 to {last}"
-        raise ConfigError(f"study {handle.name!r} has no trial {number}; {known}.")
+    trials = _Read(handle)
+    try:
+        trial = trials[number]
+    except KeyError:
+        counts = handle.counts()
+        last = counts.taken + counts.failed - 1
+        known = "it has no trials yet" if last < 0 else f"it has trials 0 to {last}"
+        raise ConfigError(f"study {handle.name!r} has no trial {number}; {known}.") from None
+    found = trial.frozen
     values = dict(zip(handle.objectives, found.values or (), strict=False))
-    retried = [trial.number for trial in trials if StoredTrial(trial).retry_of == number]
+    retried = retries(handle).get(number)
     facts = {"trial": number, "state": found.state.name, **values, **found.params, **found.user_attrs}
     facts |= _times(found) | ({"tried again as": retried} if retried else {})
-    facts |= _drawn(StoredTrial(found), {trial.number: StoredTrial(trial) for trial in trials}, metric)
-    facts |= _tested(StoredTrial(found).computed_by, metric, scores)
-    return facts | _device_hours(found, handle) | _dense(handle) | _network(StoredTrial(found))
+    facts |= _drawn(trial, trials, metric)
+    facts |= _tested(trial.computed_by, metric, scores)
+    return facts | _device_hours(found, handle) | _dense(handle) | _network(trial)
+
+
+class _Read(dict[int, StoredTrial]):
+    """Trials of a study by number, each read when it is asked for: a lineage has few of thousands."""
+
+    def __init__(self, handle: StudyHandle) -> None:
+        super().__init__()
+        self._handle = handle
+
+    def __missing__(self, number: int) -> StoredTrial:
+        found = self._handle.some_trials(numbers=[number])
+        if not found:
+            raise KeyError(number)
+        self[number] = StoredTrial(found[0])
+        return self[number]
 
 
 def _times(trial: FrozenTrial) -> dict[str, Any]:

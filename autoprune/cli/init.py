@@ -61,5 +61,7 @@ def run(args: argparse.Namespace) -> int:
         f"wrote {written.path}: {found.network} on {found.inputs}, {len(found.groups)} channel groups, "
         f"reachable macs_ratio {found.least_macs_ratio:.4f} to 1"
     )
+    for note in written.notes:
+        print(f"note: {note}")
     print(f"next: {written.command}")
     return 0

@@ -117,6 +117,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="tell tensorboard, mlflow or wandb of trials (over the file); again for another one, none for none",
     )
     parser.add_argument("--log", metavar="FILE", help="append a line of JSON to this file for each event")
+    parser.add_argument("--verbose", action="store_true", help="print what the workers print and log as well")
     add_trust(parser)
     add_storage(parser)
 
@@ -131,6 +132,7 @@ def run_options(args: argparse.Namespace) -> dict[str, Any]:
         "address": args.address,
         "loggers": loggers_of(args),
         "log": args.log,
+        "verbose": args.verbose,
     }
 
 

@@ -17,6 +17,7 @@ _LEVELS = (0.1, 0.25, 0.5, 0.75, 1.0)
 _PLAIN_EVERY_S = 10.0
 _PLAIN_AT_LEAST_EVERY_S = 120.0  # Without news; a log of a long study should stay short.
 _READ_EVERY_S = 2.0
+_READ_SHARE = 0.2  # Of the driver's time at most: a front of 50,000 trials takes a second.
 _INTERRUPTED = (
     "interrupted: no new trials; the running ones are told to stop and will be tried again on resume. "
     "Ctrl-C again leaves at once."
@@ -41,14 +42,14 @@ class _Figures:
     def __init__(self) -> None:
         self._started_at = time.monotonic()
         self._first_finished: int | None = None
-        self._read_at = -_READ_EVERY_S
+        self._read_again_at = 0.0
         self._text: dict[str, str] = {}
 
     def read(self, study: Study, snapshot: Snapshot) -> dict[str, str]:
         """Figures by their name, in order; cached for a moment."""
-        if time.monotonic() - self._read_at < _READ_EVERY_S:
+        now = time.monotonic()
+        if now < self._read_again_at:
             return self._text
-        self._read_at = time.monotonic()
         counts, n_trials = study.counts(), study.config.study.n_trials
         front, cost, metric = study.front(), study.cost, study.metric
         if self._first_finished is None:
@@ -68,7 +69,8 @@ class _Figures:
         if study.config.study.has_hypervolume:
             text["hypervolume"] = f"{study.hypervolume():.4f}" if len(front) else "0"
         text["time left"] = self._left(counts.finished, n_trials, snapshot.seconds_left)
-        self._text = text
+        self._text, took = text, time.monotonic() - now
+        self._read_again_at = now + max(_READ_EVERY_S, took / _READ_SHARE)
         return text
 
     def _left(self, finished: int, n_trials: int, limit: float | None) -> str:

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from autoprune.cli.pages import Row, Section
-from autoprune.cli.wording import bar, command, duration_text, percent
+from autoprune.cli.wording import bar, command, percent
+from autoprune.config import duration_text
 
 if TYPE_CHECKING:
     from autoprune.api import DriverStatus, RunningStatus, Status

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.pages import Row, Section
-from autoprune.cli.wording import bar, command, duration_text, percent
+from autoprune.cli.wording import bar, command, percent
+from autoprune.config import duration_text
 
 if TYPE_CHECKING:
     from autoprune.config import Metric
@@ -19,6 +20,7 @@ _STATES = {
     "COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running",
     "WAITING": "waiting for another try",
 }  # fmt: skip
+_COMPARED = {"surgery": "the masked dense network", "fold": "the network before folding"}
 _BAR, _SHORT_BAR = 30, 8
 _ROOM = 80 - len("    ") - len("  of ")  # For a group's name, its bar and its two numbers.
 
@@ -139,9 +141,14 @@ def _costs(facts: Facts) -> list[Row]:
         rows.append(Row("latency", f"{facts['latency_ms']:.3g} ms for a batch{of}"))
     moved = {step: share for step, share in (facts.get("differences") or {}).items() if share is not None}
     if moved:
-        told = ", ".join(f"{share:.1g} at {step}" for step, share in moved.items())
-        rows.append(Row("answers", f"moved by {told}, over the largest"))
+        told = [f"those of {_COMPARED.get(step, step)} {_agreement(share)}" for step, share in moved.items()]
+        rows.append(Row("checked", f"its outputs equal {', and '.join(told)}"))
     return rows
+
+
+def _agreement(share: float) -> str:
+    """How far two networks' outputs agree, by their largest difference over the largest output."""
+    return f"to {share:.1g} of the largest" if share else "exactly"
 
 
 def _widths(facts: Facts) -> list[Row]:

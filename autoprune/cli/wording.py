@@ -1,4 +1,4 @@
-"""Lengths of time, shares and commands as people read them."""
+"""Shares and commands as people read them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,7 @@ import shlex
 
 from autoprune.cli.secrecy import without_password
 
-__all__ = ["bar", "command", "duration_text", "percent"]
-
-
-def duration_text(seconds: float) -> str:
-    """A length of time in its two largest units.
-
-    Example:
-        >>> [duration_text(seconds) for seconds in (0.25, 12, 192, 7500, 277_200)]
-        ['0.2 s', '12 s', '3 min 12 s', '2 h 5 min', '3 d 5 h']
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, s = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    units = (days, "d"), (hour, "h"), (minute, "min"), (s, "s")
-    first = next((i for i, (count, _) in enumerate(units) if count), len(units) - 1)
-    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
+__all__ = ["bar", "command", "percent"]
 
 
 def percent(share: float) -> str:

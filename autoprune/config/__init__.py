@@ -1,6 +1,6 @@
 """Study files and search-space files: typed tables, checked once at the edge, and the specs that both halves share."""
 
-from autoprune.config.durations import seconds_of
+from autoprune.config.durations import duration_text, seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.loggers import LOGGERS, LoggersConfig
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
@@ -72,6 +72,7 @@ __all__ = [
     "TrialSpec",
     "check",
     "digest",
+    "duration_text",
     "load_setting",
     "load_study",
     "named_space",

@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_DEDUP_LOGS": "0",  # Where workers' lines are wanted, all of them are.
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 _REACHABLE_S = 5.0
@@ -100,7 +101,9 @@ class Slots:
 
 
 @contextmanager
-def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None) -> Iterator[Cluster]:
+def open_cluster(
+    address: str | None = None, *, watch: CoresWatch | None = None, verbose: bool = False
+) -> Iterator[Cluster]:
     """Use the Ray cluster at hand, the one at ``address``, or start one on this machine for as long as needed.
 
     Args:
@@ -108,6 +111,7 @@ def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None)
             unless this process has one already. Its workers have the priority of this process, unless
             ``RAY_worker_niceness`` says otherwise.
         watch: What has watched this machine's cores; None watches for a moment.
+        verbose: Whether what workers print and log is printed here as well, each line with its process.
 
     Raises:
         ConfigError: There is no cluster at ``address``, or it is a client address.
@@ -128,7 +132,7 @@ def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None)
     if ours:
         if address is None:
             cores = (watch or CoresWatch()).look()
-        _connect(address, source, n_cpus=cores.allowed if cores is not None else None)
+        _connect(address, source, n_cpus=cores.allowed if cores is not None else None, verbose=verbose)
     try:
         yield dataclasses.replace(_survey(), cores=cores)
     finally:
@@ -136,10 +140,10 @@ def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None)
             ray.shutdown()
 
 
-def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:
+def _connect(address: str | None, source: str, *, n_cpus: int | None, verbose: bool) -> None:
     import ray
 
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    quiet = {"log_to_driver": verbose, "logging_level": logging.CRITICAL}
     try:
         if address is None:
             with heard_here_alone():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import signal
@@ -33,11 +34,13 @@ _TELL_EVERY_S = 1.0
 _PATIENCE_S = 30.0
 
 
-def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
+def _trainable(execute: Execute, *, verbose: bool) -> Callable[[dict[str, Any]], None]:
     def run(config: dict[str, Any]) -> None:
         import ray
         from ray import tune
 
+        if verbose:
+            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         place = {"host": socket.gethostname(), "node": ray.get_runtime_context().get_node_id()}
 
         def report(word: Report) -> None:
@@ -106,6 +109,7 @@ def drive(
     on_progress: Callable[[], None] = lambda: None,
     log_to: Destination | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    verbose: bool = False,
 ) -> None:
     """Run trials on the open Ray cluster until the dispatcher has no more.
 
@@ -118,6 +122,7 @@ def drive(
         on_progress: Called about once a second.
         log_to: The experiment trackers to tell of trials; None: none.
         warn: Told what is amiss and does not end the study.
+        verbose: Whether workers log what they do; `open_cluster` then brings it here.
 
     Raises:
         StudyFailedError: Too many trials failed.
@@ -132,23 +137,22 @@ def drive(
     folder = _folder_in(scratch, dispatcher.owner)
     logbook = Logbook(dispatcher, log_to, warn=warn)
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(execute), _resources(slots)),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
-                scheduler=ObedientScheduler(dispatcher),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=folder,
-                verbose=0,
-                callbacks=[ProgressCallback(on_progress), logbook],
-                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
-            ),
+        tune_config = tune.TuneConfig(
+            search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
+            scheduler=ObedientScheduler(dispatcher),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
         )
+        run_config = tune.RunConfig(
+            name="study",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[ProgressCallback(on_progress), logbook],
+            stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
+        )
+        trainable = tune.with_resources(_trainable(execute, verbose=verbose), _resources(slots))
+        tuner = tune.Tuner(trainable, tune_config=tune_config, run_config=run_config)
         tuner.fit()
     finally:
         dispatcher.abandon()

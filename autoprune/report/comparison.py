@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from autoprune.config import duration_text
 from autoprune.report.facts import StudyFacts, TrialFacts
 from autoprune.report.figure import Column, table
 from autoprune.report.markup import Markup, tag
-from autoprune.report.scales import duration_text, number_text
+from autoprune.report.scales import number_text
 
 __all__ = ["comparison"]
 

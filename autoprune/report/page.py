@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import resources
 
+from autoprune.config import duration_text
 from autoprune.report import charts
 from autoprune.report.comparison import comparison
 from autoprune.report.data import data_script
@@ -15,7 +16,7 @@ from autoprune.report.facts import StudyFacts
 from autoprune.report.figure import Column, table
 from autoprune.report.health import findings, reason_of
 from autoprune.report.markup import Markup, tag
-from autoprune.report.scales import duration_text, number_text
+from autoprune.report.scales import number_text
 
 __all__ = ["page"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-__all__ = ["Scale", "duration_text", "linear", "number_text", "quantile", "ratio_scale", "tick_texts"]
+__all__ = ["Scale", "linear", "number_text", "quantile", "ratio_scale", "tick_texts"]
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOG_STEPS = ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
@@ -115,24 +115,3 @@ def tick_texts(ticks: Sequence[float]) -> list[str]:
     gap = min((abs(b - a) for a, b in pairwise(ticks)), default=1.0) or 1.0
     digits = next((n for n in range(6) if abs(gap * 10**n - round(gap * 10**n)) < 1e-6), 6)
     return [f"{tick:,.{digits}f}" for tick in ticks]
-
-
-def duration_text(seconds: float | None) -> str:
-    """A length of time for people.
-
-    Example:
-        >>> duration_text(4.2), duration_text(200), duration_text(7_500), duration_text(200_000)
-        ('4.2 s', '3 min 20 s', '2 h 5 min', '55.6 h')
-    """
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 100_000:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{seconds / 3600:.1f} h"

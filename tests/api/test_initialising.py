@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from autoprune import api
+from autoprune.api._initialising import DensePlan, dense_plan
 from autoprune.cli.main import main
 from autoprune.errors import ConfigError, DataError
 
@@ -63,6 +64,46 @@ def test_built_in_network_and_data(here: Path) -> None:
     assert "n_trials" not in text
     assert f"{written.inspection.macs:,} MACs" in text
     assert api.plan("digits.toml", storage=f"sqlite:///{here}/a.db", time_limit_s=300).opening
+
+
+def test_the_dense_network_leaves_most_of_the_time_to_trials() -> None:
+    few = dense_plan(seconds=60.0, epoch_s=0.9)
+    assert (few.epochs, few.notes) == (16, ())  # a quarter of a minute
+    assert few.why == " # of about 0.9 s each here, so that most of 1 min is left for trials"
+    assert dense_plan(seconds=3600.0, epoch_s=0.9) == DensePlan(30)
+    none = dense_plan(seconds=60.0, epoch_s=40.0)
+    assert none.epochs == 1
+    (note,) = none.notes
+    assert note.startswith(
+        "an epoch of the dense network takes about 40 s here, which leaves little of 1 min for trials."
+    )
+
+
+def test_epochs_fit_the_time_that_was_given(here: Path) -> None:
+    written = api.init("short.toml", network="resnet_digits", data="digits", time_limit="0.01s")
+    assert api.load_study(here / "short.toml").setting.dense.epochs == 1
+    assert [note.split(" takes ")[0] for note in written.notes] == ["an epoch of the dense network"]
+    assert api.init("long.toml", network="resnet_digits", data="digits", time_limit="100h").notes == ()
+    assert api.load_study(here / "long.toml").setting.dense.epochs == 30
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_minute_is_enough_for_a_front(here: Path) -> None:
+    notes: list[str] = []
+
+    class Told(api.Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    written = api.init("minute.toml", network="resnet20", data="digits", time_limit="1m")
+    outcome = api.launch(written.path, storage=f"sqlite:///{here}/a.db", time_limit_s=60, progress=Told())
+    assert outcome.finished
+    trials = outcome.study.trials()
+    complete = trials[trials["state"] == "COMPLETE"]
+    assert complete["macs_ratio"].min() < 0.9  # not the dense network alone
+    assert len(complete) >= 3
+    assert not any("[train.dense] take" in note for note in notes)
 
 
 def test_folders_of_images_in_parts(here: Path) -> None:

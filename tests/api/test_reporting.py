@@ -109,7 +109,7 @@ def test_what_can_t_be_shown_is_refused(finished: Any, finished_by_params: Any) 
         objectives=other.objectives,
     )  # fmt: skip
     db.close()
-    with pytest.raises(ConfigError, match="must have the same objectives, but these have accuracy, macs_ratio"):
+    with pytest.raises(ConfigError, match="must have the same objectives to be compared, but 'digits' has accuracy "):
         api.report_page("digits", "by params", storage=finished.url)
 
 

@@ -9,11 +9,11 @@ import pytest
 from optuna.trial import TrialState
 
 import autoprune
-from autoprune.api import Study, _numerics, _planning, _running
-from autoprune.config import Completed, StudyConfig
+from autoprune.api import Study, _numerics, _phases, _planning, _running
+from autoprune.config import Completed, StudyConfig, duration_text
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
-from autoprune.search.proposals import Proposer
+from autoprune.search.proposals import Pace, Proposer
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Point
 from tests.conftest import FinishedStudy
@@ -34,7 +34,7 @@ def proposer_of(config: StudyConfig, db: Database) -> tuple[Proposer, StudyHandl
         objectives=search.objectives,
     )
     space = _planning.space_of(config, workbench)
-    return _running._proposer(config, space, record, planner=None, has_phase=lambda point: False), record
+    return _running.proposer_of(config, space, record, planner=None, has_phase=lambda point: False), record
 
 
 def test_a_study_starts_from_the_front_of_an_earlier_one(
@@ -146,3 +146,18 @@ def test_a_study_that_minimises_rmse_from_its_first_trial_to_its_front(write_stu
     last = study.trial(child)["lineage"].splitlines()[-1]
     assert last.strip() == f"-> trial {child}: {ratio:.3f} of the MACs, rmse {rmse:#.4g}"
     db.close()
+
+
+def test_a_dense_training_that_takes_most_of_the_time_is_told(write_study: Write, tmp_path: Path) -> None:
+    workbench = open_workbench(_planning.load_config(write_study(tmp_path)).setting)
+    epochs, notes = workbench.setting.dense.epochs, list[str]()
+
+    class Told(autoprune.api.Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    a_second_an_epoch = Pace(base_s=1 / workbench.work.n_examples, macs_s=0.0, overhead_s=0.0)
+    for seconds_left in (None, 2.1 * epochs, 1.9 * epochs):
+        _phases.warn_where_long(workbench, a_second_an_epoch, seconds_left, progress=Told())
+    (note,) = notes
+    assert note.startswith(f"the {epochs:g} epochs of [train.dense] take about {duration_text(epochs)} of the ")

@@ -18,12 +18,12 @@ ARGUMENTS = {
     "inspect": ["STUDY.toml", "--write-space FILE", "--no-factories"],
     "launch": [
         "STUDY.toml", "--name NAME", "--seed N", "--trials N",
-        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--log FILE",
+        "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--log FILE", "--verbose",
         "--no-factories", "--storage URL", "--dry-run",
     ],
     "resume": [
         "NAME", "--trials N", "--time-limit T", "--concurrency K", "--address ADDR", "--logger L", "--log FILE",
-        "--no-factories", "--storage URL",
+        "--verbose", "--no-factories", "--storage URL",
     ],
     "status": ["NAME", "--format F", "--storage URL"],
     "stop": ["NAME", "--storage URL"],

@@ -19,8 +19,8 @@ import pytest
 from autoprune.api import DriverStatus, RunningStatus, Status
 from autoprune.cli import pages, status_page, trial_page
 from autoprune.cli.pages import Row, Section
-from autoprune.cli.wording import bar, command, duration_text
-from autoprune.config import ACCURACY
+from autoprune.cli.wording import bar, command
+from autoprune.config import ACCURACY, duration_text
 from autoprune.search.storage import Counts, Database, StudyHandle
 from autoprune.search.trials import Lifecycle
 
@@ -72,7 +72,7 @@ def test_a_complete_trial() -> None:
         ("MACs", "381,760 of 763,520, 50.0 %"),
         ("parameters", "40,000 of 80,000, 50.0 %"),
         ("latency", "2.5 ms for a batch, 61.2 % of the dense network's"),
-        ("answers", "moved by 2e-07 at surgery, over the largest"),
+        ("checked", "its outputs equal those of the masked dense network to 2e-07 of the largest"),
     ]
     assert page["channels kept"] == [
         ("conv1", "█" * 30 + " 16 of 16"),

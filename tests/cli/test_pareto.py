@@ -194,7 +194,7 @@ def test_two_studies_on_one_front(run: Run, two: Any) -> None:
 def test_studies_of_other_objectives_do_not_meet(run: Run, finished: Any, finished_by_params: Any) -> None:
     beside(finished.url, finished_by_params.url, "by_params", [(0.5, 0.5)], reference_point=0.0)
     told = (
-        "studies must have the same objectives to be on one front, but 'digits' has accuracy (maximized), macs_ratio "
+        "studies must have the same objectives to be compared, but 'digits' has accuracy (maximized), macs_ratio "
         "(minimized) and 'by_params' has accuracy (maximized), params_ratio (minimized)."
     )
     for command in ("pareto", "diff"):

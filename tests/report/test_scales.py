@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from autoprune.report.scales import Scale, duration_text, linear, number_text, quantile, ratio_scale, tick_texts
+from autoprune.report.scales import Scale, linear, number_text, quantile, ratio_scale, tick_texts
 
 FINITE = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 
@@ -60,12 +60,6 @@ def test_labels_have_the_digits_of_the_finest() -> None:
 )  # fmt: skip
 def test_numbers(value: float | None, text: str) -> None:
     assert number_text(value) == text
-
-
-def test_durations() -> None:
-    assert [duration_text(s) for s in (None, 4.21, 42.3, 200, 7500, 2e5)] == [
-        "–", "4.2 s", "42 s", "3 min 20 s", "2 h 5 min", "55.6 h",
-    ]  # fmt: skip
 
 
 def test_quantiles() -> None:

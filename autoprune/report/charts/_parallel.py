@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autoprune.config import duration_text
 from autoprune.report.charts._marks import crowd, reference, trial_link
 from autoprune.report.facts import Axis, StudyFacts, TrialFacts
 from autoprune.report.figure import Column, figure, legend, path, slug, svg, table, text
 from autoprune.report.markup import Markup, tag
-from autoprune.report.scales import Scale, duration_text, linear, number_text, ratio_scale
+from autoprune.report.scales import Scale, linear, number_text, ratio_scale
 
 __all__ = ["parallel_chart", "trials_table"]
 

@@ -226,7 +226,7 @@ class Dispatcher:
         return claimed
 
     def _propose(self) -> Proposal | None:
-        history = self._lifecycle.study.trials()
+        history = self._lifecycle.study.history()
         if self._patience is not None and self._patience.is_over(history):
             if self._trials.is_empty:  # What is under way may still add something.
                 self._wind_down.begin(Stopping.STALLED)
@@ -275,7 +275,7 @@ class Dispatcher:
         rung, score, macs_ratio = report.rung, report.score, report.macs_ratio
         if rung is None or score is None or macs_ratio is None or not stopper.is_watching(claim.point, rung):
             return None
-        others = reached(rung, self._lifecycle.study.trials())
+        others = reached(rung, self._lifecycle.study.history())
         for live in list(self.live.values()):
             found = live.rungs.get(str(rung))
             if live.claim.trial_id != claim.trial_id and found is not None and live.macs_ratio is not None:

@@ -26,6 +26,7 @@ _PROBES = 0.15  # Of the workers' time: what trials of recipes take together.
 _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explored, so that the answer is of use.
 _SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
 _SPARE_S = 2.0
+_MOST_TOLD = 2_000  # Trials, the newest, that pace and errors are told from: more tell nothing new.
 _ANY_PACE = Pace(base_s=0.25e-3, macs_s=0.75e-3, overhead_s=0.0)
 
 
@@ -121,7 +122,7 @@ class Planner:
         Returns:
             The steps, or None where the time is too short for another trial.
         """
-        tried = {trial.point.macs_target for trial in look.trials if Attr.POINT in trial.attrs}
+        tried = {trial.macs_target for trial in look.trials}
         waiting = [target for target in self.ladder if target not in tried]
         if waiting:
             found = self._rung(waiting[0], look, left=sum(map(_effort, waiting)))
@@ -232,12 +233,14 @@ class Look:
         self._by_number = {trial.number: trial for trial in trials}
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
         self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
-        self.pace = pace.after([trial.frozen for trial in complete])
-        self._points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
-        mask = pareto.front_mask(np.array(self._points).reshape(-1, 2)).tolist()
+        told = complete[-_MOST_TOLD:]
+        self.pace = pace.after([trial.frozen for trial in told])
+        points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
+        mask = pareto.front_mask(np.array(points).reshape(-1, 2)).tolist()
+        self._best = [point for point, is_best in zip(points, mask, strict=True) if is_best]
         trained = [self._member(t) for t, is_best in zip(complete, mask, strict=True) if is_best]
         self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
-        every = [self._member(trial) for trial in complete]
+        every = [self._member(trial) for trial in told]
         every = [member for member in every if member.images > 0]
         dense = dense_score(complete, metric.name)
         self._dense_error = 0.0 if dense is None else metric.error(dense)
@@ -262,9 +265,9 @@ class Look:
         return next((member for member in self.members if member.macs_ratio >= target), None)
 
     def front(self) -> list[tuple[float, float]]:
-        """(error, MACs ratio) of what is complete, and of what runs as it is expected to turn out."""
+        """(error, MACs ratio) of the front of what is complete, and of what runs as it is expected to turn out."""
         if self.model is None:
-            return self._points
+            return self._best
         expected = []
         for trial in self._running:
             point = trial.point
@@ -276,7 +279,7 @@ class Look:
             else:
                 score = self.model.of_child(parent, macs_ratio=ratio, images=images)
             expected.append((self._metric.error(score), ratio))
-        return [*self._points, *expected]
+        return [*self._best, *expected]
 
     def loss_at_once(self, method: str, target: float) -> float | None:
         """What a method's cut of the dense network cost before any training, over -log(target).

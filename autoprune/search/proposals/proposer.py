@@ -104,7 +104,7 @@ def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, A
                 f"`start_from` must name studies with the identity of this one, but in {name!r} {differing}. "
                 "Take it out of `start_from`."
             )
-        complete = [trial for trial in study.trials() if trial.state is TrialState.COMPLETE]
+        complete = [trial for trial in study.history() if trial.state is TrialState.COMPLETE]
         minimise = [direction == "minimize" for direction in study.directions]
         values = np.array([trial.values for trial in complete]).reshape(-1, len(minimise))
         front = front_mask(values, minimise=minimise).tolist()

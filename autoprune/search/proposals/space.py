@@ -146,9 +146,20 @@ class Space:
         """Whether the space as it is now holds this point, so that its trial can inform the sampler."""
         if point.method not in self._hyper or point.width_rule not in self._multipliers:
             return False
-        own = {**self.root, **self._hyper[point.method], **self._multipliers[point.width_rule]}
-        params = point.params
-        return params.keys() == own.keys() and all(p.holds(params[name]) for name, p in own.items())
+        # By the point's own names: there are tens of thousands of points, of which the longer ones take long to make.
+        branches = (point.hyper, self._bare[point.method]), (point.multipliers, self._bare[point.width_rule])
+        return self._target.holds(point.macs_target) and all(
+            given.keys() == own.keys() and all(own[name].holds(value) for name, value in given.items())
+            for given, own in branches
+        )
+
+    @cached_property
+    def _bare(self) -> dict[str, dict[str, Parameter]]:
+        """Hyper-parameters by method and multipliers by width rule, by the names that points know them by."""
+        return {
+            prefix: {name.removeprefix(f"{prefix}."): parameter for name, parameter in own.items()}
+            for prefix, own in {**self._hyper, **self._multipliers}.items()
+        }
 
     def widths(self, point: Point) -> dict[str, int] | None:
         """Width by group where the parameters fix them; None where a ranking of the trained channels does."""

@@ -6,13 +6,13 @@ import json
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.storage import schema
 from autoprune.search.storage.database import Database
@@ -20,6 +20,7 @@ from autoprune.search.storage.database import Database
 __all__ = ["History", "raw_rows"]
 
 _TRIALS, _VALUES, _PARAMS = schema.optuna_trials, schema.optuna_trial_values, schema.optuna_trial_params
+_WIDTHS = "widths"
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
@@ -29,10 +30,12 @@ class History:
     Args:
         db: An open database.
         study_id: Optuna's id of the study.
+        brief: Whether what only people ask for is left out, which is most of it: numeric parameters, which are in the
+            trial's point as well, and widths.
     """
 
-    def __init__(self, db: Database, study_id: int) -> None:
-        self._db = db
+    def __init__(self, db: Database, study_id: int, *, brief: bool = False) -> None:
+        self._db, self._brief = db, brief
         self._study_id = study_id
         self._guard = threading.Lock()
         self._trials: dict[int, FrozenTrial] = {}
@@ -42,38 +45,60 @@ class History:
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""
         with self._guard:
-            for trial in self._news():
+            for trial in self._read(self._news()):
                 trial_id = trial._trial_id
                 self._trials[trial_id] = trial
                 (self._open.discard if trial.state.is_finished() else self._open.add)(trial_id)
             # Within a study Optuna gives ids and numbers in the same order.
             return [self._trials[trial_id] for trial_id in sorted(self._trials)]
 
-    def _news(self) -> list[FrozenTrial]:
+    def some(
+        self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials of these numbers or states, by number; they alone are read, and nothing is kept of them."""
+        asked = [_TRIALS.c.study_id == self._study_id]
+        if numbers is not None:
+            asked.append(_TRIALS.c.number.in_(sorted(numbers)))
+        if states is not None:
+            asked.append(_TRIALS.c.state.in_(list(states)))
+        with self._guard:
+            # By their ids, so that parameters and attributes are looked up rather than gone through.
+            with self._db.reading() as connection:
+                ids = connection.execute(sa.select(_TRIALS.c.trial_id).where(*asked)).scalars().all()
+            found = self._read(_TRIALS.c.trial_id.in_(ids)) if ids else []
+        return sorted(found, key=lambda trial: trial.number)
+
+    def _news(self) -> sa.ColumnElement[bool]:
         known = max(self._trials, default=0)
-        wanted = sa.and_(
-            _TRIALS.c.study_id == self._study_id,
-            sa.or_(_TRIALS.c.trial_id > known, _TRIALS.c.trial_id.in_(sorted(self._open))),
-        )
+        is_new = sa.or_(_TRIALS.c.trial_id > known, _TRIALS.c.trial_id.in_(sorted(self._open)))
+        return sa.and_(_TRIALS.c.study_id == self._study_id, is_new)
+
+    def _read(self, wanted: sa.ColumnElement[bool]) -> list[FrozenTrial]:
         kind = sa.cast(_VALUES.c.value_type, sa.String)
         value = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
         columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
         param = sa.select(*columns).order_by(_PARAMS.c.param_id)
+        user, system = (
+            sa.select(table.c.trial_id, table.c.key, table.c.value_json)
+            for table in (schema.optuna_trial_attributes, schema.optuna_trial_system_attributes)
+        )
+        if self._brief:
+            param = param.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
+            user = user.where(schema.optuna_trial_attributes.c.key != _WIDTHS)
         with self._db.reading() as connection:
             # The trials first: one that has ended had all the rest written before.
             trials = connection.execute(sa.select(_TRIALS).where(wanted)).all()
             values = _by_trial(raw_rows(connection, value, wanted))
             params = _by_trial(raw_rows(connection, param, wanted))
-            user, system = (
-                _by_trial(raw_rows(connection, sa.select(table.c.trial_id, table.c.key, table.c.value_json), wanted))
-                for table in (schema.optuna_trial_attributes, schema.optuna_trial_system_attributes)
-            )
+            attrs = [_attributes(raw_rows(connection, query, wanted)) for query in (user, system)]
         return [
-            self._trial(row, values[row.trial_id], params[row.trial_id], user[row.trial_id], system[row.trial_id])
+            self._trial(row, values[row.trial_id], params[row.trial_id], *(found[row.trial_id] for found in attrs))
             for row in trials
         ]
 
-    def _trial(self, row: Any, values: list[Any], params: list[Any], user: list[Any], system: list[Any]) -> FrozenTrial:
+    def _trial(
+        self, row: Any, values: list[Any], params: list[Any], user: dict[str, Any], system: dict[str, Any]
+    ) -> FrozenTrial:
         distributions: dict[str, BaseDistribution] = {}
         external: dict[str, Any] = {}
         for _, name, value, text in params:
@@ -89,8 +114,8 @@ class History:
             datetime_complete=_local(row.datetime_complete),
             params=external,
             distributions=distributions,
-            user_attrs={key: json.loads(text) for _, key, text in user},
-            system_attrs={key: json.loads(text) for _, key, text in system},
+            user_attrs=user,
+            system_attrs=system,
             intermediate_values={},  # Optuna has none for more than one objective
             trial_id=row.trial_id,
         )
@@ -113,6 +138,16 @@ def _by_trial(rows: list[Any]) -> defaultdict[int, list[Any]]:
     found: defaultdict[int, list[Any]] = defaultdict(list)
     for row in rows:
         found[row[0]].append(row)
+    return found
+
+
+def _attributes(rows: list[Any]) -> defaultdict[int, dict[str, Any]]:
+    """Attributes by trial."""
+    found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    # One call for all of them: a million calls take longer than what is read by them.
+    cells = json.loads(f"[{','.join([text for _, _, text in rows])}]")
+    for (trial_id, key, _), cell in zip(rows, cells, strict=True):
+        found[trial_id][key] = cell
     return found
 
 

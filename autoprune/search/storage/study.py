@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,7 @@ class StudyHandle:
         self.revision = revision
         self.objectives = tuple(objectives)
         self.directions = tuple(objectives.values())
-        self._history = History(db, study_id)
+        self._trials, self._history = History(db, study_id), History(db, study_id, brief=True)
 
     @classmethod
     def create_or_join(
@@ -185,7 +185,17 @@ class StudyHandle:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number; those that have ended are read once and shared, so change nothing in them."""
+        return self._trials.read()
+
+    def history(self) -> list[FrozenTrial]:
+        """The same as far as a search needs them: without numeric parameters, which points have, and without widths."""
         return self._history.read()
+
+    def some_trials(
+        self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """The trials of these numbers or states, by number; the others are not read, however many there are."""
+        return self._trials.some(numbers=numbers, states=states)
 
     def revisions(self) -> dict[int, dict[str, Any]]:
         """Every configuration that the study has had, by the number of its revision, oldest first."""

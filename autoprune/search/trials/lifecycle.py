@@ -324,7 +324,7 @@ class Lifecycle:
         """Whether the parent's network has gone while the proposal was made; under the lock, in which it is dropped."""
         if proposal.parent is None or count(connection, self.study.study_id).finished == proposal.n_finished:
             return False
-        parent = StoredTrial(self.study.trials()[proposal.parent])
+        parent = StoredTrial(self.study.history()[proposal.parent])
         return parent.weights is None or not Path(parent.weights).is_file()
 
     def _room(self) -> Room:

@@ -72,6 +72,12 @@ class StoredTrial:
         return Point.from_dict(self.attrs[Attr.POINT])
 
     @property
+    def macs_target(self) -> float | None:
+        """The MACs target of its point, looked up; None for a trial that another tool has made."""
+        target: float | None = self.attrs.get(Attr.POINT, {}).get("macs_target")
+        return target
+
+    @property
     def given(self) -> dict[str, Any]:
         """The attributes that came with the proposal."""
         return {name: self.attrs[name] for name in self.frozen.system_attrs.get(GIVEN, [])}

@@ -59,6 +59,16 @@ def write_parquet(path, images, labels, *, wrapped=True, columns=("img", "label"
 # -- digits ---------------------------------------------------------------------------------------------------------
 
 
+def test_digits_are_those_that_scikit_learn_gives():
+    from sklearn.datasets import load_digits
+
+    digits, spec = load_digits(), DataSpec(source="digits")
+    parts = [read_arrays(spec, part) for part in ("train", "test")]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    np.testing.assert_array_equal(images[:, 0], (digits.images * (255 / 16)).round())
+    np.testing.assert_array_equal(labels, digits.target)
+
+
 def test_digits():
     spec = DataSpec(source="digits")
     images, labels = read_arrays(spec, "train")
