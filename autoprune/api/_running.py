@@ -220,7 +220,7 @@ def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outc
 
 
 def _threaded(setting: SettingSpec, slots: Slots) -> SettingSpec:
-    return dataclasses.replace(setting, threads=setting.threads or slots.threads)
+    return dataclasses.replace(setting, threads=setting.threads or max(1, slots.threads // setting.n_processes))
 
 
 def _dispatcher(

@@ -281,6 +281,10 @@ class EngineSpec:
         rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
         artifacts: Folder of networks and cached phases; one that all machines share, where there are several.
         threads: CPU threads of one trial; by default its share of the machine's cores.
+        processes: That train one trial's network together, each on a GPU of its own (or on CPUs), where `gpu` says more
+            than one: as many as that by default. They share each batch.
+        sync_batchnorm: Whether BatchNorm then takes its statistics over the whole batch, as one process does, rather
+            than over each share.
         latency_batch: Images that every trial's network is timed with at rung 0, beside the dense one; by default it is
             not timed.
         compensate: Layers that read removed channels are refitted to what they said before, by least squares over 256
@@ -293,6 +297,8 @@ class EngineSpec:
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
     threads: int | None = option(None, low=1, high=4096)
+    processes: int | None = option(None, low=1, high=64)
+    sync_batchnorm: bool = False
     latency_batch: int | None = option(None, low=1)
     compensate: bool = False
 
@@ -302,6 +308,11 @@ class EngineSpec:
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
             )
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that train a network together."""
+        return self.processes or 1
 
     @property
     def is_measured(self) -> bool:
@@ -340,6 +351,23 @@ class SettingSpec(EngineSpec):
                 "a study has either [data], labelled images, or a task of its own with its loaders, [task] `factory`, "
                 f"but got {given}. Give one of the two."
             )
+        if self.n_processes > 1:
+            self._check_shares()
+
+    def _check_shares(self) -> None:
+        n = self.n_processes
+        if self.data is None:
+            raise ConfigError(
+                f"several processes share the images of [data] alone, but there are {n} for a task of its own, whose "
+                "batches only its `loss` knows how to split. Use `gpu` = 1 in [resources], or processes = 1."
+            )
+        for name in ("dense", "sparsify", "finetune"):
+            batch = getattr(self, name).batch
+            if batch < 2 * n:
+                raise ConfigError(
+                    f"`batch` of [train.{name}] must give each of {n} processes two images at least, but is {batch}. "
+                    "Raise it, or lower `processes`."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

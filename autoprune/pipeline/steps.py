@@ -178,7 +178,7 @@ def _sparsify(
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
     train(
-        model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
+        model, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
         hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
     )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
@@ -267,7 +267,7 @@ def finetuned(
         time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
     work = workbench.work
-    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)
+    training = Training(network, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)
     pacer = None if time_left is None else Pacer(training, time_left)
 
     def after_step(share: float) -> None:

@@ -123,6 +123,7 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
     recipe: list[Any] = [spec.finetune.to_dict(), setting.rungs, setting.recalibration_images, setting.seed, silence]
     if setting.compensate:
         recipe.append("compensated")
+    recipe += workbench.norms_apart
     training: Any = "none" if is_untouched(parent, choice) else recipe
     measured = [workbench.setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)

@@ -25,7 +25,7 @@ from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha
 from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
-from autoprune.engine.training import Runtime, default_device, seeded, train
+from autoprune.engine.training import Feed, ImageFeed, Runtime, SharedFeed, default_device, seeded, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory, told
 from autoprune.pipeline.heads import trace_for_training
@@ -60,10 +60,28 @@ class Workbench:
         """Hash of everything the dense weights and their score depend on."""
         network = {"architecture": self.setting.network.architecture, "factory": told(self.setting.network.factory)}
         content, split, *seen = self.work.about
-        data = [content, split, [list(each) for each in seen], self.setting.precision]
+        data = [content, split, [list(each) for each in seen], self.setting.precision, *self.norms_apart]
         if self.weights_sha256 is not None:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
+
+    @property
+    def norms_apart(self) -> list[str]:
+        """What tells training in which BatchNorm sees shares of a batch; nothing where it sees all of it."""
+        n, setting = self.setting.n_processes, self.setting
+        return [f"BatchNorm over {n} shares"] if n > 1 and not setting.sync_batchnorm else []
+
+    def feed(self, teacher: Any = None) -> Feed:
+        """What the study's phases train on, shared out where several processes train.
+
+        Args:
+            teacher: Whom the network learns from.
+        """
+        feed, n = self.work.feed(teacher), self.setting.n_processes
+        if n == 1:
+            return feed
+        assert isinstance(feed, ImageFeed)  # A setting of other tasks has one process.
+        return SharedFeed(feed, processes=n, is_synchronised=self.setting.sync_batchnorm)
 
     def sparsify_plan(
         self, *, macs_target: float = 1.0, params: int | None = None, activation_bytes: int | None = None
@@ -135,7 +153,7 @@ class Workbench:
         setting = self.setting
         every = named.hyper_of(recipe)  # With those left out: a default that changes is another phase.
         every = {key: value for key, value in every.items() if key not in recipe.ranking}
-        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
+        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed, *self.norms_apart]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
         least = sorted(self.limits().min_widths.items())
         bounds = [macs_target, least, setting.network.multiple, *([] if params is None else [params])]
@@ -182,7 +200,7 @@ class Workbench:
             model = copy.deepcopy(self.network)
             if self.weights_sha256 is None:
                 seed = seed_of("dense", self.setting.seed)
-                train(model, self.work.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
+                train(model, self.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
             record = {
                 self.setting.task.metric_name: self.work.score(model),
                 "macs": self.traced.cost.dense_macs,

@@ -147,7 +147,7 @@ class Training:
                 "that they depend on, and let `forward` compute gradients."
             )
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        self._feed.backward(loss, scaler)
         scaler.unscale_(optimizer)
         hooks.transform_gradients()
         scale = scaler.get_scale()
