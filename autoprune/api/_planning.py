@@ -354,7 +354,9 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
     reasons, n_processes = {}, workbench.setting.n_processes
     for name, ranges in space.items():
         if n_processes > 1 and (alone := _needs_whole_batches(name)):
-            reasons[name] = f"{alone}, but {n_processes} processes share a trial's batches. Use `gpu` = 1 in [resources]."
+            reasons[name] = (
+                f"{alone}, but {n_processes} processes share a trial's batches. Use `gpu` = 1 in [resources]."
+            )
             continue
         choices = {key: r.values for key, r in ranges.items() if r.values and isinstance(r.values[0], str)}
         try:

@@ -133,7 +133,8 @@ class NetworkSpec:
             trained once for the study.
         exclude: Names of layers, all of whose channels stay.
         min_width: Channels that every group keeps at least.
-        multiple: Widths become multiples of it where the dense width is larger.
+        multiple: Widths become multiples of it where the dense width is larger. With ``"auto"`` the launch that makes a
+            study measures which multiples its device computes faster, and the study keeps that.
     """
 
     architecture: str | None = option(None)
@@ -141,7 +142,7 @@ class NetworkSpec:
     weights: str | None = option(None)
     exclude: tuple[str, ...] = option(())
     min_width: int = option(1, low=1, advice="Every channel group keeps at least one channel.")
-    multiple: int = option(1, low=1, advice="Widths become multiples of it; 8 suits most devices.")
+    multiple: int | str = option(1, low=1, choices=(AUTO,), advice="Widths become multiples of it.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -150,6 +151,11 @@ class NetworkSpec:
                 "a network is named by `architecture` or by `factory`, "
                 f"but got architecture={self.architecture!r}, factory={self.factory!r}. Give exactly one."
             )
+
+    @property
+    def width_multiple(self) -> int:
+        """What widths become multiples of; any width as long as that is still to be measured."""
+        return 1 if isinstance(self.multiple, str) else self.multiple
 
 
 @dataclass(frozen=True)
@@ -276,6 +282,8 @@ class EngineSpec:
     Args:
         precision: What networks compute in. With ``"auto"`` the launch that makes a study measures in which precision
             and layout its device trains fastest, and the study keeps these.
+        compile: Whether networks that are trained are compiled by torch; a number: where the phase has so many steps.
+            With ``"auto"`` the launch that makes a study measures on an accelerator from how many steps on that pays.
         layout: How images lie in memory; by default channels-last, or what ``"auto"`` measured.
         recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
         rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
@@ -292,6 +300,7 @@ class EngineSpec:
     """
 
     precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
+    compile: bool | int | str = option(False, choices=(AUTO,))
     layout: str | None = option(None, choices=LAYOUTS)
     recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
@@ -308,6 +317,8 @@ class EngineSpec:
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
             )
+        if self.compile is not True and isinstance(self.compile, int) and self.compile < 0:
+            raise ConfigError(f"`compile` must be true, false or a number of steps, but got {self.compile}.")
 
     @property
     def n_processes(self) -> int:
@@ -318,6 +329,11 @@ class EngineSpec:
     def is_measured(self) -> bool:
         """Whether precision and layout are still to be measured."""
         return self.precision == AUTO
+
+    @property
+    def compiled_from(self) -> int | None:
+        """Steps from which on a phase's network is compiled; None: never, and as long as it is still to be measured."""
+        return None if self.compile is False or isinstance(self.compile, str) else int(self.compile)
 
     @property
     def numerics(self) -> Numerics:
@@ -353,6 +369,15 @@ class SettingSpec(EngineSpec):
             )
         if self.n_processes > 1:
             self._check_shares()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something of it is still to be measured, by the launch that makes the study."""
+        return AUTO in (self.precision, self.compile, self.network.multiple)
+
+    def with_multiple(self, multiple: int) -> Self:
+        """The same with widths that are multiples."""
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, multiple=multiple))
 
     def _check_shares(self) -> None:
         n = self.n_processes

@@ -255,7 +255,7 @@ class _TrainTables:
         check_dense(self.dense)
 
 
-_LATER = {"layout": None, "processes": None, "sync_batchnorm": False}
+_LATER = {"layout": None, "compile": False, "processes": None, "sync_batchnorm": False}
 """Keys that studies from before there were these do not store; where they say nothing new, they stay as stored."""
 
 

@@ -121,8 +121,8 @@ class Workbench:
             params=params,
             peak_activation_bytes=activation_bytes,
             latency_ms=latency_ms,
-            min_widths=Limits(min_widths=least, multiple=network.multiple).smallest(cost),
-            multiple=network.multiple,
+            min_widths=Limits(min_widths=least, multiple=network.width_multiple).smallest(cost),
+            multiple=network.width_multiple,
         )
 
     def sparsify_key(
@@ -156,7 +156,7 @@ class Workbench:
         training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed, *self.norms_apart]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
         least = sorted(self.limits().min_widths.items())
-        bounds = [macs_target, least, setting.network.multiple, *([] if params is None else [params])]
+        bounds = [macs_target, least, setting.network.width_multiple, *([] if params is None else [params])]
         if activation_bytes is not None:
             bounds.append({"peak_activation_bytes": activation_bytes})
         aim = [bounds] if recipe.aims else []
@@ -285,7 +285,8 @@ def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
     _check_labels(splits)
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
-    runtime = Runtime(default_device(), setting.precision, splits.preprocess).computed_in(setting.numerics)
+    runtime = Runtime(default_device(), setting.precision, splits.preprocess)
+    runtime = runtime.computed_in(setting.numerics, compiled_from=_compiled_from(setting))
     runtime.autocast()
     batch = _least_batch(setting, len(splits.train))
     images = next(splits.train.read([torch.arange(max(2, batch)) % len(splits.train)]))
@@ -305,7 +306,8 @@ def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
 def _open_task(setting: SettingSpec) -> Workbench:
     task = _task(setting.task)
     network = _build(setting.network, n_classes=None, in_channels=None, seed=setting.seed)
-    runtime = Runtime(default_device(), setting.precision, None).computed_in(setting.numerics)
+    runtime = Runtime(default_device(), setting.precision, None)
+    runtime = runtime.computed_in(setting.numerics, compiled_from=_compiled_from(setting))
     runtime.autocast()
     work = TaskWorkload(task, runtime)
     weights_sha256 = _ready(network, first_input(work.example), setting, forward=work.whole)
@@ -350,6 +352,10 @@ def _ready(network: nn.Module, example: Any, setting: SettingSpec, *, forward: F
         weights_sha256 = sha256_of(path)
     plain_weights(network)  # After the given ones are there, which have the names that they were trained by.
     return weights_sha256
+
+
+def _compiled_from(setting: SettingSpec) -> int | None:
+    return setting.compiled_from if setting.n_processes == 1 else None  # A compiled network can't be sent to others.
 
 
 def _least_batch(setting: SettingSpec, n_images: int) -> int:

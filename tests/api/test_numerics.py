@@ -27,11 +27,11 @@ def file(write_study: Callable[..., Path], tmp_path: Path, artifacts: Path) -> P
     return write_study(tmp_path, engine=f'artifacts = "{artifacts}"')
 
 
-def measures(numerics: Numerics) -> Callable[[SettingSpec], Numerics]:
-    return lambda setting: numerics
+def measures(numerics: Numerics) -> Callable[[SettingSpec], SettingSpec]:
+    return lambda setting: setting.computed_in(numerics)
 
 
-def refuses(setting: SettingSpec) -> Numerics:
+def refuses(setting: SettingSpec) -> SettingSpec:
     raise AssertionError("nothing is to be measured")
 
 
@@ -65,9 +65,9 @@ def test_what_was_measured_is_stored_and_kept(file: Path, tmp_path: Path) -> Non
 def test_of_two_drivers_the_first_to_write_decides(file: Path, tmp_path: Path) -> None:
     db = Database.open(f"sqlite:///{tmp_path}/b.db", create=True)
 
-    def overtaken(setting: SettingSpec) -> Numerics:
+    def overtaken(setting: SettingSpec) -> SettingSpec:
         _numerics.settle(_planning.load_config(file), db, measures(HALF_PLAIN))
-        return Numerics()
+        return setting.computed_in(Numerics())
 
     config, workbench, record = _numerics.settle(_planning.load_config(file), db, overtaken)
     assert config.setting.numerics == workbench.setting.numerics == HALF_PLAIN
@@ -136,7 +136,7 @@ def test_workers_are_timed(file: Path, caplog: pytest.LogCaptureFixture) -> None
             self.told.append(text)
 
     setting = dataclasses.replace(_planning.load_config(file).setting, threads=1, layout="contiguous")
-    chosen = _numerics.measured(setting, slots=SLOTS, progress=Notes())
+    chosen = _numerics.measured(setting, slots=SLOTS, progress=Notes()).numerics
     (line,) = Notes.told
     assert line.startswith(f"computed in {chosen}, as measured; images trained a second by each trial: ")
     assert "bfloat16 contiguous " in line

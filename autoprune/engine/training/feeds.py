@@ -145,18 +145,14 @@ class ImageFeed(Feed):
     ) -> Tensor:
         """Cross-entropy, with the teacher's share, and those of auxiliary heads."""
         shown = self.show(batch, spec, runtime=runtime, turn=turn, generator=generator)
-        return image_loss(
-            model, shown, runtime=runtime, distill=self.distill, label_smoothing=spec.label_smoothing
-        )
+        return image_loss(model, shown, runtime=runtime, distill=self.distill, label_smoothing=spec.label_smoothing)
 
     @property
     def distill(self) -> DistillSpec | None:
         """Weight and temperature of the teacher; None without one."""
         return None if self._teacher is None else self._teacher.spec
 
-    def show(
-        self, batch: Any, spec: TrainSpec, *, runtime: Runtime, turn: int, generator: torch.Generator
-    ) -> Shown:
+    def show(self, batch: Any, spec: TrainSpec, *, runtime: Runtime, turn: int, generator: torch.Generator) -> Shown:
         """Bring a batch to the device, augmented, with its classes and what the teacher says; see `Feed.loss`."""
         indices, pixels = batch
         pixels = pixels.to(runtime.device, non_blocking=True)

@@ -145,7 +145,9 @@ class Team:
         n, sizes = len(shown.targets), shares_of(len(shown.targets), self.processes)
         self._is_amid = True
         with self._talking():
-            parts = [None if whole is None else whole.split(sizes) for whole in (shown.images, shown.targets, shown.soft)]
+            parts = [
+                None if whole is None else whole.split(sizes) for whole in (shown.images, shown.targets, shown.soft)
+            ]
             for i, (_, connection) in enumerate(self._members, 1):
                 soft = None if parts[2] is None else tuple(parts[2][i].shape)
                 connection.send(_Share(tuple(parts[0][i].shape), soft, sizes[i] / n))
