@@ -8,6 +8,7 @@ rest as it is. This file itself needs the standard library alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("bench_gpu_parts.py")
 GRACE_S = 10.0  # A part that plans for its time gets this much more before it is ended.
-SHORT = 0.5  # What the times of parts are multiplied by in the short form.
 _TAIL = 2_000  # Letters of what a failed part said that are kept.
 
 
@@ -117,10 +117,8 @@ def _last_line(told: str) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a part and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -152,7 +150,7 @@ def bench(options: argparse.Namespace, site: Path | None) -> dict[str, Any]:
         if options.parts and part.name not in options.parts:
             continue
         left_s = end - time.monotonic() - GRACE_S
-        seconds = min(left_s, (part.seconds or left_s) * (SHORT if options.short and part.seconds else 1.0))
+        seconds = left_s if options.short else min(left_s, part.seconds or left_s)  # A CPU is slower at less.
         if seconds < 1:
             found["parts"][part.name] = {
                 "what": part.what, "seconds": 0.0, "allowed_s": 0, "why": "there was no time left", "rows": [],

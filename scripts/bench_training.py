@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Airbench(nn.Module):
         super().__init__()
         widths = (24, 64, 256, 256)
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 2), nn.GELU()]
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.MaxPool2d(2)]
             layers += [nn.BatchNorm2d(width), nn.GELU()]
             layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()]
@@ -153,7 +154,7 @@ def plainly(case: Case, model: nn.Module, numerics: Numerics) -> Iterator[None]:
 
 
 def on_device(case: Case, model: nn.Module, numerics: Numerics) -> Iterator[None]:
-    """Turns of a loop as in airbench: all images lie on the device, normalised, and whole passes are augmented there."""
+    """Turns of a loop as in airbench: all images lie on the device, normalised; whole passes are augmented there."""
     device, dtype, data = default_device(), getattr(torch, numerics.precision), Bytes(case)
     layout = torch.channels_last if numerics.layout == "channels_last" else torch.contiguous_format
     model.to(device, memory_format=layout).train()  # type: ignore[call-overload]

@@ -126,6 +126,49 @@ def test_nothing_is_looked_up_where_there_is_no_database(file: Path, tmp_path: P
     assert not (tmp_path / "none.db").exists()
 
 
+def test_a_measured_multiple_is_stored_and_kept(
+    write_study: Callable[..., Path], tmp_path: Path, artifacts: Path
+) -> None:
+    tables = {
+        "network": 'architecture = "resnet_digits"\nmultiple = "auto"',
+        "engine": f'artifacts = "{artifacts}"\nprecision = "float32"\ncompile = "auto"',
+    }
+    url, file = f"sqlite:///{tmp_path}/m.db", write_study(tmp_path, **tables)
+    db = Database.open(url, create=True)
+    config, _, _ = _numerics.settle(
+        _planning.load_config(file), db, lambda asked: dataclasses.replace(asked.with_multiple(8), compile=300)
+    )
+    assert api.open_study("digits", url).config == config
+    again, workbench, joined = _numerics.settle(_planning.load_config(file), db, refuses)
+    assert (again, joined.revision) == (config, 1)
+    assert (workbench.limits().multiple, workbench.runtime.compiled_from) == (8, 300)
+    db.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_multiples_are_timed_by_workers(write_study: Callable[..., Path], tmp_path: Path, artifacts: Path) -> None:
+    class Notes(api.Progress):
+        told: list[str] = []  # noqa: RUF012
+
+        def note(self, text: str) -> None:
+            self.told.append(text)
+
+    tables = {
+        "network": 'architecture = "resnet_digits"\nmultiple = "auto"',
+        "engine": f'artifacts = "{artifacts}"\nprecision = "float32"\nthreads = 1\ncompile = "auto"',
+    }
+    setting = _planning.load_config(write_study(tmp_path, **tables)).setting
+    settled = _numerics.measured(setting, slots=SLOTS, progress=Notes())
+    assert settled.network.multiple in (1, 4, 8, 16)
+    widths, compiling = Notes.told
+    assert widths.startswith(("widths are multiples of ", "widths are of any kind, as measured"))
+    if not torch.accelerator.is_available():
+        assert (settled.compile, compiling) == (
+            False, "networks are not compiled (nothing to measure on this device)",
+        )  # fmt: skip
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_workers_are_timed(file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,7 +70,8 @@ def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
     found = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         found = found * norm.weight.view(shape) + norm.bias.view(shape)
-    return found.to(x.dtype)
+    answer: Tensor = found.to(x.dtype)
+    return answer
 
 
 def _remember(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
