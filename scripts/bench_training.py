@@ -3,7 +3,8 @@
 Both train the same network on the same bytes, shuffled, cropped and flipped, by SGD with momentum under a one-cycle
 schedule, in the same precision and layout. The plain loop is what a page of torch gives: a permutation, a crop of the
 whole batch by one gather, and a scheduler of torch's. A few steps are taken in turn, so that what else the machine does
-meets both. With ``--at-once 2`` a second process trains beside, as a second trial would.
+meets both; on a CPU seconds are those of the processor. With ``--at-once 2`` a second process trains beside, as a
+second trial would.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import itertools
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -197,11 +197,9 @@ Loop = Callable[[Case, nn.Module, Numerics], Iterator[None]]
 
 def turn_s(turns: Iterator[None]) -> float:
     """Seconds of one more turn."""
-    start = time.perf_counter()
+    start = machine.now_s()
     next(turns)
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
+    return machine.now_s() - start
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,12 +84,6 @@ class _Timed:
         return answer
 
 
-def _now() -> float:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter()
-
-
 def measure(widths: Sequence[int], numerics: Numerics, *, rounds: int, batch: int = BATCH) -> list[AtWidth]:
     """Time all widths in turn; medians of the rounds after a first one.
 
@@ -106,10 +99,10 @@ def measure(widths: Sequence[int], numerics: Numerics, *, rounds: int, batch: in
     for turn in range(rounds + 1):
         for width, timed in networks.items():
             for kind in ("train", "score"):
-                start = _now()
+                start = machine.now_s()
                 getattr(timed, kind)()
                 if turn:
-                    taken.setdefault((width, kind), []).append((_now() - start) / batch)
+                    taken.setdefault((width, kind), []).append((machine.now_s() - start) / batch)
     medians = {key: statistics.median(seconds) for key, seconds in taken.items()}
     return [AtWidth(w, macs_of(w), medians[w, "train"], medians[w, "score"]) for w in widths]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import autoprune
 from autoprune.api import _planning
 from autoprune.config import Progressed, StudyConfig, TrialSpec, read_stored
 from autoprune.engine.files import PhaseStore
@@ -95,6 +96,19 @@ def test_one_report_and_one_network_as_one_process_gives_them(
     for key, tensor in dense["one"].items():
         torch.testing.assert_close(dense["two"][key], tensor, rtol=0, atol=5e-3)
     assert one.rungs == pytest.approx(two.rungs, abs=0.2)  # Rounding may have decided which channels stay.
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_study_of_trials_with_two_processes(write_study: Write, tmp_path: Path) -> None:
+    engine = f'precision = "float32"\nartifacts = "{tmp_path}/a"\nrecalibration_images = 64\nprocesses = 2\nthreads = 1'
+    study = 'name = "two"\nn_trials = 3\nlease_s = 600'
+    file = write_study(tmp_path, study=study, engine=engine, resources="cpu = 2\nconcurrency = 1", **TRAIN)
+    with autoprune.launch(file, storage=f"sqlite:///{tmp_path}/two.db").study as found:
+        trials = found.trials()
+    assert list(trials["state"]) == ["COMPLETE"] * 3
+    assert len(list((tmp_path / "a" / "trials" / "two").glob("*.safetensors"))) >= 1
+    assert trials["accuracy"].min() > 0.1
 
 
 def test_batchnorm_over_shares_is_another_phase(config_of: Callable[..., StudyConfig]) -> None:
