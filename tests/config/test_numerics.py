@@ -103,8 +103,8 @@ def test_multiples_and_compiling_are_left_open_by_auto_alone(write_study: Any, t
     assert (asked.setting.network.width_multiple, asked.setting.compiled_from) == (1, None)
     settled = dataclasses.replace(asked.setting.with_multiple(8), compile=400)
     assert (settled.is_open, settled.network.width_multiple, settled.compiled_from) == (False, 8, 400)
-    for compile, least in ((True, 1), (False, None), (1, 1)):
-        assert dataclasses.replace(settled, compile=compile).compiled_from == least
+    for asked_for, least in ((True, 1), (False, None), (1, 1)):
+        assert dataclasses.replace(settled, compile=asked_for).compiled_from == least
     with pytest.raises(ConfigError, match="`compile` must be true, false or a number of steps, but got -1"):
         dataclasses.replace(settled, compile=-1)
     with pytest.raises(ConfigError, match="there is no choice 'some'; valid are: auto"):
