@@ -12,15 +12,21 @@ from torch import nn
 from autoprune.config import TrainSpec
 from autoprune.engine.images import Preprocess
 from autoprune.engine.training import ImageFeed, Runtime, Training
-from tests.engine.training.test_teams import Images, network
+from tests.engine.training.test_teams import Images
 
 PLAIN = Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
 SPEC = TrainSpec(epochs=1, batch=9, learning_rate=0.1)
 
 
-def moved(runtime: Runtime, *, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    return nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+
+
+def moved(runtime: Runtime) -> dict[str, torch.Tensor]:
     """The weights after two steps of three."""
-    training = Training(model or network(), ImageFeed(Images()), SPEC, runtime=runtime, seed=0)
+    training = Training(network(), ImageFeed(Images()), SPEC, runtime=runtime, seed=0)
     training.run(until=2)
     return {key: each for key, each in training.state_dict().items() if key.startswith("model:")}
 
