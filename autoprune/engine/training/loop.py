@@ -111,14 +111,18 @@ class Training:
 
     def _loss(self, batch: Any) -> Tensor:
         turn, generator = self.step // self._steps_a_pass, self._random.generator
-        told = {"runtime": self._runtime, "turn": turn, "generator": generator}
+
+        def loss_of(model: nn.Module) -> Tensor:
+            runtime = self._runtime
+            return self._feed.loss(model, batch, self._spec, runtime=runtime, turn=turn, generator=generator)
+
         if self._run is not self._model and self.step == self._began:
             try:
-                return self._feed.loss(self._run, batch, self._spec, **told)
+                return loss_of(self._run)
             except Exception as error:  # Compilers raise anything; what is no fault of theirs is raised again below.
                 _log.warning("the network is trained as it is, since it can't be compiled: %s", first_line(error))
                 self._run = self._model
-        return self._feed.loss(self._run, batch, self._spec, **told)
+        return loss_of(self._run)
 
     def run(self, on_step: Callable[[float], None] = lambda share: None, *, until: int | None = None) -> None:
         """Take the steps that remain; the model is left in training mode.
