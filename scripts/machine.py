@@ -26,6 +26,20 @@ def has_bfloat16() -> bool:
     return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
+def now_s() -> float:
+    """Seconds, rising, to take differences of: of the accelerator's work where there is one, else of this process.
+
+    On a processor that others use as well, the time that it worked for this process says more than what a clock on the
+    wall does.
+    """
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def busy(*, over_s: float = 1.0) -> float:
     """Share of all cores' time that anybody uses, measured over a moment; 0 where Linux does not tell."""
 

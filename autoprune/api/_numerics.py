@@ -1,4 +1,4 @@
-"""In which precision and layout a study computes: what its database keeps, else the fastest of what was timed."""
+"""In what a study computes, and at which widths: what its database keeps, else the fastest of what was timed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from typing import Any
 from autoprune.api._kept import kept_in
 from autoprune.api._planning import identity_of
 from autoprune.api._progress import Progress
-from autoprune.config import Numerics, SettingSpec, StudyConfig, preferred
+from autoprune.config import AUTO, Numerics, SettingSpec, StudyConfig, paying_from, preferred, preferred_multiple
 from autoprune.distributed import Slots, run_each
 from autoprune.errors import NetworkError
-from autoprune.pipeline import Workbench, enter_worker, numerics_here, open_workbench, time_numerics
+from autoprune.pipeline import (
+    Workbench,
+    enter_worker,
+    numerics_here,
+    open_workbench,
+    time_compiled,
+    time_multiples,
+    time_numerics,
+)
 from autoprune.search.storage import Database, StudyHandle
 
 __all__ = ["join", "measured", "settle", "warn_where_slow"]
@@ -25,7 +33,7 @@ _log = logging.getLogger(__name__)
 _MOST_TIMED = 8  # Workers at once; more would tell nothing new.
 _SLOW = 1.3  # Times as long as the usual: worth a warning.
 
-Measure = Callable[[SettingSpec], Numerics]
+Measure = Callable[[SettingSpec], SettingSpec]
 
 
 def join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle:
@@ -45,24 +53,23 @@ def join(config: StudyConfig, workbench: Workbench, db: Database) -> StudyHandle
 
 
 def settle(config: StudyConfig, db: Database, measure: Measure) -> tuple[StudyConfig, Workbench, StudyHandle]:
-    """Join the study, in the precision and layout that it has or, where it is new, that are measured now.
+    """Join the study with what it has measured or, where it is new, what is measured now: precision, layout and others.
 
     Of several drivers that start a study together the first to write decides.
 
     Args:
         config: As asked for.
         db: Open for writing.
-        measure: Chooses what a new study computes in.
+        measure: Settles what a new study leaves to be measured.
     """
     config = kept_in(db, config)
     ready = config
-    if config.setting.is_measured:
-        setting = config.setting
-        ready = dataclasses.replace(config, setting=_bearable(setting, setting.computed_in(measure(setting))))
+    if config.setting.is_open:
+        ready = dataclasses.replace(config, setting=_bearable(config.setting, measure(config.setting)))
     workbench = open_workbench(ready.setting)
     with db.lock("studies"):
         kept = kept_in(db, config)
-        if kept.setting.is_measured or kept.setting == ready.setting:
+        if kept.setting.is_open or kept.setting == ready.setting:
             return ready, workbench, join(ready, workbench, db)
     workbench = open_workbench(kept.setting)
     return kept, workbench, join(kept, workbench, db)
@@ -73,7 +80,7 @@ def _bearable(asked: SettingSpec, chosen: SettingSpec) -> SettingSpec:
     try:
         open_workbench(chosen)
     except NetworkError as error:
-        usual = asked.computed_in(asked.numerics)
+        usual = chosen.computed_in(asked.numerics)
         if chosen == usual:
             raise
         _log.warning(
@@ -83,8 +90,38 @@ def _bearable(asked: SettingSpec, chosen: SettingSpec) -> SettingSpec:
     return chosen
 
 
-def measured(setting: SettingSpec, *, slots: Slots, progress: Progress) -> Numerics:
-    """The precision and layout in which workers train fastest that train at the same time."""
+def measured(setting: SettingSpec, *, slots: Slots, progress: Progress) -> SettingSpec:
+    """The setting with all that it leaves to be measured settled by workers that train at the same time."""
+    if setting.is_measured:
+        setting = setting.computed_in(_fastest(setting, slots=slots, progress=progress))
+    if setting.network.multiple == AUTO:
+        setting = setting.with_multiple(_fitting_multiple(setting, slots=slots, progress=progress))
+    if setting.compile == AUTO:
+        setting = dataclasses.replace(setting, compile=_worth_compiling(setting, slots=slots, progress=progress))
+    return setting
+
+
+def _fitting_multiple(setting: SettingSpec, *, slots: Slots, progress: Progress) -> int:
+    seconds = _mean_of_workers(functools.partial(_time_multiples, setting), slots=slots)
+    chosen = preferred_multiple(seconds)
+    speeds = ", ".join(f"{multiple} {1e-9 / mac_s:,.1f}" for multiple, mac_s in seconds.items())
+    what = f"multiples of {chosen}" if chosen > 1 else "of any kind"
+    progress.note(f"widths are {what}, as measured; 10^9 MACs trained a second by each trial at multiples of: {speeds}")
+    return chosen
+
+
+def _worth_compiling(setting: SettingSpec, *, slots: Slots, progress: Progress) -> bool | int:
+    seconds = _mean_of_workers(functools.partial(_time_compiled, setting), slots=slots)
+    steps = None
+    if {"plain", "compiled"} <= seconds.keys():
+        steps = paying_from(seconds["compiling"], seconds["plain"], seconds["compiled"])
+    why = ", ".join(f"{name} {each:.3g} s" for name, each in seconds.items()) or "nothing to measure on this device"
+    progress.note(f"networks are {'not compiled' if steps is None else f'compiled from {steps} steps on'} ({why})")
+    return False if steps is None else max(steps, 2)
+
+
+def _fastest(setting: SettingSpec, *, slots: Slots, progress: Progress) -> Numerics:
+    """The precision and layout in which they train fastest."""
     seconds = _timed(setting, None, slots=slots)
     chosen = preferred(seconds) if seconds else setting.numerics
     speeds = ", ".join(f"{each} {1 / example_s:,.0f}" for each, example_s in seconds.items())
@@ -126,14 +163,21 @@ def _timed(
     slots: Slots,
     go_on: Callable[[], bool] = lambda: True,
 ) -> dict[Numerics, float]:
-    """Mean seconds of a trained example over workers that are timed together; what one of them fails in is left out."""
-    found = list[dict[Numerics, float]]()
+    """Mean seconds of a trained example, by what it was computed in; what a worker fails in is left out."""
+    return _mean_of_workers(functools.partial(_time, setting, candidates), slots=slots, go_on=go_on)
+
+
+def _mean_of_workers(
+    time: Callable[[int], dict[str, Any]], *, slots: Slots, go_on: Callable[[], bool] = lambda: True
+) -> dict[Any, float]:
+    """Means over workers that are timed together, of what all of them know."""
+    found = list[dict[Any, float]]()
 
     def fail(_: int, error: Exception) -> None:
         raise error
 
     run_each(
-        range(min(slots.concurrency, _MOST_TIMED)), functools.partial(_time, setting, candidates), slots=slots,
+        range(min(slots.concurrency, _MOST_TIMED)), time, slots=slots,
         go_on=go_on, on_done=lambda _, told: found.append(dict(told["seconds"])), on_failed=fail,
     )  # fmt: skip
     common = [each for each in (found[0] if found else ()) if all(each in one for one in found)]
@@ -143,3 +187,13 @@ def _timed(
 def _time(setting: SettingSpec, candidates: Iterable[Numerics] | None, worker: int) -> dict[str, Any]:
     enter_worker(setting)
     return {"seconds": list(time_numerics(setting, candidates or numerics_here(setting)).items())}
+
+
+def _time_multiples(setting: SettingSpec, worker: int) -> dict[str, Any]:
+    enter_worker(setting)
+    return {"seconds": list(time_multiples(setting).items())}
+
+
+def _time_compiled(setting: SettingSpec, worker: int) -> dict[str, Any]:
+    enter_worker(setting)
+    return {"seconds": list(time_compiled(setting).items())}

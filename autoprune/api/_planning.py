@@ -354,8 +354,13 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
         space: Ranges of the hyper-parameters by method.
         workbench: The network.
     """
-    reasons = {}
+    reasons, n_processes = {}, workbench.setting.n_processes
     for name, ranges in space.items():
+        if n_processes > 1 and (alone := _needs_whole_batches(name)):
+            reasons[name] = (
+                f"{alone}, but {n_processes} processes share a trial's batches. Use `gpu` = 1 in [resources]."
+            )
+            continue
         choices = {key: r.values for key, r in ranges.items() if r.values and isinstance(r.values[0], str)}
         try:
             for chosen in itertools.product(*choices.values()):
@@ -370,6 +375,12 @@ def unfit_methods(space: Mapping[str, Mapping[str, Range]], workbench: Workbench
                 f"{told}. Use another method, or mend this one."
             )
     return reasons
+
+
+def _needs_whole_batches(name: str) -> str | None:
+    """Why a method can't be trained by several processes; None where it can."""
+    named = methods.method_named(name)
+    return "it measures whole batches as it trains" if named.trains and not named.shares_batches else None
 
 
 def _try(method: Method, workbench: Workbench) -> None:

@@ -197,7 +197,7 @@ def _run(
     started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
-    search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
+    search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with open_cluster(address, watch=watch, verbose=verbose) as cluster:
         slots = plan_slots(cluster, config.resources)
@@ -296,7 +296,7 @@ def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outc
 
 
 def _threaded(setting: SettingSpec, slots: Slots) -> SettingSpec:
-    return dataclasses.replace(setting, threads=setting.threads or slots.threads)
+    return dataclasses.replace(setting, threads=setting.threads or max(1, slots.threads // setting.n_processes))
 
 
 def _dispatcher(

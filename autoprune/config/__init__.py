@@ -4,7 +4,15 @@ from autoprune.config.durations import duration_text, seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.loggers import LOGGERS, LoggersConfig
 from autoprune.config.metrics import ACCURACY, COSTS, DIRECTIONS, Metric
-from autoprune.config.numerics import LAYOUTS, PRECISIONS, Numerics, preferred
+from autoprune.config.numerics import (
+    AUTO,
+    LAYOUTS,
+    PRECISIONS,
+    Numerics,
+    paying_from,
+    preferred,
+    preferred_multiple,
+)
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
@@ -38,6 +46,7 @@ from autoprune.config.tasks import TASKS, TaskSpec
 __all__ = [
     "ACCURACY",
     "AS_MANY_AS_FIT",
+    "AUTO",
     "COSTS",
     "DIRECTIONS",
     "LAYOUTS",
@@ -78,7 +87,9 @@ __all__ = [
     "named_space",
     "names_its_trials",
     "option",
+    "paying_from",
     "preferred",
+    "preferred_multiple",
     "read",
     "read_stored",
     "resolved",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["AUTO", "LAYOUTS", "PRECISIONS", "WORTH", "Numerics", "preferred"]
+__all__ = ["AUTO", "LAYOUTS", "PRECISIONS", "WORTH", "Numerics", "paying_from", "preferred", "preferred_multiple"]
 
 AUTO = "auto"
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -50,3 +51,29 @@ def preferred(seconds: Mapping[Numerics, float], *, worth: float = WORTH) -> Num
             found = best
     assert found is not None
     return found
+
+
+def preferred_multiple(seconds: Mapping[int, float], *, worth: float = WORTH) -> int:
+    """The least multiple of widths that none beyond it is clearly faster than.
+
+    Args:
+        seconds: Of a MAC, by multiple, 1 among them.
+        worth: How many times as fast a larger one has to be.
+    """
+    found = 1
+    for multiple in sorted(seconds):
+        if seconds[multiple] * worth <= seconds[found]:
+            found = multiple
+    return found
+
+
+def paying_from(compiling_s: float, plain_s: float, compiled_s: float, *, worth: float = WORTH) -> int | None:
+    """Steps from which on it pays to compile a network; None where it never does.
+
+    Args:
+        compiling_s: Seconds of compiling it.
+        plain_s: Of a step without.
+        compiled_s: Of a step with it.
+        worth: How many times as fast a compiled step has to be.
+    """
+    return math.ceil(compiling_s / (plain_s - compiled_s)) if compiled_s * worth <= plain_s else None

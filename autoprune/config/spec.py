@@ -133,7 +133,8 @@ class NetworkSpec:
             trained once for the study.
         exclude: Names of layers, all of whose channels stay.
         min_width: Channels that every group keeps at least.
-        multiple: Widths become multiples of it where the dense width is larger.
+        multiple: Widths become multiples of it where the dense width is larger. With ``"auto"`` the launch that makes a
+            study measures which multiples its device computes faster, and the study keeps that.
     """
 
     architecture: str | None = option(None)
@@ -141,7 +142,7 @@ class NetworkSpec:
     weights: str | None = option(None)
     exclude: tuple[str, ...] = option(())
     min_width: int = option(1, low=1, advice="Every channel group keeps at least one channel.")
-    multiple: int = option(1, low=1, advice="Widths become multiples of it; 8 suits most devices.")
+    multiple: int | str = option(1, low=1, choices=(AUTO,), advice="Widths become multiples of it.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -150,6 +151,11 @@ class NetworkSpec:
                 "a network is named by `architecture` or by `factory`, "
                 f"but got architecture={self.architecture!r}, factory={self.factory!r}. Give exactly one."
             )
+
+    @property
+    def width_multiple(self) -> int:
+        """What widths become multiples of; any width as long as that is still to be measured."""
+        return 1 if isinstance(self.multiple, str) else self.multiple
 
 
 @dataclass(frozen=True)
@@ -276,11 +282,17 @@ class EngineSpec:
     Args:
         precision: What networks compute in. With ``"auto"`` the launch that makes a study measures in which precision
             and layout its device trains fastest, and the study keeps these.
+        compile: Whether networks that are trained are compiled by torch; a number: where the phase has so many steps.
+            With ``"auto"`` the launch that makes a study measures on an accelerator from how many steps on that pays.
         layout: How images lie in memory; by default channels-last, or what ``"auto"`` measured.
         recalibration_images: That BatchNorm statistics are estimated anew from after a cut.
         rungs: Rising shares of the fine-tune phase at which the score is measured, for the stopper.
         artifacts: Folder of networks and cached phases; one that all machines share, where there are several.
         threads: CPU threads of one trial; by default its share of the machine's cores.
+        processes: That train one trial's network together, each on a GPU of its own (or on CPUs), where `gpu` says more
+            than one: as many as that by default. They share each batch.
+        sync_batchnorm: Whether BatchNorm then takes its statistics over the whole batch, as one process does, rather
+            than over each share.
         latency_batch: Images that every trial's network is timed with at rung 0, beside the dense one; by default it is
             not timed.
         compensate: Layers that read removed channels are refitted to what they said before, by least squares over 256
@@ -290,11 +302,14 @@ class EngineSpec:
     """
 
     precision: str = option(AUTO, choices=(AUTO, *PRECISIONS))
+    compile: bool | int | str = option(False, choices=(AUTO,))
     layout: str | None = option(None, choices=LAYOUTS)
     recalibration_images: int = option(5_000, low=1, high=1_000_000_000)
     rungs: tuple[float, ...] = option((0.5,))
     artifacts: str = option("autoprune_artifacts")
     threads: int | None = option(None, low=1, high=4096)
+    processes: int | None = option(None, low=1, high=64)
+    sync_batchnorm: bool = False
     latency_batch: int | None = option(None, low=1)
     compensate: bool = False
     merge: bool = False
@@ -307,11 +322,23 @@ class EngineSpec:
             raise ConfigError(
                 f"`rungs` must be rising shares of the fine-tune phase, each in (0, 1), but got {list(self.rungs)}."
             )
+        if self.compile is not True and isinstance(self.compile, int) and self.compile < 0:
+            raise ConfigError(f"`compile` must be true, false or a number of steps, but got {self.compile}.")
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that train a network together."""
+        return self.processes or 1
 
     @property
     def is_measured(self) -> bool:
         """Whether precision and layout are still to be measured."""
         return self.precision == AUTO
+
+    @property
+    def compiled_from(self) -> int | None:
+        """Steps from which on a phase's network is compiled; None: never, and as long as it is still to be measured."""
+        return None if self.compile is False or isinstance(self.compile, str) else int(self.compile)
 
     @property
     def numerics(self) -> Numerics:
@@ -347,6 +374,32 @@ class SettingSpec(EngineSpec):
                 "a study has either [data], labelled images, or a task of its own with its loaders, [task] `factory`, "
                 f"but got {given}. Give one of the two."
             )
+        if self.n_processes > 1:
+            self._check_shares()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something of it is still to be measured, by the launch that makes the study."""
+        return AUTO in (self.precision, self.compile, self.network.multiple)
+
+    def with_multiple(self, multiple: int) -> Self:
+        """The same with widths that are multiples."""
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, multiple=multiple))
+
+    def _check_shares(self) -> None:
+        n = self.n_processes
+        if self.data is None:
+            raise ConfigError(
+                f"several processes share the images of [data] alone, but there are {n} for a task of its own, whose "
+                "batches only its `loss` knows how to split. Use `gpu` = 1 in [resources], or processes = 1."
+            )
+        for name in ("dense", "sparsify", "finetune"):
+            batch = getattr(self, name).batch
+            if batch < 2 * n:
+                raise ConfigError(
+                    f"`batch` of [train.{name}] must give each of {n} processes two images at least, but is {batch}. "
+                    "Raise it, or lower `processes`."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,17 +179,21 @@ class ResourcesConfig:
     Args:
         concurrency: Trials at once; as many as fit where nothing is said.
         cpu: CPUs of one trial.
-        gpu: GPUs of one trial; 0.5: two share one.
+        gpu: GPUs of one trial; 0.5: two share one; 4: four processes train its network together.
         memory_gb: Memory that one trial is counted with, in 10**9 bytes; not counted where nothing is said.
     """
 
     concurrency: int | None = option(None, low=1)
     cpu: float = option(1.0, above=0)
-    gpu: float = option(0.0, low=0, high=1, advice="One trial runs on one device, or on a share of it.")
+    gpu: float = option(0.0, low=0)
     memory_gb: float | None = option(None, above=0)
 
     def __post_init__(self) -> None:
         check(self)
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ConfigError(
+                f"`gpu` must be a share of one GPU or a whole number of them, but got gpu={self.gpu:g}. Round it."
+            )
 
     @property
     def memory_bytes(self) -> int:
@@ -252,6 +256,10 @@ class _TrainTables:
         check_dense(self.dense)
 
 
+_LATER = {"layout": None, "compile": False, "processes": None, "sync_batchnorm": False}
+"""Keys that studies from before there were these do not store; where they say nothing new, they stay as stored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A whole study, resolved: nothing but the database is needed to resume it."""
@@ -271,6 +279,7 @@ class StudyConfig:
                 "`latency_ms` as an objective or constraint needs `latency_batch` in [engine], the number of images "
                 "timed at once, but it is missing. Add for example latency_batch = 64."
             )
+        self._settle_processes()
         task, search = self.setting.task, self.study
         if (task.metric_name, task.metric_direction) != (search.metric, search.direction):
             raise ConfigError(
@@ -285,11 +294,23 @@ class StudyConfig:
                 except ConfigError as error:
                     raise ConfigError(f"[space] `finetune.{name}`: {error}") from None
 
+    def _settle_processes(self) -> None:
+        """By default a trial of several GPUs has a process on each."""
+        gpu, processes = self.resources.gpu, self.setting.processes
+        if processes is None and gpu > 1:
+            object.__setattr__(self, "setting", dataclasses.replace(self.setting, processes=int(gpu)))
+        elif gpu and self.setting.n_processes > max(1, gpu):
+            raise ConfigError(
+                f"`processes` of [engine] must each have a GPU, but they are {processes} where `gpu` of [resources] is "
+                f"{gpu:g}. Raise `gpu`, or leave `processes` out."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON-serialisable data."""
         data = dataclasses.asdict(self)
-        if data["setting"]["layout"] is None:
-            del data["setting"]["layout"]  # A study from before there was one stays as it is stored.
+        for key, before in _LATER.items():
+            if data["setting"][key] == before:
+                del data["setting"][key]
         return data
 
 

@@ -52,8 +52,9 @@ class Node:
         """How many trials fit on it at once."""
         fits = self.cpus / resources.cpu
         if resources.gpu > 0:
-            # A trial can't straddle two devices, so shares are counted per device.
-            fits = min(fits, self.gpus * int(1 / resources.gpu + 1e-9))
+            # A share can't straddle two devices, so shares are counted per device.
+            shares = resources.gpu <= 1
+            fits = min(fits, self.gpus * int(1 / resources.gpu + 1e-9) if shares else self.gpus // resources.gpu)
         if resources.memory_bytes:
             fits = min(fits, self.memory_bytes / resources.memory_bytes)
         return int(fits + 1e-9)
@@ -88,7 +89,7 @@ class Slots:
     Args:
         concurrency: Trials at once, >= 1.
         cpu: CPUs of one trial.
-        gpu: GPUs of one trial, a share of one or none.
+        gpu: GPUs of one trial, a share of one, several or none.
         threads: Torch threads of one trial: its share of the free cores, since more than that is many times slower.
         memory_bytes: Memory of one trial, or 0 where it is not counted.
     """
@@ -220,4 +221,4 @@ def plan_alone(cluster: Cluster, resources: ResourcesConfig) -> Slots:
     if not cluster.is_idle:
         return dataclasses.replace(slots, concurrency=1)
     cpus = max(node.cpus for node in cluster.nodes if node.trials(resources))
-    return Slots(1, cpus, 1.0 if slots.gpu else 0.0, max(1, cluster.threads(cpus)), slots.memory_bytes)
+    return Slots(1, cpus, max(1.0, slots.gpu) if slots.gpu else 0.0, max(1, cluster.threads(cpus)), slots.memory_bytes)

@@ -222,6 +222,9 @@ class Method(ABC):
     """Whether there is a sparsify phase at all."""
     aims: ClassVar[bool] = False
     """Whether the sparsify phase depends on the trial's limits; trials of different limits then share none."""
+    shares_batches: ClassVar[bool] = False
+    """Whether several processes may train its sparsify phase, each on a share of every batch. `Hooks` then run in one
+    of them, on the gradients of the whole batch; nothing of theirs may depend on what passes through the network."""
     part: ClassVar[str] = ""
     """The field that holds the penalty or importance which the method is made with; empty where it has none."""
     ranking: ClassVar[tuple[str, ...]] = ()

@@ -73,6 +73,7 @@ class Halo(Method):
     """
 
     name: ClassVar[str] = "halo"
+    shares_batches: ClassVar[bool] = True
     ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
 
     strength: float = option(1e-3, above=0, high=1, search=_STRENGTHS)

@@ -53,6 +53,7 @@ class Implicit(Method):
     """
 
     name: ClassVar[str] = "implicit"
+    shares_batches: ClassVar[bool] = True
     ranking: ClassVar[tuple[str, ...]] = ("threshold", "scored_by")
 
     optimizer: str = option("adam_l2", choices=tuple(_OPTIMIZERS), search={"values": ("adamw", "sgd_l2", "adam_l2")})

@@ -42,6 +42,11 @@ class NamedMethod:
         return self.recipe.trains
 
     @property
+    def shares_batches(self) -> bool:
+        """Whether several processes may train its sparsify phase."""
+        return self.recipe.shares_batches
+
+    @property
     def least_steps(self) -> int | None:
         """See `Method.least_steps`; of a part where there is one."""
         kind: Any = self.part or self.recipe

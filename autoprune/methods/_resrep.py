@@ -118,6 +118,7 @@ class ResRep(Method):
     """
 
     name: ClassVar[str] = "resrep"
+    shares_batches: ClassVar[bool] = True
     least_steps: ClassVar[int | None] = 1_400
     aims: ClassVar[bool] = True
 

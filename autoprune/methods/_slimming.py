@@ -56,6 +56,7 @@ class Slimming(Method):
     """
 
     part: ClassVar[str] = "penalty"
+    shares_batches: ClassVar[bool] = True
     ranking: ClassVar[tuple[str, ...]] = ("scored_by", "normalisation")
 
     penalty: Penalty

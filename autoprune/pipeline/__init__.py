@@ -4,7 +4,7 @@ from autoprune.pipeline.calibration import calibrate
 from autoprune.pipeline.chance import score_by_chance
 from autoprune.pipeline.evaluation import Link, score
 from autoprune.pipeline.notes import notes_on
-from autoprune.pipeline.numerics import numerics_here, time_numerics
+from autoprune.pipeline.numerics import numerics_here, time_compiled, time_multiples, time_numerics
 from autoprune.pipeline.pruning import Pruned, prune
 from autoprune.pipeline.saved import (
     example_of,
@@ -40,5 +40,7 @@ __all__ = [
     "run_trial",
     "score",
     "score_by_chance",
+    "time_compiled",
+    "time_multiples",
     "time_numerics",
 ]

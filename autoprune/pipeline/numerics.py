@@ -1,4 +1,4 @@
-"""How fast a worker trains in several precisions and layouts, timed in turn for a few seconds."""
+"""How fast a worker trains in several precisions and layouts, at several widths, compiled; timed for a few seconds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import dataclasses
 import itertools
 import logging
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from autoprune.errors import first_line
 from autoprune.pipeline.calibration import now
 from autoprune.pipeline.workbench import Workbench, open_workbench
 
-__all__ = ["numerics_here", "time_numerics"]
+__all__ = ["numerics_here", "time_compiled", "time_multiples", "time_numerics"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,10 @@ _WITHOUT_END = 10**9
 _TIMED_S = 2.5  # For one network, after each was run once.
 _MOST_ROUNDS = 8
 _FAR_BEHIND = 1.5  # Times the fastest: timed once more, it would not come near it.
+_MULTIPLES = (1, 4, 8, 16)
 _KEPT = 0.6  # Of the channels, rounded to odd widths, as most pruned networks have them.
+
+K = TypeVar("K", bound=Hashable)
 
 
 def numerics_here(setting: SettingSpec) -> list[Numerics]:
@@ -55,16 +58,56 @@ def time_numerics(setting: SettingSpec, candidates: Iterable[Numerics]) -> dict[
     workbench = open_workbench(setting)
     work, recipe, runtime = workbench.work, _recipe(workbench), workbench.runtime
     n_examples, found = work.examples_in(1, recipe), dict.fromkeys(candidates, 0.0)
-    for network in (workbench.network, _pruned(workbench)):
+    pruned, _ = _pruned(workbench, workbench.setting.network.width_multiple)
+    for network in (workbench.network, pruned):
         steps = {each: _steps(network, work, recipe, runtime=runtime.computed_in(each)) for each in found}
         seconds = race(steps, clock=now)
         found = {each: found[each] + step_s / n_examples / 2 for each, step_s in seconds.items()}
     return found
 
 
-def race(
-    steps: Mapping[Numerics, Iterator[None]], *, clock: Callable[[], float], timed_s: float = _TIMED_S
-) -> dict[Numerics, float]:
+def time_multiples(setting: SettingSpec) -> dict[int, float]:
+    """Seconds of a trained example for each MAC of a network pruned to multiples of some widths, and to odd ones.
+
+    Args:
+        setting: Of the study, in the precision and layout that it keeps. Multiples that no group of its network has
+            room for are left out.
+    """
+    workbench = open_workbench(setting)
+    work, recipe = workbench.work, _recipe(workbench)
+    widest = max(group.width for group in workbench.traced.groups)
+    steps, macs = {}, {}
+    for multiple in (each for each in _MULTIPLES if 2 * each <= widest):
+        network, macs[multiple] = _pruned(workbench, multiple)
+        steps[multiple] = _steps(network, work, recipe, runtime=workbench.runtime)
+    n_examples = work.examples_in(1, recipe)
+    seconds = race(steps, clock=now)
+    return {multiple: step_s / n_examples / macs[multiple] for multiple, step_s in seconds.items()}
+
+
+def time_compiled(setting: SettingSpec) -> dict[str, float]:
+    """Seconds that it takes to compile a pruned network, and of a step without and with that.
+
+    Returns:
+        ``compiling``, ``plain`` and ``compiled``; empty where the device is a CPU, or the network can't be compiled.
+    """
+    workbench = open_workbench(setting)
+    if workbench.runtime.device.type == "cpu":
+        return {}
+    network, _ = _pruned(workbench, setting.network.width_multiple)
+    runtime, recipe = workbench.runtime, _recipe(workbench)
+    ways = {"plain": None, "compiled": 0}
+    steps = {
+        way: _steps(network, workbench.work, recipe, runtime=dataclasses.replace(runtime, compiled_from=least))
+        for way, least in ways.items()
+    }
+    start = now()
+    next(steps["compiled"])
+    compiling_s = now() - start
+    return {"compiling": compiling_s, **race(steps, clock=now)}
+
+
+def race(steps: Mapping[K, Iterator[None]], *, clock: Callable[[], float], timed_s: float = _TIMED_S) -> dict[K, float]:
     """Median seconds of a step of each, taken in turn so that a busy moment of the machine meets all.
 
     Args:
@@ -95,14 +138,15 @@ def race(
     return {each: statistics.median(taken) for each, taken in seconds.items()}
 
 
-def _pruned(workbench: Workbench) -> nn.Module:
-    multiple = workbench.setting.network.multiple
+def _pruned(workbench: Workbench, multiple: int) -> tuple[nn.Module, int]:
+    """The network pruned to multiples, or to odd widths for 1, and its MACs."""
     kept = {}
     for group in workbench.traced.groups:
         width = round(_KEPT * group.width)
         width = width | 1 if multiple == 1 else width // multiple * multiple
         kept[group.name] = np.arange(min(max(width, 1), group.width))
-    return cut(workbench.network, workbench.traced.groups, kept)
+    macs = workbench.traced.cost.macs({name: len(channels) for name, channels in kept.items()})
+    return cut(workbench.network, workbench.traced.groups, kept), int(macs)
 
 
 def _recipe(workbench: Workbench) -> TrainSpec:

@@ -181,7 +181,7 @@ def _sparsify(
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
     with channels_dropped(model, workbench.traced, recipe.drop_channels):
         train(
-            model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
+            model, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
             hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
         )  # fmt: skip
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
@@ -287,7 +287,7 @@ def finetuned(
         time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
     work = workbench.work
-    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
+    training = Training(network, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
     pacer = None if time_left is None else Pacer(training, time_left)
 
     def after_step(share: float) -> None:

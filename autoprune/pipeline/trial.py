@@ -128,6 +128,7 @@ def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: W
         recipe.append("merged")
     if parent.method.accompanies:
         recipe.append([spec.method, methods.method_named(spec.method).hyper_of(parent.method)])
+    recipe += workbench.norms_apart
     training: Any = "none" if is_untouched(parent, choice) else recipe
     measured = [workbench.setting.precision, setting.latency_batch]
     return phase_key("finetune", parent.sha256, choice.channels, workbench.data, measured, training)

@@ -25,7 +25,7 @@ from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha
 from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
-from autoprune.engine.training import Runtime, default_device, seeded, train
+from autoprune.engine.training import Feed, ImageFeed, Runtime, SharedFeed, default_device, seeded, train
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory, told
 from autoprune.pipeline.heads import trace_for_training
@@ -60,10 +60,28 @@ class Workbench:
         """Hash of everything the dense weights and their score depend on."""
         network = {"architecture": self.setting.network.architecture, "factory": told(self.setting.network.factory)}
         content, split, *seen = self.work.about
-        data = [content, split, [list(each) for each in seen], self.setting.precision]
+        data = [content, split, [list(each) for each in seen], self.setting.precision, *self.norms_apart]
         if self.weights_sha256 is not None:
             return phase_key("dense", network, data, self.weights_sha256)
         return phase_key("dense", network, data, self.setting.dense.to_dict(), self.setting.seed)
+
+    @property
+    def norms_apart(self) -> list[str]:
+        """What tells training in which BatchNorm sees shares of a batch; nothing where it sees all of it."""
+        n, setting = self.setting.n_processes, self.setting
+        return [f"BatchNorm over {n} shares"] if n > 1 and not setting.sync_batchnorm else []
+
+    def feed(self, teacher: Any = None) -> Feed:
+        """What the study's phases train on, shared out where several processes train.
+
+        Args:
+            teacher: Whom the network learns from.
+        """
+        feed, n = self.work.feed(teacher), self.setting.n_processes
+        if n == 1:
+            return feed
+        assert isinstance(feed, ImageFeed)  # A setting of other tasks has one process.
+        return SharedFeed(feed, processes=n, is_synchronised=self.setting.sync_batchnorm)
 
     def sparsify_plan(
         self, *, macs_target: float = 1.0, params: int | None = None, activation_bytes: int | None = None
@@ -103,8 +121,8 @@ class Workbench:
             params=params,
             peak_activation_bytes=activation_bytes,
             latency_ms=latency_ms,
-            min_widths=Limits(min_widths=least, multiple=network.multiple).smallest(cost),
-            multiple=network.multiple,
+            min_widths=Limits(min_widths=least, multiple=network.width_multiple).smallest(cost),
+            multiple=network.width_multiple,
         )
 
     def sparsify_key(
@@ -135,10 +153,10 @@ class Workbench:
         setting = self.setting
         every = named.hyper_of(recipe)  # With those left out: a default that changes is another phase.
         every = {key: value for key, value in every.items() if key not in recipe.ranking}
-        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed]
+        training = [setting.sparsify.to_dict(), setting.precision, self.sparsify_seed, *self.norms_apart]
         excluded = sorted(setting.network.exclude)  # What is not prunable is not penalised, so it changes the phase.
         least = sorted(self.limits().min_widths.items())
-        bounds = [macs_target, least, setting.network.multiple, *([] if params is None else [params])]
+        bounds = [macs_target, least, setting.network.width_multiple, *([] if params is None else [params])]
         if activation_bytes is not None:
             bounds.append({"peak_activation_bytes": activation_bytes})
         aim = [bounds] if recipe.aims else []
@@ -182,7 +200,7 @@ class Workbench:
             model = copy.deepcopy(self.network)
             if self.weights_sha256 is None:
                 seed = seed_of("dense", self.setting.seed)
-                train(model, self.work.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
+                train(model, self.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
             record = {
                 self.setting.task.metric_name: self.work.score(model),
                 "macs": self.traced.cost.dense_macs,
@@ -267,7 +285,8 @@ def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
     _check_labels(splits)
     channels = splits.train.shape[0]
     network = _build(setting.network, n_classes=splits.n_classes, in_channels=channels, seed=setting.seed)
-    runtime = Runtime(default_device(), setting.precision, splits.preprocess).computed_in(setting.numerics)
+    runtime = Runtime(default_device(), setting.precision, splits.preprocess)
+    runtime = runtime.computed_in(setting.numerics, compiled_from=_compiled_from(setting))
     runtime.autocast()
     batch = _least_batch(setting, len(splits.train))
     images = next(splits.train.read([torch.arange(max(2, batch)) % len(splits.train)]))
@@ -287,7 +306,8 @@ def _open_images(setting: SettingSpec, data: DataSpec) -> Workbench:
 def _open_task(setting: SettingSpec) -> Workbench:
     task = _task(setting.task)
     network = _build(setting.network, n_classes=None, in_channels=None, seed=setting.seed)
-    runtime = Runtime(default_device(), setting.precision, None).computed_in(setting.numerics)
+    runtime = Runtime(default_device(), setting.precision, None)
+    runtime = runtime.computed_in(setting.numerics, compiled_from=_compiled_from(setting))
     runtime.autocast()
     work = TaskWorkload(task, runtime)
     weights_sha256 = _ready(network, first_input(work.example), setting, forward=work.whole)
@@ -332,6 +352,10 @@ def _ready(network: nn.Module, example: Any, setting: SettingSpec, *, forward: F
         weights_sha256 = sha256_of(path)
     plain_weights(network)  # After the given ones are there, which have the names that they were trained by.
     return weights_sha256
+
+
+def _compiled_from(setting: SettingSpec) -> int | None:
+    return setting.compiled_from if setting.n_processes == 1 else None  # A compiled network can't be sent to others.
 
 
 def _least_batch(setting: SettingSpec, n_images: int) -> int:

@@ -27,11 +27,11 @@ def file(write_study: Callable[..., Path], tmp_path: Path, artifacts: Path) -> P
     return write_study(tmp_path, engine=f'artifacts = "{artifacts}"')
 
 
-def measures(numerics: Numerics) -> Callable[[SettingSpec], Numerics]:
-    return lambda setting: numerics
+def measures(numerics: Numerics) -> Callable[[SettingSpec], SettingSpec]:
+    return lambda setting: setting.computed_in(numerics)
 
 
-def refuses(setting: SettingSpec) -> Numerics:
+def refuses(setting: SettingSpec) -> SettingSpec:
     raise AssertionError("nothing is to be measured")
 
 
@@ -65,9 +65,9 @@ def test_what_was_measured_is_stored_and_kept(file: Path, tmp_path: Path) -> Non
 def test_of_two_drivers_the_first_to_write_decides(file: Path, tmp_path: Path) -> None:
     db = Database.open(f"sqlite:///{tmp_path}/b.db", create=True)
 
-    def overtaken(setting: SettingSpec) -> Numerics:
+    def overtaken(setting: SettingSpec) -> SettingSpec:
         _numerics.settle(_planning.load_config(file), db, measures(HALF_PLAIN))
-        return Numerics()
+        return setting.computed_in(Numerics())
 
     config, workbench, record = _numerics.settle(_planning.load_config(file), db, overtaken)
     assert config.setting.numerics == workbench.setting.numerics == HALF_PLAIN
@@ -126,6 +126,49 @@ def test_nothing_is_looked_up_where_there_is_no_database(file: Path, tmp_path: P
     assert not (tmp_path / "none.db").exists()
 
 
+def test_a_measured_multiple_is_stored_and_kept(
+    write_study: Callable[..., Path], tmp_path: Path, artifacts: Path
+) -> None:
+    tables = {
+        "network": 'architecture = "resnet_digits"\nmultiple = "auto"',
+        "engine": f'artifacts = "{artifacts}"\nprecision = "float32"\ncompile = "auto"',
+    }
+    url, file = f"sqlite:///{tmp_path}/m.db", write_study(tmp_path, **tables)
+    db = Database.open(url, create=True)
+    config, _, _ = _numerics.settle(
+        _planning.load_config(file), db, lambda asked: dataclasses.replace(asked.with_multiple(8), compile=300)
+    )
+    assert api.open_study("digits", url).config == config
+    again, workbench, joined = _numerics.settle(_planning.load_config(file), db, refuses)
+    assert (again, joined.revision) == (config, 1)
+    assert (workbench.limits().multiple, workbench.runtime.compiled_from) == (8, 300)
+    db.close()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_multiples_are_timed_by_workers(write_study: Callable[..., Path], tmp_path: Path, artifacts: Path) -> None:
+    class Notes(api.Progress):
+        told: list[str] = []  # noqa: RUF012
+
+        def note(self, text: str) -> None:
+            self.told.append(text)
+
+    tables = {
+        "network": 'architecture = "resnet_digits"\nmultiple = "auto"',
+        "engine": f'artifacts = "{artifacts}"\nprecision = "float32"\nthreads = 1\ncompile = "auto"',
+    }
+    setting = _planning.load_config(write_study(tmp_path, **tables)).setting
+    settled = _numerics.measured(setting, slots=SLOTS, progress=Notes())
+    assert settled.network.multiple in (1, 4, 8, 16)
+    widths, compiling = Notes.told
+    assert widths.startswith(("widths are multiples of ", "widths are of any kind, as measured"))
+    if not torch.accelerator.is_available():
+        assert (settled.compile, compiling) == (
+            False, "networks are not compiled (nothing to measure on this device)",
+        )  # fmt: skip
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_workers_are_timed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +179,7 @@ def test_workers_are_timed(file: Path, caplog: pytest.LogCaptureFixture) -> None
             self.told.append(text)
 
     setting = dataclasses.replace(_planning.load_config(file).setting, threads=1, layout="contiguous")
-    chosen = _numerics.measured(setting, slots=SLOTS, progress=Notes())
+    chosen = _numerics.measured(setting, slots=SLOTS, progress=Notes()).numerics
     (line,) = Notes.told
     assert line.startswith(f"computed in {chosen}, as measured; images trained a second by each trial: ")
     assert "bfloat16 contiguous " in line

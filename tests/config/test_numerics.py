@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from autoprune.api import load_study
-from autoprune.config import LAYOUTS, PRECISIONS, Numerics, preferred, read_stored
+from autoprune.config import (
+    LAYOUTS,
+    PRECISIONS,
+    Numerics,
+    paying_from,
+    preferred,
+    preferred_multiple,
+    read_stored,
+)
+from autoprune.errors import ConfigError
 
 FULL, FULL_PLAIN = Numerics(), Numerics("float32", "contiguous")
 HALF, HALF_PLAIN = Numerics("bfloat16"), Numerics("bfloat16", "contiguous")
@@ -39,6 +48,25 @@ def test_float32_unless_another_is_clearly_faster(seconds: dict[Numerics, float]
     assert preferred(dict(reversed(seconds.items()))) == chosen
 
 
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 1.0, 4: 0.95, 8: 0.92, 16: 0.91}, 1),
+        ({1: 1.0, 4: 0.8, 8: 0.79, 16: 0.78}, 4),
+        ({1: 1.0, 4: 0.8, 8: 0.7, 16: 0.69}, 8),
+        ({1: 1.0, 8: 1.2, 16: 0.8}, 16),
+        ({1: 1.0}, 1),
+    ],
+)
+def test_the_least_multiple_that_none_is_clearly_faster_than(seconds: dict[int, float], chosen: int) -> None:
+    assert preferred_multiple(seconds) == chosen
+
+
+def test_compiling_pays_for_long_phases_of_much_faster_steps() -> None:
+    assert paying_from(30.0, 0.05, 0.03) == 1500
+    assert paying_from(30.0, 0.05, 0.046) is None
+
+
 def test_noise_below_the_margin_never_decides() -> None:
     for slower in (0.955, 1.0, 1.045):
         seconds = {Numerics(p, x): 1.0 for p in PRECISIONS for x in LAYOUTS} | {FULL: slower}
@@ -66,3 +94,18 @@ def test_a_new_study_file_leaves_it_to_be_measured(write_study: Any, tmp_path: P
     assert read_stored(chosen.to_dict()).setting.numerics == HALF_PLAIN
     laid = load_study(write_study(tmp_path, engine='layout = "contiguous"\nartifacts = "x"'))
     assert (laid.setting.is_measured, laid.setting.numerics) == (True, FULL_PLAIN)
+
+
+def test_multiples_and_compiling_are_left_open_by_auto_alone(write_study: Any, tmp_path: Path) -> None:
+    network = 'architecture = "resnet_digits"\nmultiple = "auto"'
+    asked = load_study(write_study(tmp_path, network=network, engine='precision = "float32"\ncompile = "auto"'))
+    assert (asked.setting.is_open, asked.setting.is_measured) == (True, False)
+    assert (asked.setting.network.width_multiple, asked.setting.compiled_from) == (1, None)
+    settled = dataclasses.replace(asked.setting.with_multiple(8), compile=400)
+    assert (settled.is_open, settled.network.width_multiple, settled.compiled_from) == (False, 8, 400)
+    for asked_for, least in ((True, 1), (False, None), (1, 1)):
+        assert dataclasses.replace(settled, compile=asked_for).compiled_from == least
+    with pytest.raises(ConfigError, match="`compile` must be true, false or a number of steps, but got -1"):
+        dataclasses.replace(settled, compile=-1)
+    with pytest.raises(ConfigError, match=r"there is no choice 'some'\. Valid: auto"):
+        load_study(write_study(tmp_path, network='architecture = "resnet_digits"\nmultiple = "some"'))

@@ -235,11 +235,8 @@ def test_the_space_may_stand_in_the_study_file(load: Load) -> None:
             "study.toml: [resources]: `cpu` must be greater than 0, but got cpu=0.0.",
         ),
         (
-            HEAD + REST + "[resources]\ngpu = 2\n",
-            (
-                "study.toml: [resources]: `gpu` must be in [0, 1], but got gpu=2.0. One "
-                "trial runs on one device, or on a share of it."
-            ),
+            HEAD + REST + "[resources]\ngpu = 2.5\n",
+            "study.toml: [resources]: `gpu` must be a share of one GPU or a whole number of them, but got gpu=2.5.",
         ),
         (
             HEAD + REST + "[resources]\nconcurrency = 0\n",

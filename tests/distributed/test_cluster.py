@@ -23,6 +23,8 @@ def of(*nodes: Node, is_idle: bool = True) -> Cluster:
         # Three shares of 0.4 would fit on one device by their sum, but not two of them on each without a rest.
         (of(Node(16, 2)), ResourcesConfig(gpu=0.4), Slots(4, 1, 0.4, 4)),
         (of(Node(2, 8)), ResourcesConfig(gpu=1), Slots(2, 1, 1, 1)),
+        (of(Node(16, 6)), ResourcesConfig(gpu=4), Slots(1, 1, 4, 16)),
+        (of(Node(16, 8), Node(16, 3)), ResourcesConfig(gpu=4, cpu=2), Slots(2, 2, 4, 8)),
         (of(Node(1)), ResourcesConfig(cpu=0.5, concurrency=9), Slots(2, 0.5, 0, 1)),
         (of(Node(16, 0, 10**10)), ResourcesConfig(memory_gb=3), Slots(3, 1, 0, 5, 3 * 10**9)),
         # By their sums, six trials of two CPUs would fit on these three, but the last has only half of one to spare.
@@ -54,6 +56,7 @@ def test_a_trial_that_fits_nowhere_is_refused(resources):
 def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
     two = of(Node(64), Node(8, 2), Node(4, 2))
     assert plan_alone(two, ResourcesConfig(gpu=0.5, memory_gb=1)) == Slots(1, 8, 1, 8, 10**9)
+    assert plan_alone(of(Node(8, 4)), ResourcesConfig(gpu=2)) == Slots(1, 8, 2, 8)
     assert plan_alone(two, ResourcesConfig()) == Slots(1, 64, 0, 64)
     # A cluster where others work may never have a whole machine free.
     assert plan_alone(of(Node(8), is_idle=False), ResourcesConfig(cpu=2)) == Slots(1, 2, 0, 2)

@@ -77,7 +77,7 @@ def test_the_digits_network_is_timed_for_real(setting_of: Callable[..., SettingS
     assert all(1e-6 < example_s < 0.1 for example_s in seconds.values())
     assert torch.equal(torch.random.get_rng_state(), before)
     (group, *_) = open_workbench(setting).traced.groups
-    assert dict(_pruned(open_workbench(setting)).named_parameters())[f"{group.name}.weight"].shape[0] % 2 == 1
+    assert dict(_pruned(open_workbench(setting), 1)[0].named_parameters())[f"{group.name}.weight"].shape[0] % 2 == 1
     layouts = {each.layout for each in numerics_here(setting_of('layout = "contiguous"'))}
     assert layouts == {"contiguous"}
 

@@ -26,20 +26,23 @@ class View:
     flips: Tensor
 
     def of(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
-        """Augment a uint8 batch, shape (N, C, H, W).
+        """Augment a uint8 batch, shape (N, C, H, W), where it lies.
 
         Args:
             images: The batch.
             indices: Which of the images that the view was drawn for they are; None: all, in order.
         """
         offsets, flips = (self.offsets, self.flips) if indices is None else (self.offsets[indices], self.flips[indices])
+        device = images.device
+        offsets, flips = offsets.to(device, non_blocking=True), flips.to(device, non_blocking=True)
         n, _, height, width = images.shape
         pad = _padding(height)
         padded = F.pad(images, (pad, pad, pad, pad))
-        rows = offsets[:, :1] + torch.arange(height)
-        columns = offsets[:, 1:] + torch.arange(width)
+        rows = offsets[:, :1] + torch.arange(height, device=device)
+        columns = offsets[:, 1:] + torch.arange(width, device=device)
         columns = torch.where(flips[:, None], columns.flip(1), columns)
-        picked = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        every = torch.arange(n, device=device)[:, None, None]
+        picked = padded[every, :, rows[:, :, None], columns[:, None, :]]
         return picked.permute(0, 3, 1, 2)
 
 
@@ -60,7 +63,7 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
         images: Shape (N, C, H, W).
         kind: ``"none"``, ``"shift"`` (random crop after padding by H // 8) or ``"crop_flip"`` (the
             same and a random horizontal flip).
-        generator: Source of randomness, on the CPU.
+        generator: Source of randomness, on the CPU: what is drawn does not depend on where the images lie.
 
     Returns:
         Images of the same shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -32,9 +33,16 @@ class Preprocess:
     def __call__(self, images: Tensor, device: torch.device) -> Tensor:
         """Normalise a uint8 batch, shape (N, C, H, W), on ``device``, in channels-last layout."""
         moved = images.to(device, non_blocking=True).float()
-        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
-        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255
+        mean, std = _on_device(self, device)
         return ((moved - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@functools.lru_cache(maxsize=8)
+def _on_device(preprocess: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of bytes, shape (1, C, 1, 1); brought there once, since the host waits for such a copy."""
+    values = (torch.tensor(each, device=device) for each in (preprocess.mean, preprocess.std))
+    mean, std = (each.view(1, -1, 1, 1) * 255 for each in values)
+    return mean, std
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from autoprune.engine.training.runtime import Runtime, default_device
 from autoprune.engine.training.samples import Samples
 from autoprune.engine.training.schedule import learning_rate, n_steps_of
 from autoprune.engine.training.scoring import accuracy, recalibrate
+from autoprune.engine.training.shared_feeds import SharedFeed
 
 __all__ = [
     "AUXILIARY_WEIGHT",
@@ -23,6 +24,7 @@ __all__ = [
     "Reader",
     "Runtime",
     "Samples",
+    "SharedFeed",
     "StoredTeacher",
     "Teacher",
     "Training",

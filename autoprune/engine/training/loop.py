@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +15,11 @@ from autoprune.engine.training.feeds import Feed
 from autoprune.engine.training.randomness import Randomness
 from autoprune.engine.training.runtime import Runtime
 from autoprune.engine.training.schedule import learning_rate
-from autoprune.errors import NetworkError, TrialError
+from autoprune.errors import NetworkError, TrialError, first_line
 
 __all__ = ["Training", "require_trained", "train"]
+
+_log = logging.getLogger(__name__)
 
 _CHECKED_EVERY = 50  # Steps: to look at the loss, the host must wait for the accelerator.
 _SCALING = ("scale", "_growth_tracker")  # What a loss scaler learns.
@@ -93,8 +96,33 @@ class Training:
         self._optimizer = _optimizer(model, self._spec, self._hooks)
         self._scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "float16")
         self._random = Randomness(runtime.device, seed)
+        self._began = 0  # The first step of a run, in which what is compiled is compiled.
         self._planned, self._at, self._pace = self.n_steps, 0.0, 1.0  # Where the schedule stands, in planned steps.
+        self._run = self._compiled()
         self._read = feed.open(spec, self.n_steps, generator=self._random.generator)
+
+    def _compiled(self) -> nn.Module:
+        """What is called in each step: the network, or what torch compiles of it at its first call."""
+        least = self._runtime.compiled_from
+        if least is None or self.n_steps < least:
+            return self._model
+        compiled: nn.Module = torch.compile(self._model, dynamic=False)  # type: ignore[assignment]
+        return compiled
+
+    def _loss(self, batch: Any) -> Tensor:
+        turn, generator = self.step // self._steps_a_pass, self._random.generator
+
+        def loss_of(model: nn.Module) -> Tensor:
+            runtime = self._runtime
+            return self._feed.loss(model, batch, self._spec, runtime=runtime, turn=turn, generator=generator)
+
+        if self._run is not self._model and self.step == self._began:
+            try:
+                return loss_of(self._run)
+            except Exception as error:  # Compilers raise anything; what is no fault of theirs is raised again below.
+                _log.warning("the network is trained as it is, since it can't be compiled: %s", first_line(error))
+                self._run = self._model
+        return loss_of(self._run)
 
     def run(self, on_step: Callable[[float], None] = lambda share: None, *, until: int | None = None) -> None:
         """Take the steps that remain; the model is left in training mode.
@@ -109,6 +137,7 @@ class Training:
             NetworkError: The loss depends on nothing that trains.
         """
         self._model.train()
+        self._began = self.step
         with self._random.in_use():
             for batch in self._read(self.step, until):
                 self._take_step(batch)
@@ -129,12 +158,11 @@ class Training:
             self.n_steps, self._pace = n_steps, (self._planned - self._at) / (n_steps - self.step)
 
     def _take_step(self, batch: Any) -> None:
-        spec, runtime, hooks, optimizer, scaler = self._spec, self._runtime, self._hooks, self._optimizer, self._scaler
+        spec, hooks, optimizer, scaler = self._spec, self._hooks, self._optimizer, self._scaler
         rate = learning_rate(spec, self._at, self._planned)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        turn, generator = self.step // self._steps_a_pass, self._random.generator
-        loss = self._feed.loss(self._model, batch, spec, runtime=runtime, turn=turn, generator=generator)
+        loss = self._loss(batch)
         if hooks.extra_loss is not None:
             loss = loss + hooks.extra_loss()
         if (self.step % _CHECKED_EVERY == 0 or self.step == self.n_steps - 1) and not torch.isfinite(loss):
@@ -147,7 +175,7 @@ class Training:
                 "that they depend on, and let `forward` compute gradients."
             )
         optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
+        self._feed.backward(loss, scaler)
         scaler.unscale_(optimizer)
         hooks.transform_gradients()
         scale = scaler.get_scale()

@@ -35,17 +35,21 @@ class Runtime:
         precision: Of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         preprocess: Normalisation of images; None where inputs come from loaders, which have them ready.
         memory_format: Layout of weights and images; contiguous where a network fails on the faster one.
+        compiled_from: Steps of a phase from which on the network is compiled for its training; None: never.
     """
 
     device: torch.device
     precision: str
     preprocess: Preprocess | None
     memory_format: torch.memory_format = torch.channels_last
+    compiled_from: int | None = None
 
-    def computed_in(self, numerics: Numerics) -> Runtime:
-        """The same device in another precision and layout."""
+    def computed_in(self, numerics: Numerics, *, compiled_from: int | None = None) -> Runtime:
+        """The same device in another precision and layout, and compiled or not."""
         layout = _LAYOUTS[numerics.layout]
-        return dataclasses.replace(self, precision=numerics.precision, memory_format=layout)
+        return dataclasses.replace(
+            self, precision=numerics.precision, memory_format=layout, compiled_from=compiled_from
+        )
 
     def inputs(self, images: Tensor) -> Tensor:
         """What a network is shown of a uint8 batch, shape (N, C, H, W): normalised, on the device, in the layout."""
