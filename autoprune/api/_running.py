@@ -30,7 +30,7 @@ from autoprune.distributed import (
     Destination,
     Slots,
     drive,
-    obey_signals,
+    heed_signals,
     open_cluster,
     plan_alone,
     plan_slots,
@@ -151,7 +151,7 @@ def _run(
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address, watch=watch) as cluster:
+    with heed_signals() as signals, open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
         if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
             progress.note(str(cluster.cores))
@@ -178,7 +178,7 @@ def _run(
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
         try:
-            with dispatcher, obey_signals(dispatcher, progress.interrupted):
+            with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     if not is_new:
                         warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)

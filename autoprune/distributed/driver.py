@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
@@ -23,7 +19,7 @@ from autoprune.errors import AutopruneError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher
 from autoprune.search.trials import Claim
 
-__all__ = ["Execute", "drive", "obey_signals", "run_once"]
+__all__ = ["Execute", "drive", "run_once"]
 
 Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
@@ -31,6 +27,7 @@ Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any
 OWNER_FILE = "owner"
 _TELL_EVERY_S = 1.0
 _PATIENCE_S = 30.0
+_INTERRUPTED_PATIENCE_S = 2.0  # Who signals may kill soon; trials report every two seconds while they train.
 
 
 def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
@@ -57,43 +54,6 @@ def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
                 report(Completed(result=result))
 
     return run
-
-
-class Interruptible(Protocol):
-    """What winds down when it is told to; ``stopping`` says why it does, or None while it does not."""
-
-    @property
-    def stopping(self) -> object:
-        """Why it winds down."""
-
-    def interrupt(self) -> None:
-        """Wind down."""
-
-
-@contextlib.contextmanager
-def obey_signals(dispatcher: Interruptible, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: wind down. Second: out at once; the leases then expire by themselves.
-
-    Args:
-        dispatcher: What is interrupted.
-        on_interrupt: Called at the first one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(signum: int, _: object) -> None:
-        if dispatcher.stopping is not None:
-            os._exit(130)
-        dispatcher.interrupt()
-        on_interrupt()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def drive(
@@ -146,10 +106,11 @@ def drive(
                 storage_path=folder,
                 verbose=0,
                 callbacks=[ProgressCallback(on_progress), logbook],
-                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
+                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
             ),
         )
-        tuner.fit()
+        if dispatcher.stopping is None:
+            tuner.fit()
     finally:
         dispatcher.abandon()
         on_progress()

@@ -41,6 +41,7 @@ class Database:
         self._readonly = readonly
         self._clock = clock
         self._deferred = threading.local()
+        self._durable = threading.local()
         self._guard = threading.RLock()
         self._storage: BaseStorage | None = None
         self._is_open = False
@@ -147,6 +148,19 @@ class Database:
         make = sqlite.insert if self.is_sqlite else postgresql.insert
         query = make(table).values(**row).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return connection.execute(query).rowcount == 1
+
+    @contextmanager
+    def durably(self) -> Iterator[None]:
+        """What this thread commits inside, and all that was committed before, survives a power loss.
+
+        A SQLite file is flushed to the disk for it; a server does so with each commit, unless it is set up otherwise.
+        """
+        before = getattr(self._durable, "on", False)
+        self._durable.on = True
+        try:
+            yield
+        finally:
+            self._durable.on = before
 
     @contextmanager
     def reading_only(self) -> Iterator[None]:
@@ -325,6 +339,12 @@ class Database:
 
     def _begin_sqlite(self, connection: sa.Connection) -> None:
         deferred = self._readonly or getattr(self._deferred, "on", False)
+        if not deferred:
+            # Within a transaction it can't be changed. Killed processes lose nothing in either case.
+            level = "FULL" if getattr(self._durable, "on", False) else "NORMAL"
+            if connection.info.get("synchronous") != level:
+                connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+                connection.info["synchronous"] = level
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
     def _broken(self, error: BaseException) -> StorageError:
@@ -350,9 +370,6 @@ def _engine_of(storage: BaseStorage) -> sa.Engine:
 def _set_up_sqlite(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
     # None keeps Python from beginning transactions by itself; `_begin_sqlite` does it, with the right kind of BEGIN.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.close()
 
 
 def _set_up_readonly(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:

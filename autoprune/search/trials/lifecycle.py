@@ -7,7 +7,8 @@
     WAITING --claim_waiting--> RUNNING, with a lease
 
 Every step that several transactions make up is done under the study's lock, in an order in which a process may die
-between any two of them and the next ``reap`` puts it right.
+between any two of them and the next ``reap`` puts it right. The last one of each claim and of each tell is durable,
+and with it those before: neither is lost with the power.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Lifecycle:
             now = self._db.now()
             booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
             trial_id = self._create(TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked)
-            with self._db.writing() as connection:
+            with self._db.durably(), self._db.writing() as connection:
                 self._write_lease(connection, trial_id, now=now)
                 trials = schema.optuna_trials
                 number = connection.execute(
@@ -168,7 +169,8 @@ class Lifecycle:
             with self._db.translating_errors():
                 for name, value in self._booking(now).items():
                     self._db.storage.set_trial_user_attr(trial_id, name, value)
-                self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+                with self._db.durably():
+                    self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             trial = self._read(trial_id)
         return Claim(
             trial_id=trial_id,
@@ -392,7 +394,7 @@ class Lifecycle:
                 self._db.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}{name}", float(excess))
         with self.study.lock():
             self._hold(trial_id)
-            with self._dropped_if_finished(trial_id), self._db.translating_errors():
+            with self._dropped_if_finished(trial_id), self._db.translating_errors(), self._db.durably():
                 self._db.storage.set_trial_state_values(trial_id, state, values)
             with self._db.writing() as connection:
                 sql.drop(connection, trial_id)
@@ -451,7 +453,7 @@ class Lifecycle:
             booked[Attr.SEED_NUMBER] = trial.seed_number
             booked[Attr.REVISION] = self.study.revision if trial.revision is None else trial.revision
             self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
-        with self._db.translating_errors():
+        with self._db.translating_errors(), self._db.durably():
             self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         with self._db.writing() as connection:
             sql.drop(connection, trial_id)
