@@ -7,7 +7,9 @@ import functools
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +148,7 @@ def _out_of_reach_of_signals() -> Iterator[None]:
     """
     from ray._private import services, utils
 
+    before = signal.getsignal(signal.SIGTERM)
     start, handle = services.ConsolePopen, utils.set_sigterm_handler
     services.ConsolePopen = functools.partial(start, start_new_session=True)
     utils.set_sigterm_handler = lambda handler: None
@@ -153,6 +156,9 @@ def _out_of_reach_of_signals() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen, utils.set_sigterm_handler = start, handle
+        if before is not None and threading.current_thread() is threading.main_thread():
+            # Below Python, Ray has set a handler that prints a stack, and ends the process three seconds later.
+            signal.signal(signal.SIGTERM, before)
 
 
 def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import socket
@@ -15,8 +16,8 @@ from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
 from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
-from autoprune.errors import AutopruneError, TrialStoppedError
-from autoprune.search.dispatch import Dispatcher
+from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
+from autoprune.search.dispatch import Dispatcher, Stopping
 from autoprune.search.trials import Claim
 
 __all__ = ["Execute", "drive", "run_once"]
@@ -83,39 +84,67 @@ def drive(
         StudyFailedError: Too many trials failed.
         SpaceExhaustedError: The space has nothing new.
     """
+    on_progress, folder = _unless_away(on_progress), _folder_in(scratch, dispatcher.owner)
+    try:
+        if dispatcher.stopping is None:  # Else Tune need not even be loaded, which takes seconds.
+            _tune(
+                dispatcher, execute, make_config,
+                slots=slots, folder=folder, on_progress=on_progress, log_to=log_to, warn=warn,
+            )  # fmt: skip
+    finally:
+        dispatcher.abandon()
+        if dispatcher.stopping is not Stopping.INTERRUPT:
+            on_progress()
+        shutil.rmtree(folder, ignore_errors=True)
+    dispatcher.raise_if_failed()
+
+
+def _tune(
+    dispatcher: Dispatcher,
+    execute: Execute,
+    make_config: Callable[[Claim], dict[str, Any]],
+    *,
+    slots: Slots,
+    folder: str,
+    on_progress: Callable[[], None],
+    log_to: Destination | None,
+    warn: Callable[[str], None],
+) -> None:
+    """Have Tune run what the dispatcher hands out."""
     from ray import tune
 
     from autoprune.distributed.logbook import Logbook
     from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
     from autoprune.distributed.searcher import StudySearcher
 
-    folder = _folder_in(scratch, dispatcher.owner)
     logbook = Logbook(dispatcher, log_to, warn=warn)
-    try:
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(execute), _resources(slots)),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
-                scheduler=ObedientScheduler(dispatcher),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=folder,
-                verbose=0,
-                callbacks=[ProgressCallback(on_progress), logbook],
-                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
-            ),
-        )
-        if dispatcher.stopping is None:
-            tuner.fit()
-    finally:
-        dispatcher.abandon()
-        on_progress()
-        shutil.rmtree(folder, ignore_errors=True)
-    dispatcher.raise_if_failed()
+    tune.Tuner(
+        tune.with_resources(_trainable(execute), _resources(slots)),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
+            scheduler=ObedientScheduler(dispatcher),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="study",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[ProgressCallback(on_progress), logbook],
+            stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
+        ),
+    ).fit()
+
+
+def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
+    """The same, which does without the database while its server is away."""
+
+    def attempt() -> None:
+        with contextlib.suppress(OutageError):
+            call()
+
+    return attempt
 
 
 def _folder_in(scratch: Path, owner: str) -> str:

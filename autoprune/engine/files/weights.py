@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autoprune import durable
 from autoprune.errors import WeightsError
 
-__all__ = ["keep_weights", "load_into", "publish", "sha256_of"]
+__all__ = ["keep_weights", "load_into", "publish", "sha256_of", "write_tensors"]
 
 _NAMED = 3  # Of all that does not fit.
 
@@ -61,6 +61,19 @@ def keep_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
         durable.make_folder(folder)
         _write({path: data})
     return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool) -> None:
+    """Write tensors to a file that appears whole.
+
+    Args:
+        path: Of the file; its folder is made where it is not there.
+        tensors: By name.
+        signed: Whether their hash follows, 32 bytes.
+    """
+    data = _serialised(tensors)
+    durable.make_folder(path.parent)
+    _write({path: data + hashlib.sha256(data).digest() if signed else data})
 
 
 def _serialised(tensors: Mapping[str, Tensor]) -> bytes:

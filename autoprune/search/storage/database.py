@@ -15,7 +15,7 @@ import sqlalchemy.orm  # Optuna imports it late, in one thread, while another th
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autoprune.errors import StorageError, first_line
+from autoprune.errors import OutageError, StorageError, first_line
 from autoprune.search.storage import schema
 from autoprune.search.storage.address import Address
 from autoprune.search.storage.locks import Locks
@@ -318,7 +318,15 @@ class Database:
             "pool_size": 2,
             "max_overflow": 4,
             "pool_pre_ping": True,
-            "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "autoprune"},
+            "connect_args": {
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "autoprune",
+                # So that a call to a server whose machine or net is gone ends within half a minute.
+                "keepalives_idle": 15,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            },
         }
 
     def _listen(self, engine: sa.Engine) -> None:
@@ -350,7 +358,8 @@ class Database:
     def _broken(self, error: BaseException) -> StorageError:
         if not self._is_open:
             return self._address.unopened(_said(error))
-        return StorageError(
+        kind = OutageError if not self.is_sqlite and _is_away(error) else StorageError
+        return kind(
             f"the database {self.url} must answer, but: {self._address.redact(_said(error))}. "
             "What was committed is kept; run the same command again."
         )
@@ -359,6 +368,16 @@ class Database:
 def _said(error: BaseException) -> str:
     # SQLAlchemy appends the statement, its parameters and a link: only the driver's own words are for people.
     return first_line(getattr(error, "orig", None) or error)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether a server could not be reached, or ended the connection: it is shut down, starts, or the net is broken."""
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        return True
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    is_of_connection = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    # PostgreSQL's classes: 08 connections, 57P shut down or starting, 53300 too many connections.
+    return is_of_connection and (state is None or state.startswith(("08", "57P", "53300")))
 
 
 def _engine_of(storage: BaseStorage) -> sa.Engine:

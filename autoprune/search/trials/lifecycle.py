@@ -67,6 +67,7 @@ class Lifecycle:
         self.grace_s = grace_s
         self.max_retry = max_retry
         self._db = study.db
+        self._reaps_from = 0.0
 
     # What a driver asks
 
@@ -187,12 +188,18 @@ class Lifecycle:
         Any driver may do this at any time, also several at once; without orphans it is one short look.
         """
         now = self._db.now()
+        if now < self._reaps_from:
+            return []
         with self._db.reading() as connection:
             orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
             if not orphans and not sql.leftovers(connection, self.study.study_id):
                 return []
         with self.study.lock():
             return self._reap()
+
+    def spare_orphans(self) -> None:
+        """Reap nothing for one grace period: the database was away, so that no driver could say that it lives."""
+        self._reaps_from = self._db.now() + self.grace_s
 
     # What a driver tells
 
@@ -386,7 +393,14 @@ class Lifecycle:
         constraints: Mapping[str, float],
         values: Sequence[float] | None,
     ) -> None:
-        self._hold(trial_id)
+        try:
+            self._hold(trial_id)
+        except LeaseLostError:
+            if not self._was_told(trial_id, state):
+                raise
+            with self._db.writing() as connection:
+                sql.drop(connection, trial_id)
+            return
         with self._dropped_if_finished(trial_id), self._db.translating_errors():
             for name, value in plain(attrs).items():
                 self._db.storage.set_trial_user_attr(trial_id, name, value)
@@ -399,6 +413,11 @@ class Lifecycle:
             with self._db.writing() as connection:
                 sql.drop(connection, trial_id)
 
+    def _was_told(self, trial_id: int, state: TrialState) -> bool:
+        """Whether we have told it, and the server was away before it could say so."""
+        with self._db.reading() as connection:
+            return sql.holder(connection, trial_id) == (state, self.owner)
+
     @contextlib.contextmanager
     def _dropped_if_finished(self, trial_id: int) -> Iterator[None]:
         try:
@@ -409,6 +428,8 @@ class Lifecycle:
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""
         study_id, now = self.study.study_id, self._db.now()
+        if now < self._reaps_from:
+            return []
         with self._db.reading() as connection:
             orphans = sql.stale(connection, study_id, now=now, grace_s=self.grace_s)
             leftovers = sql.leftovers(connection, study_id)
