@@ -34,8 +34,8 @@ def spec_in(folder: Path, number: int = 0, *, epochs: float = 0.6) -> TrialSpec:
     setting = SettingSpec(
         network=NetworkSpec(architecture="resnet_digits"),
         data=DataSpec(source="digits", validation="last:237"),
-        dense=RECIPE, sparsify=RECIPE, finetune=dataclasses.replace(RECIPE, epochs=epochs), recalibration_images=128, rungs=(0.3, 0.6),
-        artifacts=str(folder),
+        dense=RECIPE, sparsify=RECIPE, finetune=dataclasses.replace(RECIPE, epochs=epochs),
+        recalibration_images=128, rungs=(0.3, 0.6), artifacts=str(folder),
     )  # fmt: skip
     return TrialSpec(
         setting=setting, study="s", number=number, seed_number=0, method="slimming", hyper={"strength": 0.01},
@@ -125,13 +125,11 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_no_more_than_a_minute_is_lost_and_little_time_spent() -> None:
-    now = [0.0]
+    now, kept_at = [0.0], list[float]()
 
     class Slow(Checkpoint):
-        kept_at: list[float] = []
-
         def keep(self, training: object, told: object) -> None:
-            self.kept_at.append(now[0])
+            kept_at.append(now[0])
             super().keep(training, told)  # type: ignore[arg-type]
 
     class Trains:
@@ -147,8 +145,8 @@ def test_no_more_than_a_minute_is_lost_and_little_time_spent() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autoprune.engine.training.checkpoint.keep_checkpoint", lambda path, tensors, told: None)
         Slow(Path("none"), clock=lambda: now[0]).run(Trains())  # type: ignore[arg-type]
-    gaps = [after - before for before, after in zip(Slow.kept_at, Slow.kept_at[1:], strict=False)]
-    assert Slow.kept_at[0] == 30.0
+    gaps = [after - before for before, after in zip(kept_at, kept_at[1:], strict=False)]
+    assert kept_at[0] == 30.0
     assert max(gaps) <= 61.0
     assert min(gaps) >= 50.0
 
