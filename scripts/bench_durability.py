@@ -28,11 +28,7 @@ from autoprune.search.trials import Claim, Lifecycle, Proposal
 @contextlib.contextmanager
 def unflushed() -> Iterator[None]:
     """As before: SQLite flushes at checkpoints alone, files when the kernel gets to it."""
-    nothing = contextlib.nullcontext
-    with (
-        mock.patch.object(Database, "durably", lambda self: nothing()),
-        mock.patch("os.fsync", lambda descriptor: None),
-    ):
+    with mock.patch.object(Database, "durably", contextlib.nullcontext), mock.patch("os.fsync"):
         yield
 
 

@@ -50,6 +50,7 @@ from autoprune.search.dispatch import (
     Stopping,
     WindDown,
 )
+from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
@@ -180,6 +181,7 @@ def _run(
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
+        _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
         try:
             with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
@@ -206,6 +208,15 @@ def _run(
             with contextlib.suppress(OutageError):  # That the process is gone then tells that it has left.
                 record.leave(owner)
     return _outcome(study, dispatcher, search)
+
+
+def _enter_folder(folder: Path, record: StudyHandle, progress: Progress) -> None:
+    enter_folder(folder, record)
+    if is_shared(folder, record):
+        progress.note(
+            f"a study named {record.name!r} of another database keeps its networks in {folder} as well, and each "
+            "writes over the other's. Give one of them another name, or another folder by `artifacts` in [engine]"
+        )
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:

@@ -92,7 +92,7 @@ def test_a_complete_trial() -> None:
     ("changes", "section", "row"),
     [
         ({"state": "FAIL", "reason": "the loss became nan"}, "why it failed", ("", "It was not tried again.")),
-        ({"state": "FAIL", "tried again as": [18, 19]}, "why it failed", ("", "It was tried again as trials 18, 19.")),
+        ({"state": "FAIL", "tried again as": [18, 19]}, "how it ended", ("", "It was tried again as trials 18, 19.")),
         ({"state": "PRUNED", "stop_reason": "behind others"}, "how it ended", ("", "behind others")),
         ({"started_from": 1}, "where it comes from", ("but", f"{GONE} that of trial 1")),
         ({"started_from": None}, "where it comes from", ("but", f"{GONE} the dense network")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -145,7 +146,7 @@ def test_no_more_than_a_minute_is_lost_and_little_time_spent() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("autoprune.engine.training.checkpoint.keep_checkpoint", lambda path, tensors, told: None)
         Slow(Path("none"), clock=lambda: now[0]).run(Trains())  # type: ignore[arg-type]
-    gaps = [after - before for before, after in zip(kept_at, kept_at[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(kept_at)]
     assert kept_at[0] == 30.0
     assert max(gaps) <= 61.0
     assert min(gaps) >= 50.0

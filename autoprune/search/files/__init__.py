@@ -1,14 +1,25 @@
 """Files of a study that may go."""
 
-from autoprune.search.files.leftovers import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
+from autoprune.search.files.leftovers import (
+    driver_signs,
+    own_phases,
+    stale_checkpoints,
+    stale_scratch,
+    stray_files,
+    temporary_files,
+)
 from autoprune.search.files.retention import beaten_networks, holdings, prune_networks
+from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
     "beaten_networks",
     "driver_signs",
+    "enter_folder",
     "holdings",
+    "is_shared",
     "own_phases",
     "prune_networks",
+    "stale_checkpoints",
     "stale_scratch",
     "stray_files",
     "temporary_files",

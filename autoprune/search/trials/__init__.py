@@ -1,6 +1,7 @@
 """The life of a trial in the database: proposed, claimed with a lease, told once, healed when its driver dies."""
 
 from autoprune.search.trials.attributes import Attr
+from autoprune.search.trials.counting import counted
 from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
 from autoprune.search.trials.point import Point, Value
@@ -19,6 +20,7 @@ __all__ = [
     "Room",
     "StoredTrial",
     "Value",
+    "counted",
     "dense_score",
     "expire_dead_leases",
     "is_gone",
