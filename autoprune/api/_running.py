@@ -180,8 +180,8 @@ def _run(
             return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
-        record.enter(owner)
         _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
+        record.enter(owner)
         try:
             with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
@@ -191,9 +191,8 @@ def _run(
                         planner.pace = measured_pace(ready, dispatcher, slots=slots, progress=progress) or planner.pace
                     whole = slots if is_given else plan_alone(cluster, config.resources)
                     prepare_dense(workbench, dispatcher, metric=search.score_metric, slots=whole, progress=progress)
-                    progress.note(_launch_note(search, slots, ready.threads))
-                    for name in config.loggers.use:
-                        progress.note(f"logging to {name}: {log_to.place(name)}")
+                if not dispatcher.finished and dispatcher.stopping is None:
+                    _note_launch(search, slots, ready.threads, log_to=log_to, progress=progress)
                 drive(
                     dispatcher,
                     execute=_execute,
@@ -330,6 +329,11 @@ def _proposer(
     )
 
 
-def _launch_note(search: SearchConfig, slots: Slots, threads: int | None) -> str:
+def _note_launch(
+    search: SearchConfig, slots: Slots, threads: int | None, *, log_to: Destination, progress: Progress
+) -> None:
     gpu = f" and {slots.gpu:g} GPU" if slots.gpu else ""
-    return f"study {search.name!r}: {search.length}, {slots.concurrency} at once, each with {threads} thread(s){gpu}"
+    how = f"{slots.concurrency} at once, each with {threads} thread(s){gpu}"
+    progress.note(f"study {search.name!r}: {search.length}, {how}")
+    for name in log_to.config.use:
+        progress.note(f"logging to {name}: {log_to.place(name)}")

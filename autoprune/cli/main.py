@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -148,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     _end_by_signals()
+    atexit.register(gc.freeze)  # Else the last look for garbage goes through all of torch and Ray: a second of exit.
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     try:
         code: int = args.run(args)

@@ -59,7 +59,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     """
     _check(spec)
     method = methods.build(spec.method, spec.hyper)
-    started, clock, workbench = time.monotonic(), Clock(), open_workbench(spec.setting)
+    deadline, clock, workbench = _deadline(spec), Clock(), open_workbench(spec.setting)
     with clock.phase("dense"):
         dense = _dense(workbench, phases, report)
     with clock.phase("sparsify"):
@@ -84,9 +84,8 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     with clock.phase("teacher"):
         if not pruned.is_untouched:
             teacher = teacher_of(spec.finetune, dense, workbench=workbench, phases=phases, report=report, seed=seed)
+    checkpoint = workbench.checkpoint("finetune", phase_key("finetune", result_key, seed))
     with clock.phase("finetune"):
-        deadline = None if spec.time_limit_s is None else started + spec.time_limit_s
-        checkpoint = workbench.checkpoint("finetune", phase_key("finetune", result_key, seed))
         tuned = tune(
             spec, parent, choice, pruned, workbench=workbench, report=report,
             teacher=teacher, seed=seed, deadline=deadline, checkpoint=checkpoint,
@@ -103,6 +102,11 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     metric = spec.setting.task.metric_name
     score = facts.pop(metric)
     return TrialResult(metric=metric, score=score, **facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
+
+
+def _deadline(spec: TrialSpec) -> float | None:
+    """When a trial that begins now must be over, by the monotonic clock."""
+    return None if spec.time_limit_s is None else time.monotonic() + spec.time_limit_s
 
 
 def _dense(workbench: Workbench, phases: PhaseStore, report: Reporter) -> Phase:

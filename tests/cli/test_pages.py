@@ -224,7 +224,7 @@ def test_failures_are_grouped_by_their_reasons() -> None:
         (4, "lease of a|345 expired: no sign of life for 60 s"), (5, "odd"),
     )  # fmt: skip
     status = Status(10, 1, COUNTS, (), failures, retried=frozenset({1, 2}))
-    assert state(status)["failed"] == [
+    assert state(status)["failed, interrupted or lost"] == [
         ("", "2 times, trials 1, 4 (1 tried again): lease of a|12 expired: no sign of life for 60 s"),
         ("", "trial 2 (tried again): the loss became nan ..."),
         ("", "trial 5: odd"),
