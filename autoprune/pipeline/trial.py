@@ -99,8 +99,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
         record = {**facts, **_provenance(spec, parent, choice, workbench=workbench)}
         sha256 = _save(path, record, parent, choice, pruned.network, workbench=workbench)
         checkpoint.drop()
-    metric = spec.setting.task.metric_name
-    score = facts.pop(metric)
+    metric, score = spec.setting.task.metric_name, facts.pop(spec.setting.task.metric_name)
     return TrialResult(metric=metric, score=score, **facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
 
 
