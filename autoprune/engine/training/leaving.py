@@ -62,6 +62,9 @@ class _Leaving:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+            if self.is_asked:
+                self._asked.clear()
+                signal.raise_signal(signal.SIGTERM)  # Now it does what it would have done.
 
     def _wait(self) -> None:
         self._asked.set()

@@ -362,7 +362,9 @@ class Dispatcher:
             try:
                 return deed()
             except OutageError as error:
+                self._untold.append(deed)
                 self.outage.met(error)
+                return meanwhile
         self._untold.append(deed)
         return meanwhile
 
