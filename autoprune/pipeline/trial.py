@@ -87,7 +87,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     checkpoint = workbench.checkpoint("finetune", phase_key("finetune", result_key, seed))
     with clock.phase("finetune"):
         tuned = tune(
-            spec, parent, choice, pruned, workbench=workbench, report=report,
+            spec, choice, pruned, parent=parent, workbench=workbench, report=report,
             teacher=teacher, seed=seed, deadline=deadline, checkpoint=checkpoint,
         )  # fmt: skip
     clock.move(tuned.scoring_s, "finetune", "scoring")

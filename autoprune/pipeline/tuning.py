@@ -95,10 +95,10 @@ class _Rungs:
 
 def tune(
     spec: TrialSpec,
-    parent: Parent,
     choice: Choice,
     pruned: Cut,
     *,
+    parent: Parent,
     workbench: Workbench,
     report: Reporter,
     teacher: Any,
@@ -110,9 +110,9 @@ def tune(
 
     Args:
         spec: The trial.
-        parent: What was cut.
         choice: What has stayed.
         pruned: Recalibrated; trained in place.
+        parent: What was cut.
         workbench: Of the trial's setting.
         report: Given the progress and each rung.
         teacher: Whom the network learns from beside the labels.

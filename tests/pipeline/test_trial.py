@@ -681,8 +681,8 @@ def test_fine_tuning_that_diverges(setting):
 
 
 def test_weights_that_diverge_at_the_very_end(setting, monkeypatch):
-    def broken(spec, parent, choice, pruned, **options):
-        tuned = tune(spec, parent, choice, pruned, **options)
+    def broken(spec, choice, pruned, **options):
+        tuned = tune(spec, choice, pruned, **options)
         with torch.no_grad():
             pruned.network.fc.bias[0] = float("inf")
         return tuned
