@@ -184,15 +184,17 @@ def test_a_worker_that_is_told_to_end_keeps_what_it_has(tmp_path: Path, where: s
             [sys.executable, "-c", TRIAL, str(tmp_path), where],
             env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=log,
         )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "tunes").exists():
-        assert process.poll() is None, (tmp_path / "log.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    time.sleep(1.0)
-    assert checkpoints(tmp_path) == []  # Half a minute has not passed.
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == (1 if where == "thread" else -signal.SIGTERM)
+    try:
+        deadline = time.monotonic() + 400  # On a machine with much else to do.
+        while not (tmp_path / "tunes").exists():
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=100) == (1 if where == "thread" else -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
     assert checkpoints(tmp_path) == ["finetune"]
     (path,) = (tmp_path / "checkpoints").iterdir()
     state, told = read_checkpoint(path) or ({}, {})
