@@ -17,8 +17,10 @@ from autoprune.search.files import (
     beaten_networks,
     driver_signs,
     holdings,
+    is_shared,
     own_phases,
     prune_networks,
+    stale_checkpoints,
     stale_scratch,
     stray_files,
     temporary_files,
@@ -77,9 +79,11 @@ def retain(study: Study) -> list[Path]:
             _log.warning("no network was dropped, since %s", error)
             return []
         newest = configs[max(configs)]
+        held = holdings(trials, study.handle.objectives, newest.constraints.limits)
+        for checkpoint in stale_checkpoints(Path(newest.setting.artifacts) / "checkpoints", held):
+            checkpoint.unlink(missing_ok=True)
         if newest.retention.networks == "all":
             return []
-        held = holdings(trials, study.handle.objectives, newest.constraints.limits)
         return prune_networks(study.handle, held, [folder / "trials" / study.name for folder in _artifacts(configs)])
 
 
@@ -87,7 +91,8 @@ def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: st
     """Delete files of a study that nobody will come back for; what running trials write or need is never touched.
 
     These are networks that ``[retention]`` lets go, files of trials that failed or that this database doesn't know,
-    scratch folders of drivers that ended, and half-written files.
+    scratch folders of drivers that ended, half-written files, and checkpoints that nobody goes on with. In a folder
+    that a study of this name in another database uses as well, what is unknown here is left alone.
 
     Args:
         name: The study.
@@ -115,19 +120,24 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     artifacts = _artifacts(study.configs())
     networks = [folder / "trials" / name for folder in artifacts]
     # Files before trials, and trials before the configuration: see `stray_files` and `retain`.
-    files = [path for folder in networks if folder.is_dir() for path in sorted(folder.iterdir())]
+    # In a folder that another database's study of the name uses as well, what is unknown here may be known there.
+    own = [folder for folder in networks if folder.is_dir() and not is_shared(folder, study.handle)]
+    files = [path for folder in own for path in sorted(folder.iterdir())]
     trials = study.handle.trials()
     newest = _newest(study)
     held = holdings(trials, study.handle.objectives, newest.constraints.limits)
     beaten = beaten_networks(study.handle, held, networks) if newest.retention.networks == "front" else []
     signs = driver_signs(study.handle)
     scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs, owner_file=OWNER_FILE)]
-    kept = [path for folder in artifacts for part in ("phases", "data") for path in temporary_files(folder / part)]
+    parts = ("phases", "data", "checkpoints")
+    kept = [path for folder in artifacts for part in parts for path in temporary_files(folder / part)]
+    checkpoints = [path for folder in artifacts for path in stale_checkpoints(folder / "checkpoints", held)]
     removed = [
         _remove("networks that other trials beat", beaten, dry_run=dry_run),
         _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
         _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run),
         _remove("half-written files", kept, dry_run=dry_run),
+        _remove("checkpoints of trainings that nobody goes on with", checkpoints, dry_run=dry_run),
     ]
     if phases:
         rows = PhaseRows(db)

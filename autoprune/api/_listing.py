@@ -7,7 +7,8 @@ from autoprune.architectures import ARCHITECTURES
 from autoprune.config import stock_spaces
 from autoprune.errors import ConfigError, unknown_name
 from autoprune.methods import METHODS
-from autoprune.search.storage import Database, list_studies
+from autoprune.search.storage import Database, StudyHandle, list_studies
+from autoprune.search.trials import counted
 
 __all__ = ["list_names"]
 
@@ -34,5 +35,9 @@ def list_names(kind: str, storage: str | None = None) -> list[tuple[str, str]]:
         return [*own, ("torchvision/NAME", "Any classification network of torchvision, untrained.")]
     if kind == "spaces":
         return [(name, path.read_text().splitlines()[0].lstrip("# ")) for name, path in stock_spaces().items()]
-    rows = list_studies(Database.open_readonly(storage_url(storage)))
-    return [(r.name, f"{r.n_finished} finished, {r.n_running} running, {r.n_failed} failed") for r in rows]
+    db = Database.open_readonly(storage_url(storage))
+    counts = {row.name: counted(StudyHandle.open(db, row.name)) for row in list_studies(db)}
+    return [
+        (name, f"{of.finished} finished, {of.running} running, {of.failed_for_good} failed")
+        for name, of in counts.items()
+    ]

@@ -23,6 +23,7 @@ from autoprune.search.front import (
     with_ranks,
 )
 from autoprune.search.storage import Counts, Database, StudyHandle
+from autoprune.search.trials import counted
 
 __all__ = ["Study", "open_study", "storage_url"]
 
@@ -91,7 +92,7 @@ class Study:
 
     def counts(self) -> Counts:
         """Number of trials by state."""
-        return self._handle.counts()
+        return counted(self._handle)
 
     def trials(self) -> pd.DataFrame:
         """Every trial of every state, one row each.

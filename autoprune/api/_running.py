@@ -37,18 +37,19 @@ from autoprune.distributed import (
     Destination,
     Slots,
     drive,
-    obey_signals,
+    heed_signals,
     open_cluster,
     plan_alone,
     plan_slots,
     require_loggers,
 )
-from autoprune.errors import first_line
+from autoprune.errors import OutageError, first_line
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
     FailureCaps,
     Goals,
+    Outage,
     Patience,
     SharedPhases,
     Stopper,
@@ -56,6 +57,7 @@ from autoprune.search.dispatch import (
     WindDown,
 )
 from autoprune.search.events import EventLog, Events, silent
+from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
@@ -199,7 +201,7 @@ def _run(
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address, watch=watch, verbose=verbose) as cluster:
+    with heed_signals() as signals, open_cluster(address, watch=watch, verbose=verbose) as cluster:
         slots = plan_slots(cluster, config.resources)
         _note_cores(cluster, progress)
         db = Database.open(storage_url(storage), create=True)
@@ -213,16 +215,18 @@ def _run(
         planner = planner_of(config, space, workbench)
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
-            planner=planner, events=_begun(events, record, owner, slots=slots, time_limit_s=time_limit_s),
+            planner=planner, note=progress.note,
+            events=_begun(events, record, owner, slots=slots, time_limit_s=time_limit_s),
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
             return _told_to_worker(_spec(config, space, claim, ready, ancestors=_ancestors(claim, record)), dispatcher)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
+        _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
         record.enter(owner)
         try:
-            with dispatcher, obey_signals(dispatcher, progress.interrupted):
+            with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     is_given = setting.network.weights is not None  # Scored in a process that is there already.
                     whole = slots if is_given else plan_alone(cluster, config.resources)
@@ -230,6 +234,7 @@ def _run(
                         ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
                         whole=whole, progress=progress, is_new=is_new,
                     )  # fmt: skip
+                if not dispatcher.finished and dispatcher.stopping is None:
                     _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
                 drive(
                     dispatcher, execute=_execute, make_config=make_config, slots=slots,
@@ -238,7 +243,8 @@ def _run(
                     log_to=log_to, warn=progress.note, verbose=verbose,
                 )  # fmt: skip
         finally:
-            record.leave(owner)
+            with contextlib.suppress(OutageError):  # That the process is gone then tells that it has left.
+                record.leave(owner)
     return _outcome(study, dispatcher, search)
 
 
@@ -280,6 +286,15 @@ def _make_ready(
     prepare_dense(workbench, dispatcher, metric=metric, slots=whole, progress=progress, pace=pace)
 
 
+def _enter_folder(folder: Path, record: StudyHandle, progress: Progress) -> None:
+    enter_folder(folder, record)
+    if is_shared(folder, record):
+        progress.note(
+            f"a study named {record.name!r} of another database keeps its networks in {folder} as well, and each "
+            "writes over the other's. Give one of them another name, or another folder by `artifacts` in [engine]"
+        )
+
+
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:
     counts = dispatcher.counts()
     stopping, is_open_ended = dispatcher.stopping, search.n_trials == AS_MANY_AS_FIT
@@ -309,6 +324,7 @@ def _dispatcher(
     concurrency: int,
     time_limit_s: float | None,
     planner: Planner | None,
+    note: Callable[[str], None],
     events: Events,
 ) -> Dispatcher:
     search = config.study
@@ -336,6 +352,7 @@ def _dispatcher(
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
         events=events,
+        outage=Outage(tell=note),
     )
 
 

@@ -125,7 +125,7 @@ def status(name: str, storage: str | None = None) -> Status:
     there = [row for row in handle.drivers() if row.left_at is None]
     at_work = [row for row in there if now - row.seen_at <= search.lease_s]
     drivers = [_driver(row, running, now, is_at_work=row in at_work) for row in there]
-    counts, per_hour = handle.counts(), _pace(handle, {row.owner for row in at_work}, now)
+    counts, per_hour = study.counts(), _pace(handle, {row.owner for row in at_work}, now)
     n_left = None if search.n_trials == AS_MANY_AS_FIT else max(0, search.n_trials - counts.finished)
     return Status(
         n_trials=search.n_trials,

@@ -29,6 +29,10 @@ examples:
   autoprune dashboard digits --optuna
 """
 _PORT = 8008
+_UNKNOWN_TO_OPTUNA = (
+    "Optuna's dashboard knows nothing of a study's [constraints]: trials that break them may be on its front, and "
+    "trials that were interrupted are failed ones there. `autoprune pareto NAME` keeps the limits."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +81,7 @@ def _serve_optuna(storage: str | None, *, port: int) -> None:
     if not port:
         raise ConfigError("`--port` must be a port with `--optuna`, but got 0. Leave it out, or name one that is free.")
     try:
+        print(_UNKNOWN_TO_OPTUNA, flush=True)
         print(f"http://127.0.0.1:{port}/ shows it; Ctrl-C ends it", flush=True)
         optuna_dashboard.run_server(api.optuna_storage(storage), host="127.0.0.1", port=port)
     except OSError as error:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -134,11 +138,29 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _end_by_signals() -> None:
+    """Take SIGTERM and SIGHUP for Ctrl-C, unless they are ignored, as by ``nohup``."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def interrupt(signum: int, frame: object) -> None:
+        for number in numbers:  # `timeout` sends them twice.
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     if arguments is None:
         hide_passwords(sys.argv[1:])
     args = _parse(sys.argv[1:] if arguments is None else arguments)
+    _end_by_signals()
+    atexit.register(gc.freeze)  # Else the last look for garbage goes through all of torch and Ray: a second of exit.
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     if getattr(args, "no_factories", False):
         allow_own_code(False)

@@ -58,7 +58,7 @@ class _Figures:
             "done": str(counts.complete) if n_trials == AS_MANY_AS_FIT else f"{counts.complete} of {n_trials}",
             "running": str(counts.running),
             "stopped": str(counts.pruned),
-            "failed": str(counts.failed),
+            "failed": str(counts.failed_for_good),
         }
         best = []
         for level in _LEVELS:

@@ -25,10 +25,11 @@ def heading(status: Status, study: str) -> str:
     """The first two lines of the page."""
     counts = status.counts
     wanted = f" of {status.n_trials}" if _has_end(status) else ""
+    again = f", interrupted or lost and tried again {counts.retried}" if counts.retried else ""
     return (
         f"study {study!r}: {counts.finished}{wanted} trials finished, revision {status.revision}\n"
         f"complete {counts.complete}, stopped {counts.pruned}, running {counts.running}, "
-        f"waiting for another try {counts.waiting}, failed {counts.failed}"
+        f"waiting for another try {counts.waiting}, failed {counts.failed_for_good}{again}"
     )
 
 
@@ -47,7 +48,7 @@ def sections(status: Status, *, study: str, metric: Metric, cost: str, storage: 
         Section("the front so far", _front(status, metric, cost)),
         Section("who runs what", _work(status, metric)),
         Section("waiting for another try", [Row("", _again(*each)) for each in status.waiting]),
-        Section("failed", _failures(status)),
+        Section("failed, interrupted or lost" if status.retried else "failed", _failures(status)),
     ]
 
 

@@ -27,7 +27,8 @@ _ROOM = 80 - len("    ") - len("  of ")  # For a group's name, its bar and its t
 
 def heading(facts: Facts, study: str) -> str:
     """The first line of the page."""
-    return f"trial {facts['trial']} of study {study!r}: {_STATES[facts['state']]}"
+    state = "interrupted or lost, and tried again" if "tried again as" in facts else _STATES[facts["state"]]
+    return f"trial {facts['trial']} of study {study!r}: {state}"
 
 
 def sections(facts: Facts, *, study: str, metric: Metric, storage: str | None) -> list[Section]:
@@ -40,7 +41,7 @@ def sections(facts: Facts, *, study: str, metric: Metric, storage: str | None) -
         storage: The database, where one was named.
     """
     return [
-        Section("why it failed" if facts["state"] == "FAIL" else "how it ended", _ending(facts)),
+        Section("why it failed" if _has_failed(facts) else "how it ended", _ending(facts)),
         Section("what it is", _nature(facts)),
         Section("where it comes from", _origin(facts)),
         Section("how it scored", _scores(facts, metric)),
@@ -49,6 +50,10 @@ def sections(facts: Facts, *, study: str, metric: Metric, storage: str | None) -
         Section("what it took", _effort(facts)),
         Section("its file", _file(facts, study=study, storage=storage)),
     ]
+
+
+def _has_failed(facts: Facts) -> bool:
+    return facts["state"] == "FAIL" and "tried again as" not in facts
 
 
 def _ending(facts: Facts) -> list[Row]:

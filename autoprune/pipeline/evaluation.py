@@ -22,7 +22,8 @@ from autoprune.pipeline.steps import (
     accompanied,
     compensated,
     cut_from,
-    finetuned,
+    finetuning,
+    folded,
     parent_of,
     recalibrated,
 )
@@ -90,7 +91,9 @@ def repeat(lineage: Sequence[Link], *, seed_for: Callable[[TrialSpec], int], pha
             recipe, seed = link.spec.finetune, seed_for(link.spec)
             teacher = teacher_of(recipe, dense, workbench=workbench, phases=phases, report=_say_nothing, seed=seed)
             hooks = accompanied(parent, choice, pruned, recipe=recipe, workbench=workbench)
-            finetuned(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher, hooks=hooks)
+            training = finetuning(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher, hooks=hooks)
+            training.run()
+            folded(hooks, workbench=workbench)
         before, repetition = link, Repetition(pruned, parent)
     assert repetition is not None
     return repetition

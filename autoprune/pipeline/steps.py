@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from autoprune.engine.files import Phase, PhaseStore, with_state
 from autoprune.engine.folding import absorb, compensate, fold_constants
 from autoprune.engine.gating import channels_dropped
 from autoprune.engine.surgery import cut, narrowed
-from autoprune.engine.training import Pacer, Training, train
+from autoprune.engine.training import Checkpoint, Training
 from autoprune.pipeline.answers import answers_of, assert_same
 from autoprune.pipeline.choosing import Ranking
 from autoprune.pipeline.lineage import Inherited, inherit
@@ -35,7 +36,7 @@ __all__ = [
     "choose",
     "compensated",
     "cut_from",
-    "finetuned",
+    "finetuning",
     "is_untouched",
     "parent_of",
     "recalibrated",
@@ -154,9 +155,12 @@ def parent_of(
         return Parent(method, dense, dense, inherit(spec.ancestors, workbench=workbench))
     if key is None:
         return Parent(method, dense, dense)
-    phase = phases.get(
-        "sparsify", key, lambda: _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
+    checkpoint = workbench.checkpoint("sparsify", key)
+    compute = functools.partial(
+        _sparsify, spec, method, dense, workbench=workbench, phases=phases, report=report, checkpoint=checkpoint
     )
+    phase = phases.get("sparsify", key, compute)
+    checkpoint.drop()
     report(Progressed(phase="sparsify", progress=1.0, phase_file=phase.file))
     return Parent(method, dense, phase)
 
@@ -168,7 +172,14 @@ def _aims(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _sparsify(
-    spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Reporter
+    spec: TrialSpec,
+    method: Method,
+    dense: Phase,
+    *,
+    workbench: Workbench,
+    phases: PhaseStore,
+    report: Reporter,
+    checkpoint: Checkpoint,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the record of a sparsify phase."""
     recipe, seed = spec.setting.sparsify, workbench.sparsify_seed
@@ -179,11 +190,10 @@ def _sparsify(
     plan = workbench.sparsify_plan(**_aims(spec))
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
+    training = Training(model, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
+    checkpoint.restore(training)
     with channels_dropped(model, workbench.traced, recipe.drop_channels):
-        train(
-            model, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
-            hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
-        )  # fmt: skip
+        checkpoint.run(training, Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)))
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}
     if hooks.fold is not None:
@@ -263,7 +273,7 @@ def accompanied(
     )
 
 
-def finetuned(
+def finetuning(
     network: nn.Module,
     recipe: TrainSpec,
     *,
@@ -271,10 +281,8 @@ def finetuned(
     seed: int,
     teacher: Any = None,
     hooks: Hooks | None = None,
-    on_step: Callable[[float], None] = lambda share: None,
-    time_left: Callable[[], float] | None = None,
-) -> int:
-    """Take a network through its fine-tune phase; the images that it has seen.
+) -> Training:
+    """The fine-tune phase of a network, before its first step.
 
     Args:
         network: Recalibrated; trained in place.
@@ -283,19 +291,11 @@ def finetuned(
         seed: Of the phase.
         teacher: Whom the network learns from beside the labels.
         hooks: What the method does in each step.
-        on_step: Called after each step with the share of the phase done, in (0, 1].
-        time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
-    work = workbench.work
-    training = Training(network, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
-    pacer = None if time_left is None else Pacer(training, time_left)
+    return Training(network, workbench.feed(teacher), recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
 
-    def after_step(share: float) -> None:
-        if pacer is not None:
-            pacer.look()
-        on_step(share)
 
-    training.run(after_step)
+def folded(hooks: Hooks | None, *, workbench: Workbench) -> None:
+    """What a method has put into a fine-tuned network moves into the layers that stay."""
     if hooks is not None and hooks.fold is not None:
         hooks.fold(_samples(workbench, n_images=_FOLDING_IMAGES))
-    return work.examples_in(training.step, recipe)

@@ -185,7 +185,8 @@ def _limits(study: StudyFacts) -> list[Finding]:
 
 
 def _failures(study: StudyFacts) -> list[Finding]:
-    failed = [trial for trial in study.trials.values() if trial.state == "FAIL"]
+    again = {trial.retry_of for trial in study.trials.values()}  # Interrupted or lost: see `_retries`.
+    failed = [trial for trial in study.trials.values() if trial.state == "FAIL" and trial.number not in again]
     by_reason = Counter(reason_of(trial) for trial in failed)
     if not failed:
         return [Finding("good", "No trial has failed.")] if study.trials else []
@@ -201,7 +202,8 @@ def _retries(study: StudyFacts) -> list[Finding]:
         return []
     return [
         Finding(
-            "note", f"{_count(retried, 'trial')} tried an earlier one again, whose driver or worker was lost or failed."
+            "note",
+            f"{_count(retried, 'trial')} tried one again that was interrupted or lost its driver or worker.",
         )
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import sqlite3
 import time
@@ -20,6 +21,7 @@ from autoprune.config import ConstraintsConfig, StudyConfig, load_study
 from autoprune.config.study_files import RetentionConfig
 from autoprune.errors import ConfigError, StorageError, WeightsError
 from autoprune.methods import ranges
+from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseRows
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Attr, Claim, Lifecycle, Proposal
@@ -249,6 +251,49 @@ def test_clean(disk: Disk, tmp_path: Path) -> None:
         "trials/s/notes.txt",
     ]
     assert api.clean("s", storage=disk.url) == []
+
+
+def test_what_a_study_of_the_same_name_in_another_database_may_know_stays(disk: Disk, tmp_path: Path) -> None:
+    other = Database.open(f"sqlite:///{tmp_path}/other.db", create=True)
+    theirs = StudyHandle.create_or_join(
+        other, name="s", identity={}, config={}, directions=disk.config.study.directions,
+        objectives=disk.config.study.objectives,
+    )  # fmt: skip
+    enter_folder(disk.folder, disk.study.handle)
+    enter_folder(disk.folder, disk.study.handle)
+    assert not is_shared(disk.folder, disk.study.handle)
+    disk.write(17)
+    assert [kind.what for kind in api.clean("s", dry_run=True, storage=disk.url)] == [
+        "files of trials that failed or are unknown"
+    ]
+    enter_folder(disk.folder, theirs)
+    assert is_shared(disk.folder, disk.study.handle)
+    assert is_shared(disk.folder, theirs)
+    assert api.clean("s", storage=disk.url) == []
+    assert disk.weights() == {str(disk.folder / "00017.safetensors")}
+    other.close()
+
+
+def test_checkpoints_go_once_nobody_goes_on_with_them(disk: Disk) -> None:
+    folder = disk.artifacts / "checkpoints"
+    folder.mkdir()
+    old, new = folder / "finetune-a.checkpoint", folder / "finetune-b.checkpoint"
+    for path in (old, new):
+        path.touch()
+    then = time.time() - 2 * 3600
+    os.utime(old, (then, then))
+    interrupted = disk.start("a")
+    disk.lifecycle.release(interrupted.trial_id, "interrupted")
+    retain(disk.study)
+    assert api.clean("s", storage=disk.url) == []
+    assert old.exists()  # The trial that waits may go on with it.
+    again = disk.lifecycle.claim_waiting()
+    assert again is not None
+    disk.finish(again, 0.9, 0.5)
+    (told,) = api.clean("s", dry_run=True, storage=disk.url)
+    assert (told.what, told.paths) == ("checkpoints of trainings that nobody goes on with", (old,))
+    retain(disk.study)
+    assert [path.name for path in folder.iterdir()] == [new.name]
 
 
 def test_phases_go_only_when_asked_for_and_not_shared(disk: Disk, tmp_path: Path) -> None:

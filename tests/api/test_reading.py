@@ -201,6 +201,8 @@ def test_waiting_retries_and_failures_that_were_tried_again(finished: Any) -> No
     status = autoprune.status("digits", finished.url)
     assert status.waiting == ((7, 6),)
     assert status.retried == {6}
+    assert (status.counts.failed, status.counts.retried, status.counts.failed_for_good) == (2, 1, 1)
+    assert api.list_names("studies", finished.url) == [("digits", "5 finished, 0 running, 1 failed")]
     assert autoprune.open_study("digits", finished.url).trial(6)["tried again as"] == [7]
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Lifecycle
+
 Run = Callable[..., Any]
 
 
@@ -98,6 +101,21 @@ def test_status(run: Run, finished: Any) -> None:
     (driver,) = (line for line in lines if line.startswith("  at work: "))
     assert driver.endswith(" s ago: trial 6")
     assert lines[-2:] == ["failed", "  trial 5: the loss became nan"]
+
+
+def test_status_tells_interrupted_trials_from_failed_ones(run: Run, finished: Any) -> None:
+    db = Database.open(finished.url, create=False)
+    study = StudyHandle.open(db, "digits")
+    (running,) = (trial for trial in study.trials() if trial.number == 6)
+    Lifecycle(study, owner="here:1:abc", n_trials=10).release(running._trial_id, "interrupted")
+    db.close()
+    lines = ok(run("status", "digits", "--storage", finished.url)).splitlines()
+    counts = "complete 4, stopped 1, running 0, waiting for another try 1, failed 1"
+    assert lines[1] == f"{counts}, interrupted or lost and tried again 1"
+    at = lines.index("failed, interrupted or lost")
+    assert sorted(lines[at + 1 :]) == ["  trial 5: the loss became nan", "  trial 6 (tried again): interrupted"]
+    shown = ok(run("show", "digits", 6, "--storage", finished.url)).splitlines()
+    assert shown[0] == "trial 6 of study 'digits': interrupted or lost, and tried again"
 
 
 def test_show(run: Run, finished: Any) -> None:

@@ -92,7 +92,7 @@ def test_a_complete_trial() -> None:
     ("changes", "section", "row"),
     [
         ({"state": "FAIL", "reason": "the loss became nan"}, "why it failed", ("", "It was not tried again.")),
-        ({"state": "FAIL", "tried again as": [18, 19]}, "why it failed", ("", "It was tried again as trials 18, 19.")),
+        ({"state": "FAIL", "tried again as": [18, 19]}, "how it ended", ("", "It was tried again as trials 18, 19.")),
         ({"state": "PRUNED", "stop_reason": "behind others"}, "how it ended", ("", "behind others")),
         ({"started_from": 1}, "where it comes from", ("but", f"{GONE} that of trial 1")),
         ({"started_from": None}, "where it comes from", ("but", f"{GONE} the dense network")),
@@ -224,7 +224,7 @@ def test_failures_are_grouped_by_their_reasons() -> None:
         (4, "lease of a|345 expired: no sign of life for 60 s"), (5, "odd"),
     )  # fmt: skip
     status = Status(10, 1, COUNTS, (), failures, retried=frozenset({1, 2}))
-    assert state(status)["failed"] == [
+    assert state(status)["failed, interrupted or lost"] == [
         ("", "2 times, trials 1, 4 (1 tried again): lease of a|12 expired: no sign of life for 60 s"),
         ("", "trial 2 (tried again): the loss became nan ..."),
         ("", "trial 5: odd"),

@@ -100,6 +100,14 @@ def test_failures_of_one_reason_are_counted_together() -> None:
     assert levels(study, "4 trials failed: 3 × out of memory at …; 1 × the loss became nan.") == ["warning"]
 
 
+def test_interrupted_trials_are_none_that_failed() -> None:
+    lost = TrialFacts(number=20, state="FAIL", values={}, searched={}, reason="interrupted")
+    again = TrialFacts(number=21, state="WAITING", values={}, searched={}, retry_of=20)
+    study = make_study(trials={**make_study().trials, 20: lost, 21: again})
+    assert levels(study, "1 trial failed: 1 × the loss became nan.")
+    assert levels(study, "tried one again that was interrupted or lost its driver or worker") == ["note"]
+
+
 def test_no_study_is_too_empty_for_it() -> None:
     study = make_study(trials={}, front=(), uniform_front=(), growth=(), groups=())
     assert [finding.level for finding in findings(study)] == ["warning"]

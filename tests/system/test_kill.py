@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
+
+from tests.system.conftest import descendants, is_there
 
 pytestmark = pytest.mark.ray
 
@@ -14,16 +15,17 @@ def n_finished(states):
     return sum(state in ("COMPLETE", "PRUNED") for state in states)
 
 
-def workers_of(session):
-    """Processes of that session that train; two idle agents of Ray's stay behind a little longer."""
-    listed = subprocess.run(["ps", "-s", str(session), "-o", "args="], capture_output=True, text=True, check=False)
-    return [line for line in listed.stdout.splitlines() if "autoprune" in line or "ImplicitFunc" in line]
+def workers_of(driver):
+    """Processes of its cluster that train."""
+    return [pid for pid, command in descendants(driver.pid).items() if "ImplicitFunc" in command]
 
 
 def test_a_killed_driver_loses_nothing(lone_sandbox):
     lone_sandbox.write(n_trials=8)
     first = lone_sandbox.start("launch", "study.toml")
     lone_sandbox.wait_for(lambda states: n_finished(states) >= 3 and "RUNNING" in states)
+    workers = workers_of(first)
+    assert workers
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     before = lone_sandbox.states()
@@ -31,9 +33,9 @@ def test_a_killed_driver_loses_nothing(lone_sandbox):
     assert n_finished(before) < 8
     # Workers must not go on training for nobody.
     deadline = time.monotonic() + 30
-    while workers_of(first.pid) and time.monotonic() < deadline:
+    while any(map(is_there, workers)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert workers_of(first.pid) == []
+    assert not any(map(is_there, workers))
     told = lone_sandbox.run("resume", "tiny")
     assert "8 of 8 trials finished" in told
     states = lone_sandbox.states()

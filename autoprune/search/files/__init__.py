@@ -1,22 +1,27 @@
 """Files of a study that may go."""
 
-from autoprune.search.files.leftovers import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
-from autoprune.search.files.retention import (
-    Holding,
-    beaten_networks,
-    holdings,
-    prune_networks,
-    sha256_beside,
+from autoprune.search.files.leftovers import (
+    driver_signs,
+    own_phases,
+    stale_checkpoints,
+    stale_scratch,
+    stray_files,
+    temporary_files,
 )
+from autoprune.search.files.retention import Holding, beaten_networks, holdings, prune_networks, sha256_beside
+from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
     "Holding",
     "beaten_networks",
     "driver_signs",
+    "enter_folder",
     "holdings",
+    "is_shared",
     "own_phases",
     "prune_networks",
     "sha256_beside",
+    "stale_checkpoints",
     "stale_scratch",
     "stray_files",
     "temporary_files",

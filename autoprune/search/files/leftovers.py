@@ -17,7 +17,15 @@ from autoprune.search.phases import PhasePlace, PhaseRows
 from autoprune.search.storage import StudyHandle, schema
 from autoprune.search.trials import Attr, is_gone
 
-__all__ = ["DriverSigns", "driver_signs", "own_phases", "stale_scratch", "stray_files", "temporary_files"]
+__all__ = [
+    "DriverSigns",
+    "driver_signs",
+    "own_phases",
+    "stale_checkpoints",
+    "stale_scratch",
+    "stray_files",
+    "temporary_files",
+]
 
 _OLD_S = 3600.0  # No write takes an hour, and no driver at work is silent for one.
 _OF_A_TRIAL = re.compile(r"(\d+)\.(safetensors|json)(\.[0-9a-f]+\.tmp)?")
@@ -50,6 +58,20 @@ def temporary_files(folder: Path) -> list[Path]:
     """Half-written files in a folder that nobody has touched for an hour: their writers died."""
     found = sorted([*folder.glob("*.tmp"), *folder.glob("*.tmp.npy")])
     return [path for path in found if path.is_file() and time.time() - path.stat().st_mtime > _OLD_S]
+
+
+def stale_checkpoints(folder: Path, trials: Collection[Holding]) -> list[Path]:
+    """Checkpoints of trainings that nobody goes on with: none is older than a minute while it is trained.
+
+    While a trial waits for another try, it may be the one that goes on with any of them, so that all stay.
+
+    Args:
+        folder: Of checkpoints.
+        trials: All trials of the study.
+    """
+    if any(trial.state is TrialState.WAITING for trial in trials):
+        return []
+    return [path for path in sorted(folder.glob("*.checkpoint")) if time.time() - path.stat().st_mtime > _OLD_S]
 
 
 @dataclass(frozen=True)

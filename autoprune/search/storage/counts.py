@@ -14,13 +14,28 @@ __all__ = ["Counts", "count"]
 
 @dataclass(frozen=True)
 class Counts:
-    """Number of trials of a study by state."""
+    """Number of trials of a study by state.
+
+    Args:
+        waiting: For another try.
+        running: Under way.
+        complete: With a result.
+        pruned: Stopped early.
+        failed: Without a result: those that failed, and those that lost their driver or worker or were interrupted.
+        retried: How many of these were given another try, where that was counted.
+    """
 
     waiting: int
     running: int
     complete: int
     pruned: int
     failed: int
+    retried: int = 0
+
+    @property
+    def failed_for_good(self) -> int:
+        """Failed trials that nothing takes the place of."""
+        return self.failed - self.retried
 
     @property
     def finished(self) -> int:

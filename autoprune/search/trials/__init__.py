@@ -1,6 +1,7 @@
 """The life of a trial in the database: proposed, claimed with a lease, told once, healed when its driver dies."""
 
 from autoprune.search.trials.attributes import Attr
+from autoprune.search.trials.counting import counted
 from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.orphans import drop_unknown_leases, orphans
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
@@ -21,6 +22,7 @@ __all__ = [
     "Room",
     "StoredTrial",
     "Value",
+    "counted",
     "dense_score",
     "drop_unknown_leases",
     "expire_dead_leases",

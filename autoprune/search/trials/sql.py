@@ -21,6 +21,7 @@ __all__ = [
     "beat",
     "complete_with",
     "count_first_tries",
+    "count_retried",
     "drop",
     "failed_for_good",
     "holder",
@@ -108,6 +109,14 @@ def key_is_taken(connection: sa.Connection, study_id: int, key: str, *, besides:
 def is_requeued(connection: sa.Connection, study_id: int, number: int) -> bool:
     """Whether the trial with this number has been given another try."""
     return connection.execute(_having(study_id, Attr.RETRY_OF, number).limit(1)).first() is not None
+
+
+def count_retried(connection: sa.Connection, study_id: int) -> int:
+    """Number of failed trials of the study that were given another try."""
+    again = sa.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+    query = sa.select(sa.func.count()).where(_ATTRIBUTES.c.key == Attr.RETRY_OF, _ATTRIBUTES.c.trial_id.in_(again))
+    found: int = connection.execute(query).scalar_one()
+    return found
 
 
 def complete_with(connection: sa.Connection, study_id: int, result_key: str) -> int | None:
