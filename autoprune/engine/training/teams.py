@@ -76,6 +76,12 @@ def shares_of(n: int, processes: int) -> list[int]:
     return [n // processes + (rank < n % processes) for rank in range(processes)]
 
 
+def _shares(shown: Shown, sizes: list[int]) -> list[Shown]:
+    """A batch in shares of so many images."""
+    softs = [None] * len(sizes) if shown.soft is None else shown.soft.split(sizes)
+    return [Shown(*each) for each in zip(shown.images.split(sizes), shown.targets.split(sizes), softs, strict=True)]
+
+
 @dataclass(frozen=True)
 class _Share:
     """What a member is to expect in a step."""
@@ -97,7 +103,7 @@ class Team:
         self.processes, self.device = processes, device
         self._work: Work | None = None
         self._is_amid = False  # Whether members are within a step, and can't be told of another one.
-        store = dist.TCPStore(_HOST, 0, processes, is_master=True, wait_for_workers=False)
+        store = _store(0, processes, is_master=True)
         self._members = [self._start(rank, store.port) for rank in range(1, processes)]
         _join(store, 0, processes, device)
 
@@ -145,17 +151,15 @@ class Team:
         n, sizes = len(shown.targets), shares_of(len(shown.targets), self.processes)
         self._is_amid = True
         with self._talking():
-            parts = [
-                None if whole is None else whole.split(sizes) for whole in (shown.images, shown.targets, shown.soft)
-            ]
-            for i, (_, connection) in enumerate(self._members, 1):
-                soft = None if parts[2] is None else tuple(parts[2][i].shape)
-                connection.send(_Share(tuple(parts[0][i].shape), soft, sizes[i] / n))
+            own, *others = _shares(shown, sizes)
+            for (_, connection), share, size in zip(self._members, others, sizes[1:], strict=True):
+                soft = None if share.soft is None else tuple(share.soft.shape)
+                connection.send(_Share(tuple(share.images.shape), soft, size / n))
             dist.broadcast(_flat(_weights(work.model)), 0)
-            for part in parts:
-                for rank in range(1, self.processes) if part is not None else ():
-                    dist.send(part[rank].contiguous(), rank)
-            own = Shown(*(None if part is None else part[0] for part in parts))
+            for rank, share in enumerate(others, 1):
+                for tensor in (share.images, share.targets, share.soft):
+                    if tensor is not None:
+                        dist.send(tensor.contiguous(), rank)
             return work.loss(own, weight=sizes[0] / n)
 
     def backward(self, loss: Tensor, scaler: torch.amp.GradScaler) -> None:
@@ -220,7 +224,13 @@ def team_of(processes: int, device: torch.device) -> Team:
     return _TEAMS[key]
 
 
-def _join(store: dist.TCPStore, rank: int, processes: int, device: torch.device) -> None:
+def _store(port: int, processes: int, *, is_master: bool) -> Any:
+    """Where the processes find each other."""
+    kind = dist.TCPStore  # type: ignore[attr-defined]  # It is there, but torch does not list it.
+    return kind(_HOST, port, processes, is_master=is_master, wait_for_workers=False)
+
+
+def _join(store: Any, rank: int, processes: int, device: torch.device) -> None:
     backend = {"cpu": "gloo", "cuda": "nccl"}.get(device.type) or dist.get_default_backend_for_device(device)
     if device.index is not None:
         torch.accelerator.set_device_index(device.index)
@@ -233,7 +243,7 @@ def be_member() -> None:
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(int(threads))
     connection, place = Connection(int(fd)), torch.device(device)
-    store = dist.TCPStore(_HOST, int(port), int(processes), is_master=False)
+    store = _store(int(port), int(processes), is_master=False)
     _join(store, int(rank), int(processes), place)
     try:
         _help(connection, place)
