@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +48,8 @@ class Dispatcher:
     only when the phase is ready, or free because its owner is gone. Meanwhile others are handed out; only when as many
     are parked as may run at once does a worker wait.
 
-    While it is entered, a background thread keeps the leases of all trials and phases and looks for stop requests. All
-    other methods belong to one thread.
+    While it is entered, a background thread beats: it keeps the leases of all trials and phases and looks for stop
+    requests. All other methods belong to one thread.
 
     Args:
         lifecycle: This driver's view of the trial state machine.
@@ -93,6 +92,10 @@ class Dispatcher:
 
     def __exit__(self, *_: object) -> None:
         self._trials.__exit__()
+
+    def beat(self) -> None:
+        """What the thread does now and then; for who enters no thread."""
+        self._trials.beat()
 
     @property
     def owner(self) -> str:
@@ -158,11 +161,11 @@ class Dispatcher:
         if self.stopping is not None or self._finished:
             self._release_parked()
             return Nothing.EVER
-        if len(self.live) >= self._concurrency or time.monotonic() < self._look_at:
+        if len(self.live) >= self._concurrency or self._wind_down.clock() < self._look_at:
             return Nothing.NOW
         claim = self._free_again() or self._claim_or_park()
         if claim is None:
-            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+            self._look_at = self._wind_down.clock() + _LOOK_AGAIN_S
             return Nothing.EVER if self._finished or self.stopping is not None else Nothing.NOW
         self._trials.run(handle, claim)
         return claim

@@ -68,15 +68,19 @@ class LeaseKeeper:
         with self._mutex:
             self.parked.pop(trial_id, None)
 
+    def beat(self) -> None:
+        """Renew all leases, and learn which are lost."""
+        self._renew()
+        self._on_beat()
+
     def _keep(self) -> None:
         while not self._quit.wait(self._lifecycle.grace_s / 5):
             try:
-                self._beat()
-                self._on_beat()
+                self.beat()
             except Exception as error:  # A lease outlives a few missed beats; the next one may get through.
                 _log.warning("the leases could not be renewed: %s", error)
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         with self._mutex:
             trial_ids = {live.claim.trial_id for live in self.live.values()} | self.parked.keys()
             found = {live.claim.trial_id: live.underway.progress_told for live in self.live.values()}
