@@ -9,6 +9,7 @@
     ├── WeightsError(ValueError)       weights that don't fit, or are no safetensors file
     ├── InfeasibleError(ValueError)    limits that no widths can meet
     ├── StorageError(RuntimeError)     a database that can't be opened, is not ours or is too new
+    │   └── OutageError                its server is away; it may come back
     ├── IdentityError(ValueError)      a study of this name exists and is another study
     ├── LeaseLostError(RuntimeError)   another driver took this trial over; its late result is dropped
     ├── SpaceExhaustedError(LookupError)  every proposal of the space has been tried
@@ -32,6 +33,7 @@ __all__ = [
     "InfeasibleError",
     "LeaseLostError",
     "NetworkError",
+    "OutageError",
     "SpaceExhaustedError",
     "StorageError",
     "StudyFailedError",
@@ -69,6 +71,10 @@ class InfeasibleError(AutopruneError, ValueError):
 
 class StorageError(AutopruneError, RuntimeError):
     """A database that can't be opened, is not ours, or is of a newer schema."""
+
+
+class OutageError(StorageError):
+    """The database's server does not answer, or has cut the connection; the same call may succeed later."""
 
 
 class IdentityError(AutopruneError, ValueError):

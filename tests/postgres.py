@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,14 +85,36 @@ def postgres_server() -> Iterator[Postgres]:
         _do_without("psycopg is not installed")
     with contextlib.ExitStack() as stack:
         text = os.environ.get("AUTOPRUNE_TEST_POSTGRES")
-        url = sa.engine.make_url(text) if text else stack.enter_context(_private_server())
+        url = sa.engine.make_url(text) if text else stack.enter_context(private_server()).url
         server = Postgres(url)
         stack.callback(server.drop)
         yield server
 
 
+@dataclass(frozen=True)
+class PrivateServer:
+    """A server of our own, which can go away and come back.
+
+    Args:
+        url: Of its own database.
+        run: Runs a program of PostgreSQL's on it.
+        options: That it is started with.
+    """
+
+    url: sa.URL
+    run: Callable[..., None]
+    options: str
+
+    def start(self) -> None:
+        self.run("pg_ctl", "-w", "-l", "log", "-o", self.options, "start")
+
+    def stop(self) -> None:
+        """As a crash does: without a word to anybody."""
+        self.run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+
 @contextlib.contextmanager
-def _private_server() -> Iterator[sa.URL]:
+def private_server() -> Iterator[PrivateServer]:
     """A server of our own on a Unix socket, in a folder that goes with it."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
     if not found[-1].name:
@@ -110,10 +133,12 @@ def _private_server() -> Iterator[sa.URL]:
 
         run("initdb", "-A", "trust", "-U", "autoprune", "--no-sync", "-E", "UTF8", "--locale=C")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+        url = sa.URL.create("postgresql", username="autoprune", database="postgres", query={"host": str(folder)})
+        server = PrivateServer(url, run, options)
+        server.start()
         try:
-            yield sa.URL.create("postgresql", username="autoprune", database="postgres", query={"host": str(folder)})
+            yield server
         finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

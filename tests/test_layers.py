@@ -19,6 +19,7 @@ PACKAGE = Package(ROOT)
 SHARED, TORCH, SEARCH, BOTH = "shared", "torch", "search", "both"
 ROOMS = {
     "errors": (SHARED, 0.0),
+    "durable": (SHARED, 0.0),
     "importing": (SHARED, 0.1),
     "cost": (SHARED, 0.1),
     "widths": (SHARED, 0.2),
@@ -67,6 +68,7 @@ ROOMS = {
 # What a room may import besides the standard library and autoprune; one that is not here is looked up by its half.
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
+    "durable": set(),
     "importing": set(),
     "cost": {"numpy"},
     "widths": {"numpy"},

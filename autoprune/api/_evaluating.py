@@ -15,7 +15,7 @@ from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, storage_url
 from autoprune.api._rounds import Job, Rounds
 from autoprune.config import StudyConfig
-from autoprune.distributed import Slots, obey_signals, open_cluster, plan_slots, run_each
+from autoprune.distributed import Slots, heed_signals, open_cluster, plan_slots, run_each
 from autoprune.errors import ConfigError, IdentityError, StudyFailedError
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, score
 from autoprune.search.front import EvaluationRows, RacedPair, TestScore, source_of
@@ -156,7 +156,7 @@ def evaluate(
     )
     desk = _Desk(study, progress, n_runs=n_known, n_known=n_known, most_in_a_row=config.study.max_failures_in_a_row)
     if jobs := jobs or rounds.next():
-        with open_cluster(address) as cluster, obey_signals(desk, progress.interrupted):
+        with heed_signals() as signals, open_cluster(address) as cluster, signals.obeyed(desk, progress.interrupted):
             jobs = _run_rounds(jobs, rounds, desk, slots=plan_slots(cluster, config.resources))
     return Evaluated(study, desk.n_runs, n_known, desk.n_done, bool(jobs), () if jobs else rounds.outcome())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import statistics
@@ -12,7 +13,7 @@ from autoprune.api._progress import Progress
 from autoprune.config import Metric, SettingSpec
 from autoprune.distributed import Slots, run_each, run_once
 from autoprune.engine.files import PhaseStore
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, OutageError
 from autoprune.pipeline import Workbench, calibrate, enter_worker, open_workbench, phase_folder
 from autoprune.search.dispatch import Dispatcher
 from autoprune.search.proposals import Pace
@@ -43,7 +44,9 @@ def prepare_dense(
     phases, store = dispatcher.phases, PhaseStore(phase_folder(setting))
     has_noted = False
     while dispatcher.stopping is None:
-        state = phases.take(key, "dense", holder=_DENSE)
+        state = dispatcher.outage.ridden_out(
+            lambda: phases.take(key, "dense", holder=_DENSE), go_on=lambda: dispatcher.stopping is None
+        )
         if state == "ready":
             if store.find("dense", key) is not None:
                 return
@@ -69,11 +72,15 @@ def _make_dense(
             lambda: _train_dense(whole, metric.name), slots=slots, go_on=lambda: dispatcher.stopping is None
         )
         if done is not None:
-            dispatcher.phases.publish("dense", holder=_DENSE, file=done["file"])
+            dispatcher.outage.ridden_out(
+                lambda: dispatcher.phases.publish("dense", holder=_DENSE, file=done["file"]),
+                go_on=lambda: dispatcher.stopping is None,
+            )
             score = f"validation {metric.name} {metric.text(done['score'])}"
             progress.note(f"dense network: {score}, {done['macs']:,} MACs")
     finally:
-        dispatcher.phases.give_up(_DENSE)
+        with contextlib.suppress(OutageError):  # It is free again once its lease has run out.
+            dispatcher.phases.give_up(_DENSE)
 
 
 def _train_dense(setting: SettingSpec, metric: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -30,17 +31,19 @@ from autoprune.distributed import (
     Destination,
     Slots,
     drive,
-    obey_signals,
+    heed_signals,
     open_cluster,
     plan_alone,
     plan_slots,
     require_loggers,
 )
+from autoprune.errors import OutageError
 from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
     FailureCaps,
     Goals,
+    Outage,
     Patience,
     SharedPhases,
     Stopper,
@@ -151,7 +154,7 @@ def _run(
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_measured
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with open_cluster(address, watch=watch) as cluster:
+    with heed_signals() as signals, open_cluster(address, watch=watch) as cluster:
         slots = plan_slots(cluster, config.resources)
         if cluster.cores is not None and cluster.cores.free < cluster.cores.there:
             progress.note(str(cluster.cores))
@@ -167,7 +170,7 @@ def _run(
         is_given = setting.network.weights is not None  # They are only scored, in a process that is there already.
         dispatcher = _dispatcher(
             config, record, workbench, space, owner=owner, concurrency=slots.concurrency, time_limit_s=left_s,
-            planner=planner,
+            planner=planner, note=progress.note,
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def _run(
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         record.enter(owner)
         try:
-            with dispatcher, obey_signals(dispatcher, progress.interrupted):
+            with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
                     if not is_new:
                         warn_where_slow(ready, slots=slots, go_on=lambda: dispatcher.stopping is None)
@@ -200,7 +203,8 @@ def _run(
                     warn=progress.note,
                 )
         finally:
-            record.leave(owner)
+            with contextlib.suppress(OutageError):  # That the process is gone then tells that it has left.
+                record.leave(owner)
     return _outcome(study, dispatcher, search)
 
 
@@ -233,6 +237,7 @@ def _dispatcher(
     concurrency: int,
     time_limit_s: float | None,
     planner: Planner | None,
+    note: Callable[[str], None],
 ) -> Dispatcher:
     search = config.study
     limit_bytes = config.retention.phase_cache_gb * 1e9
@@ -257,6 +262,7 @@ def _dispatcher(
         on_complete=lambda: retain(Study(record.db, record)),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
+        outage=Outage(tell=note),
     )
 
 

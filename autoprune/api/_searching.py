@@ -12,7 +12,7 @@ from typing import Any
 import cloudpickle
 from torch import nn
 
-from autoprune import methods
+from autoprune import durable, methods
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study
 from autoprune.api._running import launch
@@ -154,12 +154,12 @@ def _named(given: Any, folder: Path) -> str:
         return given
     content = cloudpickle.dumps(given if isinstance(given, nn.Module | Task) else _Made(given))
     sha256 = hashlib.sha256(content).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(folder)
     path = folder / f"{sha256[:16]}.pkl"
     if not path.exists():
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(content)
-        temporary.replace(path)
+        durable.replace((temporary, path))
     return given_name(path, sha256)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -126,9 +128,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def _end_by_signals() -> None:
+    """Take SIGTERM and SIGHUP for Ctrl-C, unless they are ignored, as by ``nohup``."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def interrupt(signum: int, frame: object) -> None:
+        for number in numbers:  # `timeout` sends them twice.
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, interrupt)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = _parse(sys.argv[1:] if arguments is None else arguments)
+    _end_by_signals()
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     try:
         code: int = args.run(args)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,15 +127,38 @@ def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None)
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # A failed trial is told by us, once, without a traceback.
     ours, cores = not ray.is_initialized(), None
-    if ours:
-        if address is None:
-            cores = (watch or CoresWatch()).look()
-        _connect(address, source, n_cpus=cores.allowed if cores is not None else None)
     try:
+        if ours:
+            if address is None:
+                cores = (watch or CoresWatch()).look()
+            with _out_of_reach_of_signals():
+                _connect(address, source, n_cpus=cores.allowed if cores is not None else None)
         yield dataclasses.replace(_survey(), cores=cores)
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _out_of_reach_of_signals() -> Iterator[None]:
+    """Start Ray's processes in sessions of their own, and leave this process's handlers as they are.
+
+    A terminal, `timeout`, Slurm and containers signal the whole process group of a driver: it can only wind down while
+    the cluster still lives. Should the driver die, the kernel ends the cluster that it has started.
+    """
+    from ray._private import services, utils
+
+    before = signal.getsignal(signal.SIGTERM)
+    start, handle = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(start, start_new_session=True)
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = start, handle
+        if before is not None and threading.current_thread() is threading.main_thread():
+            # Below Python, Ray has set a handler that prints a stack, and ends the process three seconds later.
+            signal.signal(signal.SIGTERM, before)
 
 
 def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
 from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
-from autoprune.errors import AutopruneError, TrialStoppedError
-from autoprune.search.dispatch import Dispatcher
+from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
+from autoprune.search.dispatch import Dispatcher, Stopping
 from autoprune.search.trials import Claim
 
-__all__ = ["Execute", "drive", "obey_signals", "run_once"]
+__all__ = ["Execute", "drive", "run_once"]
 
 Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
@@ -31,6 +28,7 @@ Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any
 OWNER_FILE = "owner"
 _TELL_EVERY_S = 1.0
 _PATIENCE_S = 30.0
+_INTERRUPTED_PATIENCE_S = 2.0  # Who signals may kill soon; trials report every two seconds while they train.
 
 
 def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
@@ -57,43 +55,6 @@ def _trainable(execute: Execute) -> Callable[[dict[str, Any]], None]:
                 report(Completed(result=result))
 
     return run
-
-
-class Interruptible(Protocol):
-    """What winds down when it is told to; ``stopping`` says why it does, or None while it does not."""
-
-    @property
-    def stopping(self) -> object:
-        """Why it winds down."""
-
-    def interrupt(self) -> None:
-        """Wind down."""
-
-
-@contextlib.contextmanager
-def obey_signals(dispatcher: Interruptible, on_interrupt: Callable[[], None]) -> Iterator[None]:
-    """First Ctrl-C or SIGTERM: wind down. Second: out at once; the leases then expire by themselves.
-
-    Args:
-        dispatcher: What is interrupted.
-        on_interrupt: Called at the first one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(signum: int, _: object) -> None:
-        if dispatcher.stopping is not None:
-            os._exit(130)
-        dispatcher.interrupt()
-        on_interrupt()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def drive(
@@ -123,38 +84,67 @@ def drive(
         StudyFailedError: Too many trials failed.
         SpaceExhaustedError: The space has nothing new.
     """
+    on_progress, folder = _unless_away(on_progress), _folder_in(scratch, dispatcher.owner)
+    try:
+        if dispatcher.stopping is None:  # Else Tune need not even be loaded, which takes seconds.
+            _tune(
+                dispatcher, execute, make_config,
+                slots=slots, folder=folder, on_progress=on_progress, log_to=log_to, warn=warn,
+            )  # fmt: skip
+    finally:
+        dispatcher.abandon()
+        if dispatcher.stopping is not Stopping.INTERRUPT:
+            on_progress()
+        shutil.rmtree(folder, ignore_errors=True)
+    dispatcher.raise_if_failed()
+
+
+def _tune(
+    dispatcher: Dispatcher,
+    execute: Execute,
+    make_config: Callable[[Claim], dict[str, Any]],
+    *,
+    slots: Slots,
+    folder: str,
+    on_progress: Callable[[], None],
+    log_to: Destination | None,
+    warn: Callable[[str], None],
+) -> None:
+    """Have Tune run what the dispatcher hands out."""
     from ray import tune
 
     from autoprune.distributed.logbook import Logbook
     from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
     from autoprune.distributed.searcher import StudySearcher
 
-    folder = _folder_in(scratch, dispatcher.owner)
     logbook = Logbook(dispatcher, log_to, warn=warn)
-    try:
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(execute), _resources(slots)),
-            tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
-                scheduler=ObedientScheduler(dispatcher),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=folder,
-                verbose=0,
-                callbacks=[ProgressCallback(on_progress), logbook],
-                stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
-            ),
-        )
-        tuner.fit()
-    finally:
-        dispatcher.abandon()
-        on_progress()
-        shutil.rmtree(folder, ignore_errors=True)
-    dispatcher.raise_if_failed()
+    tune.Tuner(
+        tune.with_resources(_trainable(execute), _resources(slots)),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
+            scheduler=ObedientScheduler(dispatcher),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="study",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[ProgressCallback(on_progress), logbook],
+            stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
+        ),
+    ).fit()
+
+
+def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
+    """The same, which does without the database while its server is away."""
+
+    def attempt() -> None:
+        with contextlib.suppress(OutageError):
+            call()
+
+    return attempt
 
 
 def _folder_in(scratch: Path, owner: str) -> str:

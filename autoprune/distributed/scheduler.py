@@ -11,7 +11,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from autoprune.config import Progressed
 from autoprune.distributed.reports import unpack
-from autoprune.search.dispatch import Dispatcher
+from autoprune.search.dispatch import Dispatcher, Stopping
 
 __all__ = ["ObedientScheduler", "PatienceStopper", "ProgressCallback"]
 
@@ -47,10 +47,11 @@ class PatienceStopper(Stopper):  # type: ignore[misc]  # ray is untyped
     Args:
         dispatcher: Says whether the driver winds down.
         patience_s: How long the trials get for their next report.
+        interrupted_s: The same where the driver was interrupted.
     """
 
-    def __init__(self, dispatcher: Dispatcher, *, patience_s: float) -> None:
-        self._dispatcher, self._patience_s = dispatcher, patience_s
+    def __init__(self, dispatcher: Dispatcher, *, patience_s: float, interrupted_s: float) -> None:
+        self._dispatcher, self._patience_s, self._interrupted_s = dispatcher, patience_s, interrupted_s
         self._since: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -62,7 +63,8 @@ class PatienceStopper(Stopper):  # type: ignore[misc]  # ray is untyped
         if self._dispatcher.stopping is None:
             return False
         self._since = self._since or time.monotonic()
-        return time.monotonic() - self._since > self._patience_s
+        is_interrupted = self._dispatcher.stopping is Stopping.INTERRUPT
+        return time.monotonic() - self._since > (self._interrupted_s if is_interrupted else self._patience_s)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

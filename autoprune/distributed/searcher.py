@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ray.tune.search import Searcher
 
 from autoprune.distributed.reports import unpack
+from autoprune.errors import OutageError
 from autoprune.search.dispatch import Dispatcher, Nothing, Verdict
 from autoprune.search.trials import Claim
 
@@ -40,7 +41,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         claim = self._safely(self._dispatcher.next, trial_id)
         if claim is Nothing.NOW:
             return None
-        return self._make_config(claim) if isinstance(claim, Claim) else str(Searcher.FINISHED)
+        if not isinstance(claim, Claim):
+            return str(Searcher.FINISHED)
+        try:
+            return self._make_config(claim)
+        except OutageError:
+            self._dispatcher.put_back(trial_id)
+            return None
+        except Exception as error:
+            self._dispatcher.broke(error)
+            return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A report of a running trial."""

@@ -15,7 +15,7 @@ from autoprune.engine.files import PhaseStore
 from autoprune.engine.tasks import TestData
 from autoprune.errors import DataError
 from autoprune.pipeline.lineage import as_kept, inherited
-from autoprune.pipeline.steps import Choice, Cut, Parent, compensated, cut_from, finetuned, parent_of, recalibrated
+from autoprune.pipeline.steps import Choice, Cut, Parent, compensated, cut_from, finetuning, parent_of, recalibrated
 from autoprune.pipeline.teacher import teacher_of
 from autoprune.pipeline.workbench import open_workbench
 
@@ -78,7 +78,7 @@ def repeat(lineage: Sequence[Link], *, seed_for: Callable[[TrialSpec], int], pha
             recalibrated(pruned.network, workbench=workbench)
             recipe, seed = link.spec.finetune, seed_for(link.spec)
             teacher = teacher_of(recipe, dense, workbench=workbench, phases=phases, report=_say_nothing, seed=seed)
-            finetuned(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher)
+            finetuning(pruned.network, recipe, workbench=workbench, seed=seed, teacher=teacher).run()
         before, repetition = link, Repetition(pruned, parent)
     assert repetition is not None
     return repetition

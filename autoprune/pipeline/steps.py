@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from autoprune.engine.contracts import Batches, Method
 from autoprune.engine.files import Phase, PhaseStore, with_state
 from autoprune.engine.folding import compensate, fold_constants
 from autoprune.engine.surgery import cut
-from autoprune.engine.training import Pacer, Training, train
+from autoprune.engine.training import Checkpoint, Training
 from autoprune.pipeline.answers import answers_of, assert_same
 from autoprune.pipeline.choosing import Ranking
 from autoprune.pipeline.lineage import Inherited, inherit
@@ -33,7 +34,7 @@ __all__ = [
     "choose",
     "compensated",
     "cut_from",
-    "finetuned",
+    "finetuning",
     "is_untouched",
     "parent_of",
     "recalibrated",
@@ -152,9 +153,12 @@ def parent_of(
         return Parent(method, dense, dense, inherit(spec.ancestors, workbench=workbench))
     if key is None:
         return Parent(method, dense, dense)
-    phase = phases.get(
-        "sparsify", key, lambda: _sparsify(spec, method, dense, workbench=workbench, phases=phases, report=report)
+    checkpoint = workbench.checkpoint("sparsify", key)
+    compute = functools.partial(
+        _sparsify, spec, method, dense, workbench=workbench, phases=phases, report=report, checkpoint=checkpoint
     )
+    phase = phases.get("sparsify", key, compute)
+    checkpoint.drop()
     report(Progressed(phase="sparsify", progress=1.0, phase_file=phase.file))
     return Parent(method, dense, phase)
 
@@ -166,7 +170,14 @@ def _aims(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _sparsify(
-    spec: TrialSpec, method: Method, dense: Phase, *, workbench: Workbench, phases: PhaseStore, report: Reporter
+    spec: TrialSpec,
+    method: Method,
+    dense: Phase,
+    *,
+    workbench: Workbench,
+    phases: PhaseStore,
+    report: Reporter,
+    checkpoint: Checkpoint,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the record of a sparsify phase."""
     recipe, seed = spec.setting.sparsify, workbench.sparsify_seed
@@ -177,10 +188,10 @@ def _sparsify(
     plan = workbench.sparsify_plan(**_aims(spec))
     hooks = method.attach(model, workbench.traced, plan=plan)
     assert_same(before, answers_of(model, inputs, forward), tolerance=1e-6, what=f"attaching {spec.method}")
-    train(
-        model, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed,
-        hooks=hooks, on_step=Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)),
-    )  # fmt: skip
+    feed = workbench.work.feed(teacher)
+    training = Training(model, feed, recipe, runtime=workbench.runtime, seed=seed, hooks=hooks)
+    checkpoint.restore(training)
+    checkpoint.run(training, Pulse(report, "sparsify", images=workbench.work.examples_in(1, recipe)))
     record: dict[str, Any] = {"method": spec.method, "hyper": dict(spec.hyper)}
     state = hooks.state.state_dict() if hooks.state is not None else {}
     if hooks.fold is not None:
@@ -245,17 +256,10 @@ def recalibrated(network: nn.Module, *, workbench: Workbench) -> nn.Module:
     return network
 
 
-def finetuned(
-    network: nn.Module,
-    recipe: TrainSpec,
-    *,
-    workbench: Workbench,
-    seed: int,
-    teacher: Any = None,
-    on_step: Callable[[float], None] = lambda share: None,
-    time_left: Callable[[], float] | None = None,
-) -> int:
-    """Take a network through its fine-tune phase; the images that it has seen.
+def finetuning(
+    network: nn.Module, recipe: TrainSpec, *, workbench: Workbench, seed: int, teacher: Any = None
+) -> Training:
+    """The fine-tune phase of a network, before its first step.
 
     Args:
         network: Recalibrated; trained in place.
@@ -263,17 +267,5 @@ def finetuned(
         workbench: Of the trial's setting.
         seed: Of the phase.
         teacher: Whom the network learns from beside the labels.
-        on_step: Called after each step with the share of the phase done, in (0, 1].
-        time_left: Seconds that the phase may still take; it is shortened where it would take more. None: no end to it.
     """
-    work = workbench.work
-    training = Training(network, work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)
-    pacer = None if time_left is None else Pacer(training, time_left)
-
-    def after_step(share: float) -> None:
-        if pacer is not None:
-            pacer.look()
-        on_step(share)
-
-    training.run(after_step)
-    return work.examples_in(training.step, recipe)
+    return Training(network, workbench.work.feed(teacher), recipe, runtime=workbench.runtime, seed=seed)

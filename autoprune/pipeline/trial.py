@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,12 @@ from autoprune.pipeline.steps import (
     choose,
     compensated,
     cut_from,
-    finetuned,
     is_untouched,
     parent_of,
     recalibrated,
 )
 from autoprune.pipeline.teacher import teacher_of
+from autoprune.pipeline.tuning import tune
 from autoprune.pipeline.workbench import Workbench, open_workbench
 from autoprune.widths import rule_named
 
@@ -88,9 +86,10 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
             teacher = teacher_of(spec.finetune, dense, workbench=workbench, phases=phases, report=report, seed=seed)
     with clock.phase("finetune"):
         deadline = None if spec.time_limit_s is None else started + spec.time_limit_s
-        tuned = _tune(
-            spec, parent, choice, pruned,
-            workbench=workbench, report=report, teacher=teacher, seed=seed, deadline=deadline,
+        checkpoint = workbench.checkpoint("finetune", phase_key("finetune", result_key, seed))
+        tuned = tune(
+            spec, parent, choice, pruned, workbench=workbench, report=report,
+            teacher=teacher, seed=seed, deadline=deadline, checkpoint=checkpoint,
         )  # fmt: skip
     clock.move(tuned.scoring_s, "finetune", "scoring")
     origin = {} if parent.inherited is None else {"started_from": parent.inherited.number}
@@ -100,6 +99,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
         path = Path(spec.setting.artifacts) / "trials" / spec.study / f"{spec.number:05d}.safetensors"
         record = {**facts, **_provenance(spec, parent, choice, workbench=workbench)}
         sha256 = _save(path, record, parent, choice, pruned.network, workbench=workbench)
+        checkpoint.drop()
     metric = spec.setting.task.metric_name
     score = facts.pop(metric)
     return TrialResult(metric=metric, score=score, **facts, weights=str(path), sha256=sha256, wall_s=clock.wall_s)
@@ -163,78 +163,6 @@ def _keep_latency(
     raise TrialStoppedError(
         f"`latency_ms` must be at most {spec.latency_limit_ms:g}, but is {found['latency_ms']:.4g}", found
     )
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    """What the fine-tune phase gave.
-
-    Args:
-        rungs: Accuracy at each rung, the last one after the whole phase.
-        images: Images seen.
-        scoring_s: Seconds of the phase in which accuracy was measured.
-    """
-
-    rungs: dict[str, float]
-    images: int
-    scoring_s: float
-
-
-def _tune(
-    spec: TrialSpec,
-    parent: Parent,
-    choice: Choice,
-    pruned: Cut,
-    *,
-    workbench: Workbench,
-    report: Reporter,
-    teacher: Any,
-    seed: int,
-    deadline: float | None,
-) -> _Tuned:
-    """Fine-tune the pruned network; ``deadline`` is by the monotonic clock."""
-    if pruned.is_untouched:
-        return _Tuned({"0": parent.dense.record[workbench.setting.task.metric_name]}, 0, 0.0)
-    scoring = [0.0]  # Seconds of each time.
-
-    def score() -> float:
-        start = time.monotonic()
-        found = workbench.work.score(pruned.network)
-        scoring.append(time.monotonic() - start)
-        return found
-
-    reached: dict[str, float] = {}
-    waiting = list(spec.setting.rungs)
-    tell = Pulse(report, "finetune", images=workbench.work.examples_in(1, spec.finetune))
-
-    def reach(share: float) -> None:
-        rung, (rate, left_s) = len(reached), tell.pace(share)
-        reached[str(rung)] = found = score()
-        word = Progressed(phase="finetune", progress=share, rung=rung, score=found, macs_ratio=choice.macs_ratio)
-        report(dataclasses.replace(word, images_per_s=rate, seconds_left=left_s))
-
-    def on_step(share: float) -> None:
-        if waiting and waiting[0] <= share < 1:
-            while waiting and waiting[0] <= share:
-                waiting.pop(0)
-            tell.count(share)
-            reach(share)
-        else:
-            tell(share)
-
-    reach(0.0)
-    images = finetuned(
-        pruned.network, spec.finetune,
-        workbench=workbench, seed=seed, teacher=teacher, on_step=on_step,
-        time_left=None if deadline is None else lambda: deadline - time.monotonic() - _saving_s(scoring[-1]),
-    )  # fmt: skip
-    reached[str(len(reached))] = score()
-    return _Tuned(reached, images, sum(scoring))
-
-
-def _saving_s(scoring_s: float) -> float:
-    """Seconds to keep for what comes after the fine-tune phase: the last scoring, the file, the last report."""
-    return 1.5 * scoring_s + 1.0
 
 
 def _facts(spec: TrialSpec, choice: Choice, rungs: Mapping[str, float]) -> dict[str, Any]:

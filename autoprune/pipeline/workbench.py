@@ -25,7 +25,7 @@ from autoprune.engine.files import Phase, PhaseStore, load_given, phase_key, sha
 from autoprune.engine.images import Splits, load_splits, load_test
 from autoprune.engine.plain import plain_weights
 from autoprune.engine.tasks import ImageWorkload, Task, TaskWorkload, Workload
-from autoprune.engine.training import Runtime, default_device, seeded, train
+from autoprune.engine.training import Checkpoint, Runtime, Training, default_device, seeded
 from autoprune.errors import ConfigError, DataError, WeightsError, unknown_name
 from autoprune.importing import call_factory, told
 from autoprune.pipeline.heads import trace_for_training
@@ -177,12 +177,15 @@ class Workbench:
             phases: Where results are kept.
             on_step: Told the share of training done.
         """
+        checkpoint = self.checkpoint("dense", self.dense_key)
 
         def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
             model = copy.deepcopy(self.network)
             if self.weights_sha256 is None:
-                seed = seed_of("dense", self.setting.seed)
-                train(model, self.work.feed(), self.setting.dense, runtime=self.runtime, seed=seed, on_step=on_step)
+                seed, recipe = seed_of("dense", self.setting.seed), self.setting.dense
+                training = Training(model, self.work.feed(), recipe, runtime=self.runtime, seed=seed)
+                checkpoint.restore(training)
+                checkpoint.run(training, on_step)
             record = {
                 self.setting.task.metric_name: self.work.score(model),
                 "macs": self.traced.cost.dense_macs,
@@ -191,7 +194,18 @@ class Workbench:
             }
             return dict(model.state_dict()), record
 
-        return phases.get("dense", self.dense_key, compute)
+        phase = phases.get("dense", self.dense_key, compute)
+        checkpoint.drop()
+        return phase
+
+    def checkpoint(self, kind: str, key: str) -> Checkpoint:
+        """Where a training of this study is kept while it is under way.
+
+        Args:
+            kind: Of its phase.
+            key: Hash of all that it depends on.
+        """
+        return Checkpoint(Path(self.setting.artifacts) / "checkpoints" / f"{kind}-{key}.checkpoint")
 
     def with_weights(self, tensors: dict[str, Tensor]) -> nn.Module:
         """A copy of the dense network that holds ``tensors``, on the runtime's device, in evaluation mode."""

@@ -25,6 +25,7 @@ from autoprune.methods import Slimming
 from autoprune.pipeline import open_workbench, progress, run_trial, steps, trial
 from autoprune.pipeline import workbench as workbench_module
 from autoprune.pipeline.choosing import silent_last
+from autoprune.pipeline.tuning import tune
 from autoprune.widths import WIDTH_RULES, Evidence, keep_best
 from tests.small_networks import sequential
 
@@ -680,13 +681,13 @@ def test_fine_tuning_that_diverges(setting):
 
 
 def test_weights_that_diverge_at_the_very_end(setting, monkeypatch):
-    def broken(model, *args, **options):
-        images = steps.finetuned(model, *args, **options)
+    def broken(spec, parent, choice, pruned, **options):
+        tuned = tune(spec, parent, choice, pruned, **options)
         with torch.no_grad():
-            model.fc.bias[0] = float("inf")
-        return images
+            pruned.network.fc.bias[0] = float("inf")
+        return tuned
 
-    monkeypatch.setattr(trial, "finetuned", broken)
+    monkeypatch.setattr(trial, "tune", broken)
     with pytest.raises(TrialError, match=r"answers must be finite numbers, but some are not.* \[train\.finetune\]"):
         run(spec_of(setting, number=44))
 

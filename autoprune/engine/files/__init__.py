@@ -1,5 +1,6 @@
 """Networks on disk: weights, phases, exports."""
 
+from autoprune.engine.files.checkpoints import keep_checkpoint, read_checkpoint
 from autoprune.engine.files.eight_bits import OnnxNetwork, round_to_int8
 from autoprune.engine.files.exports import ENDINGS, export
 from autoprune.engine.files.given import load_given
@@ -13,11 +14,13 @@ __all__ = [
     "Phase",
     "PhaseStore",
     "export",
+    "keep_checkpoint",
     "keep_weights",
     "load_given",
     "load_into",
     "phase_key",
     "publish",
+    "read_checkpoint",
     "read_tensors",
     "round_to_int8",
     "sha256_of",

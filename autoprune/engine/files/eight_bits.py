@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune import durable
 from autoprune.errors import ConfigError, first_line
 
 __all__ = ["OnnxNetwork", "round_to_int8"]
@@ -51,7 +52,7 @@ def round_to_int8(path: Path, batches: Iterable[Tensor]) -> None:
             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         InferenceSession(rounded, providers=["CPUExecutionProvider"])  # It must run as well.
-        os.replace(rounded, path)
+        durable.replace((rounded, path))
     except Exception as error:  # Whatever onnxruntime meets in a network of a user's.
         raise ConfigError(
             f"the network must be one that onnxruntime can round to 8 bits, but that fails: {first_line(error)}. "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from autoprune import durable
 from autoprune.engine.asking import Forward, answers, ask, tensors_of
 from autoprune.engine.source import source_of
 from autoprune.errors import AutopruneError, ConfigError, TrialError, first_line
@@ -75,8 +76,8 @@ def export(
                 f"largest logit (allowed {_TOLERANCES[path.suffix]:.0e}). Please report it with the network."
             )
         if path.suffix == ".py":
-            os.replace(temporary.with_suffix(".pt"), path.with_suffix(".pt"))
-        os.replace(temporary, path)
+            durable.replace((temporary.with_suffix(".pt"), path.with_suffix(".pt")))
+        durable.replace((temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
         temporary.with_suffix(".pt").unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from autoprune import durable
 from autoprune.errors import WeightsError
 
-__all__ = ["keep_weights", "load_into", "publish", "sha256_of"]
+__all__ = ["keep_weights", "load_into", "publish", "sha256_of", "write_tensors"]
 
 _NAMED = 3  # Of all that does not fit.
 
@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 def publish(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
     """Write tensors to ``path`` and their record beside it, as ``.json``; readers see all or nothing.
 
-    The record appears last: where it is, the weights are whole.
+    The record appears last: where it is, the weights are whole. Both survive a power loss once this has returned.
 
     Args:
         path: Ends in ``.safetensors``.
@@ -40,12 +40,11 @@ def publish(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
     Returns:
         The hash of the weights file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
     data = _serialised(tensors)
     sha256 = hashlib.sha256(data).hexdigest()
     text = json.dumps({**record, "sha256": sha256}, indent=1, sort_keys=True)
-    for target, content in ((path, data), (path.with_suffix(".json"), text.encode())):
-        _write(target, content)
+    _write({path: data, path.with_suffix(".json"): text.encode()})
     return sha256
 
 
@@ -59,9 +58,22 @@ def keep_weights(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     data = _serialised(tensors)
     path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(path, data)
+        durable.make_folder(folder)
+        _write({path: data})
     return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, signed: bool) -> None:
+    """Write tensors to a file that appears whole.
+
+    Args:
+        path: Of the file; its folder is made where it is not there.
+        tensors: By name.
+        signed: Whether their hash follows, 32 bytes.
+    """
+    data = _serialised(tensors)
+    durable.make_folder(path.parent)
+    _write({path: data + hashlib.sha256(data).digest() if signed else data})
 
 
 def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
@@ -72,10 +84,12 @@ def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
     return data
 
 
-def _write(target: Path, content: bytes) -> None:
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, target)
+def _write(contents: Mapping[Path, bytes]) -> None:
+    """Write files that appear whole, in this order."""
+    files = {target: target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp") for target in contents}
+    for target, content in contents.items():
+        files[target].write_bytes(content)
+    durable.replace(*((file, target) for target, file in files.items()))
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoprune import durable
 from autoprune.engine.images.decoding import Arrays, decode_square
 from autoprune.errors import DataError
 
@@ -108,12 +109,13 @@ def held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
     """Decode once into ``folder``; afterwards every process maps the same bytes."""
     names = {part: folder / f"{key}.{part}.npy" for part in ("images", "labels")}
     if not all(path.exists() for path in names.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        images_read, labels_read = read()
-        for part, array in (("images", images_read), ("labels", labels_read)):
+        durable.make_folder(folder)
+        moves = []
+        for part, array in zip(names, read(), strict=True):
             temporary = folder / f"{key}.{part}.{uuid.uuid4().hex}.tmp.npy"
             np.save(temporary, array)
-            os.replace(temporary, names[part])
+            moves.append((temporary, names[part]))
+        durable.replace(*moves)
     # Copy-on-write: pages are shared between workers, yet torch sees a writable array and stays silent.
     images = torch.from_numpy(np.load(names["images"], mmap_mode="c"))
     return _HeldImages(images, torch.from_numpy(np.load(names["labels"])))

@@ -1,6 +1,7 @@
 """Trains, recalibrates and scores networks."""
 
 from autoprune.engine.training.answers import AUXILIARY_WEIGHT, Answer, answer_of, described
+from autoprune.engine.training.checkpoint import Checkpoint
 from autoprune.engine.training.distillation import OnlineTeacher, StoredTeacher, Teacher, divergence
 from autoprune.engine.training.feeds import Feed, ImageFeed, Reader
 from autoprune.engine.training.loop import Training, require_trained, train
@@ -15,6 +16,7 @@ from autoprune.engine.training.scoring import accuracy, recalibrate
 __all__ = [
     "AUXILIARY_WEIGHT",
     "Answer",
+    "Checkpoint",
     "Feed",
     "ImageFeed",
     "OnlineTeacher",

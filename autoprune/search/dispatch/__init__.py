@@ -1,6 +1,7 @@
 """The driver's desk: hands out claimed trials, hears their reports, writes how they ended; knows no ray."""
 
 from autoprune.search.dispatch.desk import Dispatcher, SharedPhases
+from autoprune.search.dispatch.outage import Outage
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Nothing, RunningTrial, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Stopper
@@ -13,6 +14,7 @@ __all__ = [
     "FailureCaps",
     "Goals",
     "Nothing",
+    "Outage",
     "Patience",
     "RunningTrial",
     "SharedPhases",

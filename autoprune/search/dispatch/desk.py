@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import TrialState
 
 from autoprune.config import Progressed, Report
-from autoprune.errors import LeaseLostError, SpaceExhaustedError, StorageError
+from autoprune.errors import LeaseLostError, OutageError, SpaceExhaustedError, StorageError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
+from autoprune.search.dispatch.outage import Outage
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Live, Nothing, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Reached, Stopper, reached
@@ -48,6 +53,8 @@ class Dispatcher:
     only when the phase is ready, or free because its owner is gone. Meanwhile others are handed out; only when as many
     are parked as may run at once does a worker wait.
 
+    While the database's server is away, trials go on: nothing new is handed out, and what is to be told waits.
+
     While it is entered, a background thread beats: it keeps the leases of all trials and phases and looks for stop
     requests. All other methods belong to one thread.
 
@@ -61,6 +68,7 @@ class Dispatcher:
         on_complete: Called when the study has gained a COMPLETE trial.
         patience: Ends the study when its hypervolume has stalled; None: it goes on to its last trial.
         stopper: Ends trials early that others of their cost have left behind; None: all go on to their end.
+        outage: How long the database's server may be away.
     """
 
     def __init__(
@@ -75,11 +83,14 @@ class Dispatcher:
         on_complete: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
         stopper: Stopper | None = None,
+        outage: Outage | None = None,
     ) -> None:
         self._lifecycle, self._proposer = lifecycle, proposer
         self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
         self._shared, self._on_complete = shared or SharedPhases(), on_complete
         self._patience, self._stopper = patience, stopper
+        self.outage = outage or Outage()
+        self._untold: deque[Callable[[], object]] = deque()  # What the database is to be told, in order.
         self.phases = PhaseLeases(PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s)
         self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request)
         self._look_at = 0.0
@@ -94,8 +105,9 @@ class Dispatcher:
         self._trials.__exit__()
 
     def beat(self) -> None:
-        """What the thread does now and then; for who enters no thread."""
+        """What the thread does now and then; for who enters none."""
         self._trials.beat()
+        self._wind_down.look_for_request()
 
     @property
     def owner(self) -> str:
@@ -161,6 +173,24 @@ class Dispatcher:
         if self.stopping is not None or self._finished:
             self._release_parked()
             return Nothing.EVER
+        if not self.outage.may_ask:
+            return Nothing.NOW
+        try:
+            if self.outage.is_on:
+                self._come_back()
+            return self._hand_out(handle)
+        except OutageError as error:
+            self.outage.met(error)
+            return Nothing.NOW
+
+    def _come_back(self) -> None:
+        """The server may answer again: first of all our leases, which have run out meanwhile like everybody's."""
+        self._trials.beat()
+        self._lifecycle.spare_orphans()
+        self._tell_all()
+        self.outage.over()
+
+    def _hand_out(self, handle: str) -> Claim | Nothing:
         if len(self.live) >= self._concurrency or self._wind_down.clock() < self._look_at:
             return Nothing.NOW
         claim = self._free_again() or self._claim_or_park()
@@ -176,10 +206,19 @@ class Dispatcher:
     def _claim_or_park(self) -> Claim | None:
         while len(self.parked) < self._concurrency:
             claim = self._lifecycle.claim_waiting() or self._claim_new()
-            if claim is None or self._may_run(claim):
+            if claim is None:
+                return None
+            self._trials.park(claim)  # Before its phase is asked for, so that it is held should the server go away.
+            if self._may_run(claim):
                 return claim
-            self._trials.park(claim)
         return None
+
+    def put_back(self, handle: str) -> None:
+        """Take back a trial that was handed out and has not begun; it is handed out again."""
+        live = self._trials.end(handle)
+        if live is not None:
+            self._trials.park(live.claim)
+            self._trials.told(live.claim.trial_id)
 
     def _may_run(self, claim: Claim) -> bool:
         """Whether the trial's phase is ready, or its own to compute."""
@@ -241,10 +280,13 @@ class Dispatcher:
             return True
         if not isinstance(report, Progressed):
             return False
-        if report.result_key is not None:
-            live.earlier = self._lifecycle.result_of(report.result_key)
-        if self._stopper is not None and report.rung is not None:
-            live.behind = self._left_behind(live.claim, report, self._stopper)
+        try:
+            if report.result_key is not None:
+                live.earlier = self._lifecycle.result_of(report.result_key)
+            if self._stopper is not None and report.rung is not None:
+                live.behind = self._left_behind(live.claim, report, self._stopper)
+        except OutageError as error:  # Then it goes on: nobody knows better.
+            self.outage.met(error)
         return live.earlier is not None or live.behind is not None
 
     def _left_behind(self, claim: Claim, report: Progressed, stopper: Stopper) -> str | None:
@@ -275,7 +317,11 @@ class Dispatcher:
     def _take_in(self, live: Live, report: Report) -> None:
         live.hear(report)
         file = report.phase_file if isinstance(report, Progressed) else None
-        if file is not None and self.phases.publish("sparsify", holder=live.claim.trial_id, file=file):
+        if file is not None:
+            self._tell(functools.partial(self._publish, live.claim.trial_id, file))
+
+    def _publish(self, holder: int, file: Mapping[str, Any]) -> None:
+        if self.phases.publish("sparsify", holder=holder, file=file):
             self._look_at = 0.0
             self._shared.on_published()
 
@@ -299,14 +345,36 @@ class Dispatcher:
         live = self._trials.end(handle)
         if live is None:
             return None
-        self.phases.give_up(live.claim.trial_id)
-        self._look_at = 0.0
-        if live.lost:
-            return None
         verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
-        stored = self._store(live.claim.trial_id, verdict)
-        self._wind_down.count_failures()
+        return self._tell(functools.partial(self._finish, live, verdict), meanwhile=verdict)
+
+    def _finish(self, live: Live, verdict: Verdict) -> Verdict | None:
+        """Have the database know how a trial has ended."""
+        trial_id = live.claim.trial_id
+        self.phases.give_up(trial_id)
+        self._look_at = 0.0
+        stored = None
+        if not live.lost:
+            stored = self._store(trial_id, verdict)
+            self._wind_down.count_failures()
+        self._trials.told(trial_id)
         return stored
+
+    def _tell(self, deed: Callable[[], Verdict | None], *, meanwhile: Verdict | None = None) -> Verdict | None:
+        """Do what writes to the database; while the server is away it waits, with ``meanwhile`` for its answer."""
+        if not self.outage.is_on:
+            try:
+                return deed()
+            except OutageError as error:
+                self.outage.met(error)
+        self._untold.append(deed)
+        return meanwhile
+
+    def _tell_all(self) -> None:
+        """Do what has waited for the database."""
+        while self._untold:
+            self._untold[0]()
+            self._untold.popleft()
 
     def _store(self, trial_id: int, verdict: Verdict) -> Verdict | None:
         """Write what became of a trial; returns it as it was written, or None where the trial is no longer ours."""
@@ -314,7 +382,8 @@ class Dispatcher:
             match verdict:
                 case Complete(values, attrs, constraints):
                     state = self._lifecycle.complete(trial_id, values, attrs, constraints=constraints)
-                    self._on_complete()
+                    with contextlib.suppress(OutageError):  # The next one does it, too.
+                        self._on_complete()
                     if state is not TrialState.COMPLETE:
                         return Fail("its result can't be stored")
                 case StopEarly():
@@ -329,19 +398,30 @@ class Dispatcher:
         return verdict
 
     def abandon(self) -> None:
-        """Let every trial go, so that it is retried at once rather than when its lease expires."""
+        """Let every trial go, so that it is retried at once rather than when its lease expires.
+
+        Where the server is away, it is waited for, but not by a driver that was interrupted: what has not been told by
+        then is tried again.
+        """
         for handle in list(self.live):
             live = self._trials.end(handle)
             if live is not None:
-                self.phases.give_up(live.claim.trial_id)
-                self._store(live.claim.trial_id, self._given_back)
+                self._tell(functools.partial(self._finish, live, self._given_back))
         self._release_parked()
+        if self._untold:
+            self._tell_at_last()
 
     def _release_parked(self) -> None:
         for trial_id in list(self.parked):
             self._trials.unpark(trial_id)
-            self._store(trial_id, self._given_back)
+            self._tell(functools.partial(self._store, trial_id, self._given_back))
 
     @property
     def _given_back(self) -> Release:
         return Release((self.stopping or Stopping.INTERRUPT).value)
+
+    def _tell_at_last(self) -> None:
+        try:
+            self.outage.ridden_out(self._come_back, go_on=lambda: self.stopping is not Stopping.INTERRUPT)
+        except OutageError as error:
+            _log.error("%d ends of trials were not told, and these are tried again: %s", len(self._untold), error)

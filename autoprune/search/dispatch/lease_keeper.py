@@ -30,6 +30,7 @@ class LeaseKeeper:
         self._lifecycle, self._phases, self._on_beat = lifecycle, phases, on_beat
         self.live: dict[str, Live] = {}
         self.parked: dict[int, Claim] = {}  # by trial id, the one parked longest first
+        self._ended: set[int] = set()  # Of which the database has not been told yet.
         self._mutex = threading.Lock()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="autoprune-leases", daemon=True)
@@ -45,7 +46,7 @@ class LeaseKeeper:
     @property
     def is_empty(self) -> bool:
         """Whether this driver holds no trial."""
-        return not self.live and not self.parked
+        return not self.live and not self.parked and not self._ended
 
     def run(self, handle: str, claim: Claim) -> None:
         """The trial runs now, under ``handle``."""
@@ -59,30 +60,39 @@ class LeaseKeeper:
             self.parked[claim.trial_id] = claim
 
     def end(self, handle: str) -> Live | None:
-        """The trial under ``handle`` runs no longer; None where there is none."""
+        """The trial under ``handle`` runs no longer, but is held until it is told; None where there is none."""
         with self._mutex:
-            return self.live.pop(handle, None)
+            live = self.live.pop(handle, None)
+            if live is not None:
+                self._ended.add(live.claim.trial_id)
+            return live
+
+    def told(self, trial_id: int) -> None:
+        """The database knows how the trial ended."""
+        with self._mutex:
+            self._ended.discard(trial_id)
 
     def unpark(self, trial_id: int) -> None:
         """The trial waits no longer."""
         with self._mutex:
             self.parked.pop(trial_id, None)
 
-    def beat(self) -> None:
-        """Renew all leases, and learn which are lost."""
-        self._renew()
-        self._on_beat()
-
     def _keep(self) -> None:
         while not self._quit.wait(self._lifecycle.grace_s / 5):
             try:
                 self.beat()
+                self._on_beat()
             except Exception as error:  # A lease outlives a few missed beats; the next one may get through.
                 _log.warning("the leases could not be renewed: %s", error)
 
-    def _renew(self) -> None:
+    def beat(self) -> None:
+        """Renew all leases now.
+
+        Raises:
+            StorageError: The database does not answer.
+        """
         with self._mutex:
-            trial_ids = {live.claim.trial_id for live in self.live.values()} | self.parked.keys()
+            trial_ids = {live.claim.trial_id for live in self.live.values()} | self.parked.keys() | self._ended
             found = {live.claim.trial_id: live.underway.progress_told for live in self.live.values()}
         lost = self._lifecycle.beat(trial_ids, progress=found)
         with self._mutex:

@@ -72,7 +72,7 @@ class EvaluationRows:
         """Store a score; one that is there already stays."""
         row = {"study_id": self._study_id, "created_at": self._db.now()}
         row |= {_STORED_AS.get(field, field): value for field, value in vars(score).items()}
-        with self._db.writing() as connection:
+        with self._db.durably(), self._db.writing() as connection:  # Minutes of training.
             self._db.insert_new(connection, _TABLE, row)
 
     def read(self) -> list[TestScore]:

@@ -15,7 +15,7 @@ import sqlalchemy.orm  # Optuna imports it late, in one thread, while another th
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autoprune.errors import StorageError, first_line
+from autoprune.errors import OutageError, StorageError, first_line
 from autoprune.search.storage import schema
 from autoprune.search.storage.address import Address
 from autoprune.search.storage.locks import Locks
@@ -41,6 +41,7 @@ class Database:
         self._readonly = readonly
         self._clock = clock
         self._deferred = threading.local()
+        self._durable = threading.local()
         self._guard = threading.RLock()
         self._storage: BaseStorage | None = None
         self._is_open = False
@@ -147,6 +148,19 @@ class Database:
         make = sqlite.insert if self.is_sqlite else postgresql.insert
         query = make(table).values(**row).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return connection.execute(query).rowcount == 1
+
+    @contextmanager
+    def durably(self) -> Iterator[None]:
+        """What this thread commits inside, and all that was committed before, survives a power loss.
+
+        A SQLite file is flushed to the disk for it; a server does so with each commit, unless it is set up otherwise.
+        """
+        before = getattr(self._durable, "on", False)
+        self._durable.on = True
+        try:
+            yield
+        finally:
+            self._durable.on = before
 
     @contextmanager
     def reading_only(self) -> Iterator[None]:
@@ -304,7 +318,15 @@ class Database:
             "pool_size": 2,
             "max_overflow": 4,
             "pool_pre_ping": True,
-            "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "autoprune"},
+            "connect_args": {
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "autoprune",
+                # So that a call to a server whose machine or net is gone ends within half a minute.
+                "keepalives_idle": 15,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 30_000,
+            },
         }
 
     def _listen(self, engine: sa.Engine) -> None:
@@ -325,12 +347,19 @@ class Database:
 
     def _begin_sqlite(self, connection: sa.Connection) -> None:
         deferred = self._readonly or getattr(self._deferred, "on", False)
+        if not deferred:
+            # Within a transaction it can't be changed. Killed processes lose nothing in either case.
+            level = "FULL" if getattr(self._durable, "on", False) else "NORMAL"
+            if connection.info.get("synchronous") != level:
+                connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+                connection.info["synchronous"] = level
         connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
     def _broken(self, error: BaseException) -> StorageError:
         if not self._is_open:
             return self._address.unopened(_said(error))
-        return StorageError(
+        kind = OutageError if not self.is_sqlite and _is_away(error) else StorageError
+        return kind(
             f"the database {self.url} must answer, but: {self._address.redact(_said(error))}. "
             "What was committed is kept; run the same command again."
         )
@@ -339,6 +368,16 @@ class Database:
 def _said(error: BaseException) -> str:
     # SQLAlchemy appends the statement, its parameters and a link: only the driver's own words are for people.
     return first_line(getattr(error, "orig", None) or error)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether a server could not be reached, or ended the connection: it is shut down, starts, or the net is broken."""
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        return True
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    is_of_connection = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    # PostgreSQL's classes: 08 connections, 57P shut down or starting, 53300 too many connections.
+    return is_of_connection and (state is None or state.startswith(("08", "57P", "53300")))
 
 
 def _engine_of(storage: BaseStorage) -> sa.Engine:
@@ -350,9 +389,6 @@ def _engine_of(storage: BaseStorage) -> sa.Engine:
 def _set_up_sqlite(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:
     # None keeps Python from beginning transactions by itself; `_begin_sqlite` does it, with the right kind of BEGIN.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.close()
 
 
 def _set_up_readonly(connection: sa.engine.interfaces.DBAPIConnection, record: object) -> None:

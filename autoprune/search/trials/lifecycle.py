@@ -7,7 +7,8 @@
     WAITING --claim_waiting--> RUNNING, with a lease
 
 Every step that several transactions make up is done under the study's lock, in an order in which a process may die
-between any two of them and the next ``reap`` puts it right.
+between any two of them and the next ``reap`` puts it right. The last one of each claim and of each tell is durable,
+and with it those before: neither is lost with the power.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Lifecycle:
         self.grace_s = grace_s
         self.max_retry = max_retry
         self._db = study.db
+        self._reaps_from = 0.0
 
     # What a driver asks
 
@@ -142,7 +144,7 @@ class Lifecycle:
             now = self._db.now()
             booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
             trial_id = self._create(TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked)
-            with self._db.writing() as connection:
+            with self._db.durably(), self._db.writing() as connection:
                 self._write_lease(connection, trial_id, now=now)
                 trials = schema.optuna_trials
                 number = connection.execute(
@@ -168,7 +170,8 @@ class Lifecycle:
             with self._db.translating_errors():
                 for name, value in self._booking(now).items():
                     self._db.storage.set_trial_user_attr(trial_id, name, value)
-                self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+                with self._db.durably():
+                    self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             trial = self._read(trial_id)
         return Claim(
             trial_id=trial_id,
@@ -185,12 +188,18 @@ class Lifecycle:
         Any driver may do this at any time, also several at once; without orphans it is one short look.
         """
         now = self._db.now()
+        if now < self._reaps_from:
+            return []
         with self._db.reading() as connection:
             orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
             if not orphans and not sql.leftovers(connection, self.study.study_id):
                 return []
         with self.study.lock():
             return self._reap()
+
+    def spare_orphans(self) -> None:
+        """Reap nothing for one grace period: the database was away, so that no driver could say that it lives."""
+        self._reaps_from = self._db.now() + self.grace_s
 
     # What a driver tells
 
@@ -384,7 +393,14 @@ class Lifecycle:
         constraints: Mapping[str, float],
         values: Sequence[float] | None,
     ) -> None:
-        self._hold(trial_id)
+        try:
+            self._hold(trial_id)
+        except LeaseLostError:
+            if not self._was_told(trial_id, state):
+                raise
+            with self._db.writing() as connection:
+                sql.drop(connection, trial_id)
+            return
         with self._dropped_if_finished(trial_id), self._db.translating_errors():
             for name, value in plain(attrs).items():
                 self._db.storage.set_trial_user_attr(trial_id, name, value)
@@ -392,10 +408,15 @@ class Lifecycle:
                 self._db.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}{name}", float(excess))
         with self.study.lock():
             self._hold(trial_id)
-            with self._dropped_if_finished(trial_id), self._db.translating_errors():
+            with self._dropped_if_finished(trial_id), self._db.translating_errors(), self._db.durably():
                 self._db.storage.set_trial_state_values(trial_id, state, values)
             with self._db.writing() as connection:
                 sql.drop(connection, trial_id)
+
+    def _was_told(self, trial_id: int, state: TrialState) -> bool:
+        """Whether we have told it, and the server was away before it could say so."""
+        with self._db.reading() as connection:
+            return sql.holder(connection, trial_id) == (state, self.owner)
 
     @contextlib.contextmanager
     def _dropped_if_finished(self, trial_id: int) -> Iterator[None]:
@@ -407,6 +428,8 @@ class Lifecycle:
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""
         study_id, now = self.study.study_id, self._db.now()
+        if now < self._reaps_from:
+            return []
         with self._db.reading() as connection:
             orphans = sql.stale(connection, study_id, now=now, grace_s=self.grace_s)
             leftovers = sql.leftovers(connection, study_id)
@@ -451,7 +474,7 @@ class Lifecycle:
             booked[Attr.SEED_NUMBER] = trial.seed_number
             booked[Attr.REVISION] = self.study.revision if trial.revision is None else trial.revision
             self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
-        with self._db.translating_errors():
+        with self._db.translating_errors(), self._db.durably():
             self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         with self._db.writing() as connection:
             sql.drop(connection, trial_id)
