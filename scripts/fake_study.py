@@ -61,14 +61,15 @@ def join(db: Database, folder: Path) -> StudyHandle:
     )  # fmt: skip
 
 
-def proposer(n_trials: int, *, sampler: str = "tpe") -> Proposer:
-    """Proposals with lineages, as a launch makes them."""
+def proposer(n_trials: int, *, sampler: str = "tpe", inherit: bool = True) -> Proposer:
+    """Proposals as a launch makes them, with lineages where trials inherit."""
     planner = Planner(
         (0.7, 0.5, 0.3), within=(0.1, 1.0), worst=(1.0, 1.0), method="magnitude",
         budget=Budget(n_images=1_000, epochs=2.0, least_epochs=1.0),
     )  # fmt: skip
     return Proposer(
-        space(), n_trials=n_trials, sampler=sampler, seed=SEED, objectives=OBJECTIVES, context=None, planner=planner,
+        space(), n_trials=n_trials, sampler=sampler, seed=SEED, objectives=OBJECTIVES, context=None,
+        planner=planner if inherit else None,
         has_phase=lambda point: phase_of(point) is not None,
     )  # fmt: skip
 

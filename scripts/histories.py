@@ -68,14 +68,13 @@ def _of_rows(
     trials: Sequence[StoredTrial], holder: Mapping[int, str], telling: Mapping[int, set[str]], final: Collection[int]
 ) -> list[str]:
     found = []
-    alive = {trial.key for trial in trials if trial.state is not TrialState.FAIL}
+    # A key lives on in its next try, or has come to an end where one of them failed for good.
+    settled = {trial.key for trial in trials if trial.state is not TrialState.FAIL or trial.number in final}
     for trial in trials:
         number = trial.number
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             if trial.owner not in telling.get(number, ()):
                 found.append(f"trial {number} has a result that {trial.owner}, who held it, has not told")
-        elif trial.state is TrialState.FAIL and number not in final and number in holder and trial.key not in alive:
-            later = [other for other in trials if other.retry_of == number and other.number in final]
-            if not later:
-                found.append(f"what trial {number} was to try is lost: {trial.reason}")
+        elif trial.state is TrialState.FAIL and number in holder and trial.key not in settled:
+            found.append(f"what trial {number} was to try is lost: {trial.reason}")
     return found
