@@ -18,6 +18,7 @@ from typing import Any
 
 import fake_study
 import machine
+import optuna
 from fake_study import METHODS, NAME, OBJECTIVES
 
 from autoprune.config import Progressed
@@ -62,23 +63,28 @@ def ours(folder: Path, n_trials: int, concurrency: int) -> None:
         raise RuntimeError(f"{n_finished} trials have finished instead of {n_trials}")
 
 
+def define(trial: optuna.Trial) -> None:
+    """The same space for Optuna; at the top of a module, since Tune pickles it."""
+    trial.suggest_float("macs_target", 0.1, 0.9)
+    if trial.suggest_categorical("method", sorted(METHODS)) == "slimming":
+        trial.suggest_float("strength", 1e-4, 1e-2, log=True)
+    trial.suggest_categorical("width_rule", ["uniform", "global"])
+
+
+def report_once(config: dict[str, Any]) -> None:
+    """A trial of Tune that takes no time."""
+    from ray import tune
+
+    tune.report(scored(config))
+
+
 def theirs(folder: Path, n_trials: int, concurrency: int) -> None:
     """The same with what Ray Tune has."""
-    import optuna
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    def define(trial: optuna.Trial) -> None:
-        trial.suggest_float("macs_target", 0.1, 0.9)
-        if trial.suggest_categorical("method", sorted(METHODS)) == "slimming":
-            trial.suggest_float("strength", 1e-4, 1e-2, log=True)
-        trial.suggest_categorical("width_rule", ["uniform", "global"])
-
-    def run(config: dict[str, Any]) -> None:
-        tune.report(scored(config))
-
     tuner = tune.Tuner(
-        tune.with_resources(run, {"CPU": 1}),
+        tune.with_resources(report_once, {"CPU": 1}),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(define, metric=list(OBJECTIVES), mode=["max", "min"], seed=0),
             num_samples=n_trials,

@@ -1,4 +1,4 @@
-"""Time and memory of `autoprune pareto` on many trials, bulk-inserted into a SQLite file.
+"""Time and memory of `autoprune pareto` and `status` on many trials, bulk-inserted into a SQLite file.
 
 Every trial has 30 parameters and the attributes that our own trials have. The command runs in a process of its own;
 the time is that after its imports, the memory the most that the process ever held, imports included.
@@ -95,16 +95,17 @@ def insert(connection: sqlite3.Connection, table: str, rows: Iterator[tuple[Any,
     connection.executemany(query, rows)
 
 
-def measure(path: Path, *flags: str) -> dict[str, float]:
-    """Exit code, seconds of wall and processor after the imports, and memory of the command."""
-    command = [sys.executable, "-c", _MEASURED, "pareto", NAME, *flags, "--storage", f"sqlite:///{path}"]
+def measure(path: Path, *flags: str, what: str = "pareto") -> dict[str, float]:
+    """Exit code, seconds of wall and processor after the imports, and memory of the command ``what``."""
+    command = [sys.executable, "-c", _MEASURED, what, NAME, *flags, "--storage", f"sqlite:///{path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stderr.splitlines()[-1])
     return found
 
 
 QUESTIONS: Sequence[tuple[str, ...]] = (
-    (), ("--where", "p03 < 0.5 and params <= 200000"), ("--top", "5"), ("--under", "macs_ratio <= 0.5"),
+    ("pareto",), ("pareto", "--where", "p03 < 0.5 and params <= 200000"), ("pareto", "--top", "5"),
+    ("pareto", "--under", "macs_ratio <= 0.5"), ("status",),
 )  # fmt: skip
 
 
@@ -118,10 +119,10 @@ def main() -> None:
         path = Path(folder) / "bench.db"
         write_study(path, args.trials)
         print(f"{args.trials:,} trials of {N_PARAMS} parameters, {path.stat().st_size / 1e6:.0f} MB")
-        for flags in QUESTIONS:
-            found = min((measure(path, *flags) for _ in range(3)), key=lambda each: each["wall_s"])
+        for what, *flags in QUESTIONS:
+            found = min((measure(path, *flags, what=what) for _ in range(3)), key=lambda each: each["wall_s"])
             told = f"{found['wall_s']:.2f} s ({found['cpu_s']:.2f} s of processor), {found['rss_mb']:.0f} MB"
-            print(f"{told}: autoprune pareto {NAME} {' '.join(flags)}")
+            print(f"{told}: autoprune {what} {NAME} {' '.join(flags)}")
 
 
 if __name__ == "__main__":
