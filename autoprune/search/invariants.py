@@ -171,7 +171,8 @@ def _of_lineages(trials: _Trials) -> Iterator[Violation]:
             if origin is None or origin.state is not TrialState.COMPLETE:
                 text = f"trial {number} has started from {trial.started_from}, which has no network"
                 yield Violation("parent", text, number)
-        if trial.taken_over_from is not None:
+        # Who was killed while it told a result has left some of it, and the trial is tried again.
+        if trial.state is TrialState.COMPLETE and trial.taken_over_from is not None:
             source = trials.get(trial.taken_over_from)
             if source is None or source.state is not TrialState.COMPLETE or source.taken_over_from is not None:
                 text = f"trial {number} has the result of {trial.taken_over_from}, which has not computed one"

@@ -133,6 +133,13 @@ def test_a_broken_row_is_found(folder: Path, what: str) -> None:
     assert set(kinds(folder)) == expected
 
 
+def test_what_a_killed_driver_had_begun_to_tell_is_no_result(folder: Path) -> None:
+    with sa.create_engine(f"sqlite:///{folder}/s.db").begin() as connection:
+        for key, value in (("taken_over_from", 0), ("accuracy", 0.9), ("weights", str(folder / "none.safetensors"))):
+            connection.execute(sa.text(added(3, key, value)))
+    assert kinds(folder) == []
+
+
 def test_two_tries_of_one_trial_are_one_too_many(folder: Path) -> None:
     study = opened(folder)
     lifecycle = Lifecycle(study, owner="me", n_trials=9)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,8 +62,8 @@ class Dispatcher:
 
     While the database's server is away, trials go on: nothing new is handed out, and what is to be told waits.
 
-    While it is entered, a background thread keeps the leases of all trials and phases and looks for stop requests. All
-    other methods belong to one thread.
+    While it is entered, a background thread beats: it keeps the leases of all trials and phases and looks for stop
+    requests. All other methods belong to one thread.
 
     Args:
         lifecycle: This driver's view of the trial state machine.
@@ -115,6 +114,11 @@ class Dispatcher:
 
     def __exit__(self, *_: object) -> None:
         self._trials.__exit__()
+
+    def beat(self) -> None:
+        """What the thread does now and then; for who enters none."""
+        self._trials.beat()
+        self._wind_down.look_for_request()
 
     @property
     def owner(self) -> str:
@@ -199,11 +203,11 @@ class Dispatcher:
         self.outage.over()
 
     def _hand_out(self, handle: str) -> Claim | Nothing:
-        if len(self.live) >= self._concurrency or time.monotonic() < self._look_at:
+        if len(self.live) >= self._concurrency or self._wind_down.clock() < self._look_at:
             return Nothing.NOW
         claim = self._free_again() or self._claim_or_park()
         if claim is None:
-            self._look_at = time.monotonic() + _LOOK_AGAIN_S
+            self._look_at = self._wind_down.clock() + _LOOK_AGAIN_S
             return Nothing.EVER if self._finished or self.stopping is not None else Nothing.NOW
         self._trials.run(handle, claim)
         self._events("start", trial=claim.number, trial_id=claim.trial_id, handle=handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoprune.errors import StudyFailedError
@@ -32,14 +33,22 @@ class WindDown:
         lifecycle: The driver's view of the trials.
         caps: Failures that end the study.
         time_limit_s: Seconds from now after which the driver winds down, or None.
+        clock: This process's seconds, which never go back; the dispatcher goes by it as well.
     """
 
-    def __init__(self, lifecycle: Lifecycle, *, caps: FailureCaps, time_limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        *,
+        caps: FailureCaps,
+        time_limit_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lifecycle, self._caps = lifecycle, caps
         self._since = lifecycle.newest_trial_id()
         self._entered_at = lifecycle.study.db.now()
-        self.time_limit_s = time_limit_s
-        self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self.time_limit_s, self.clock = time_limit_s, clock
+        self._deadline = None if time_limit_s is None else clock() + time_limit_s
         self._why: Stopping | None = None
         self._error: Exception | None = None
 
@@ -53,7 +62,7 @@ class WindDown:
     @property
     def seconds_left(self) -> float | None:
         """Until the time limit, or None without one."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return None if self._deadline is None else max(0.0, self._deadline - self.clock())
 
     def begin(self, why: Stopping, error: Exception | None = None) -> None:
         """Wind down from now on, unless the driver does already; ``error`` is what `raise_if_failed` raises."""

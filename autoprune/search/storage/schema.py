@@ -109,7 +109,8 @@ evaluations = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
-# Optuna's tables, only the columns that we read. They are written through Optuna's storage alone.
+# Optuna's tables, only the columns that we read. They are written through Optuna's storage, but for attributes of
+# trials under way, which come many at once.
 optuna_trials = sa.table(
     "trials",
     sa.column("trial_id", sa.Integer),

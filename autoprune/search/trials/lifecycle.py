@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 _CONSTRAINT = "constraints:"
 _UNCONSTRAINED: Mapping[str, float] = MappingProxyType({})
 _NOTHING: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
+_NOTHING_FOUND: Mapping[str, Any] = MappingProxyType({})
 
 
 class Lifecycle:
@@ -239,11 +240,9 @@ class Lifecycle:
             trial_id: A trial; nothing is stored where it is not, or no longer, ours.
             rungs: Score by rung reached.
         """
-        with self._db.reading() as connection:
-            is_ours = sql.holder(connection, trial_id) == (TrialState.RUNNING, self.owner)
-        if is_ours:
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), self._db.translating_errors():
-                self._db.storage.set_trial_user_attr(trial_id, Attr.RUNGS, plain(rungs))
+        with self._db.writing() as connection:
+            if sql.holder(connection, trial_id) == (TrialState.RUNNING, self.owner):
+                sql.write_attributes(connection, trial_id, user={Attr.RUNGS: plain(rungs)})
 
     def complete(
         self,
@@ -378,13 +377,25 @@ class Lifecycle:
         with self._db.translating_errors(), self._db.reading_only():
             return StoredTrial(self._db.storage.get_trial(trial_id))
 
-    def _hold(self, trial_id: int) -> None:
-        """Renew our lease, or raise: what follows has ``grace_s`` before anyone may reap the trial."""
+    def _hold(
+        self, trial_id: int, *, found: Mapping[str, Any] = _NOTHING_FOUND, excess: Mapping[str, float] = _UNCONSTRAINED
+    ) -> None:
+        """Renew our lease, or raise: what follows has ``grace_s`` before anyone may reap the trial.
+
+        Args:
+            trial_id: The trial.
+            found: Attributes that are written with it, JSON.
+            excess: Value minus limit by constraint, likewise.
+        """
         expires_at = self._db.now() + self.grace_s
         with self._db.writing() as connection:
             held = sql.renew(connection, trial_id, owner=self.owner, expires_at=expires_at)
             state, holder = sql.holder(connection, trial_id)
-        if not held or state is not TrialState.RUNNING:
+            is_ours = held and state is TrialState.RUNNING
+            if is_ours:
+                constraints = {f"{_CONSTRAINT}{name}": float(value) for name, value in excess.items()}
+                sql.write_attributes(connection, trial_id, user=found, system=constraints)
+        if not is_ours:
             raise self._lost(trial_id, state, holder)
 
     def _lost(self, trial_id: int, state: TrialState | None, holder: str | None) -> LeaseLostError:
@@ -404,18 +415,13 @@ class Lifecycle:
         values: Sequence[float] | None,
     ) -> None:
         try:
-            self._hold(trial_id)
+            self._hold(trial_id, found=plain(attrs), excess=constraints)
         except LeaseLostError:
             if not self._was_told(trial_id, state):
                 raise
             with self._db.writing() as connection:
                 sql.drop(connection, trial_id)
             return
-        with self._dropped_if_finished(trial_id), self._db.translating_errors():
-            for name, value in plain(attrs).items():
-                self._db.storage.set_trial_user_attr(trial_id, name, value)
-            for name, excess in constraints.items():
-                self._db.storage.set_trial_system_attr(trial_id, f"{_CONSTRAINT}{name}", float(excess))
         with self.study.lock():
             self._hold(trial_id)
             with self._dropped_if_finished(trial_id), self._db.translating_errors(), self._db.durably():

@@ -277,6 +277,30 @@ def test_how_far_a_trial_is_reaches_the_database_with_a_beat(record):
     assert StoredTrial(record.trials()[0]).progress is None
 
 
+def test_who_enters_no_thread_beats_by_hand(record, clock):
+    dispatcher = make(record, lease_s=60.0)
+    claim = dispatcher.next("a")
+    for _ in range(3):
+        clock.now += 50
+        dispatcher.beat()
+    complete(dispatcher, "a", claim)
+    assert states(record) == [TrialState.COMPLETE]
+    assert dispatcher.stopping is None
+    record.request_stop()
+    dispatcher.beat()
+    assert dispatcher.stopping is Stopping.REQUEST
+
+
+def test_a_given_clock_tells_when_the_time_is_over(record):
+    seconds = 0.0
+    lifecycle = Lifecycle(record, owner="me", n_trials=3)
+    wind_down = WindDown(lifecycle, caps=FailureCaps(3, 20), time_limit_s=100.0, clock=lambda: seconds)
+    seconds = 99.0
+    assert (wind_down.why, wind_down.seconds_left) == (None, 1.0)
+    seconds = 100.0
+    assert (wind_down.why, wind_down.seconds_left) == (Stopping.TIME, 0.0)
+
+
 def test_leases_outlive_many_grace_periods_and_are_lost_without_beats(record, clock):
     dispatcher = make(record, n_trials=1, lease_s=0.5)
     other = make(record, n_trials=1, owner="other", lease_s=0.5)

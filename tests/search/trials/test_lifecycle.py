@@ -111,6 +111,27 @@ def test_a_stopped_trial_is_pruned_without_values_and_keeps_its_partial_ones(
     assert leases(study) == {}
 
 
+def test_a_result_takes_a_handful_of_transactions_however_much_was_found(study: StudyHandle, mine: Lifecycle) -> None:
+    """Each is a flush to the disk: Optuna takes one for every attribute."""
+    claimed = take(mine)
+    n_commits = 0
+
+    def count(_: object) -> None:
+        nonlocal n_commits
+        n_commits += 1
+
+    sa.event.listen(sa.Engine, "commit", count)
+    try:
+        found = {f"fact {i}": i for i in range(40)}
+        mine.complete(claimed.trial_id, [0.9, 0.4], found, constraints={"params": -0.5, "macs": -1.5})
+    finally:
+        sa.event.remove(sa.Engine, "commit", count)
+    assert n_commits < 10
+    (trial,) = trials(study)
+    assert found.items() <= trial.user_attrs.items()
+    assert trial.constraints == {"params": -0.5, "macs": -1.5}
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
