@@ -257,6 +257,7 @@ def _dispatcher(
         on_complete=lambda: retain(Study(record.db, record)),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
+        trial_limit_s=search.trial_limit_s,
     )
 
 

@@ -126,7 +126,12 @@ def drive(
     from ray import tune
 
     from autoprune.distributed.logbook import Logbook
-    from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
+    from autoprune.distributed.scheduler import (
+        ObedientScheduler,
+        OverdueCallback,
+        PatienceStopper,
+        ProgressCallback,
+    )
     from autoprune.distributed.searcher import StudySearcher
 
     folder = _folder_in(scratch, dispatcher.owner)
@@ -145,7 +150,7 @@ def drive(
                 name="study",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[ProgressCallback(on_progress), logbook],
+                callbacks=[ProgressCallback(on_progress), OverdueCallback(dispatcher), logbook],
                 stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S),
             ),
         )

@@ -62,6 +62,7 @@ class Dispatcher:
         on_complete: Called when the study has gained a COMPLETE trial.
         patience: Ends the study when its hypervolume has stalled; None: it goes on to its last trial.
         stopper: Ends trials early that others of their cost have left behind; None: all go on to their end.
+        trial_limit_s: Seconds that a trial may take, or None; see `overdue`.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class Dispatcher:
         on_complete: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
         stopper: Stopper | None = None,
+        trial_limit_s: float | None = None,
     ) -> None:
         self._lifecycle, self._proposer = lifecycle, proposer
         self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
         self._shared, self._on_complete = shared or SharedPhases(), on_complete
-        self._patience, self._stopper = patience, stopper
+        self._patience, self._stopper, self._trial_limit_s = patience, stopper, trial_limit_s
         self.phases = PhaseLeases(PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s)
         self._trials = LeaseKeeper(lifecycle, self.phases, on_beat=wind_down.look_for_request)
         self._look_at = 0.0
@@ -243,6 +245,22 @@ class Dispatcher:
         if self._stopper is not None and report.rung is not None:
             live.behind = self._left_behind(live.claim, report, self._stopper)
         return live.earlier is not None or live.behind is not None
+
+    def overdue(self) -> list[str]:
+        """Handles of the trials that have just taken longer than a trial may: their workers are to be ended.
+
+        Each is named once. A trial that hangs can't be asked to stop, since it stops at its reports.
+        """
+        if self._trial_limit_s is None:
+            return []
+        latest = time.monotonic() - self._trial_limit_s
+        found = {handle: live for handle, live in self.live.items() if live.since < latest and live.overdue is None}
+        for live in found.values():
+            live.overdue = (
+                f"the trial took longer than `trial_time_limit`, {self._trial_limit_s:g} s, and was last heard of at "
+                f"{live.phase} {live.progress:.0%}"
+            )
+        return list(found)
 
     def _left_behind(self, claim: Claim, report: Progressed, stopper: Stopper) -> str | None:
         """Why a trial that has come to a rung ends there, or None where it goes on."""

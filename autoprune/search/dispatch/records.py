@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from dataclasses import dataclass, field
 
 from autoprune.config import Progressed, Report
@@ -87,6 +88,8 @@ class Live:
         earlier: That very result, where another trial has it already.
         lost: Whether its lease is no longer ours.
         behind: Why it was ended early for its score, or None.
+        since: When it was handed out, by the monotonic clock.
+        overdue: Why its worker was ended, where it took longer than a trial may.
     """
 
     claim: Claim
@@ -101,6 +104,8 @@ class Live:
     earlier: EarlierResult | None = None
     lost: bool = False
     behind: str | None = None
+    since: float = field(default_factory=time.monotonic)
+    overdue: str | None = None
 
     @property
     def underway(self) -> RunningTrial:
