@@ -55,6 +55,7 @@ ROOMS = {
     "search.proposals": (SEARCH, 1.3),
     "search.front": (SEARCH, 1.3),
     "search.files": (SEARCH, 1.3),
+    "search.invariants": (SEARCH, 1.4),
     "search.dispatch": (SEARCH, 1.4),
     "distributed": (SEARCH, 2.0),
     "api": (BOTH, 5.0),

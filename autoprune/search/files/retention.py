@@ -17,7 +17,7 @@ from autoprune.search import pareto
 from autoprune.search.storage import StudyHandle
 from autoprune.search.trials import StoredTrial
 
-__all__ = ["Holding", "beaten_networks", "droppable", "holdings", "prune_networks", "weights_in"]
+__all__ = ["Holding", "beaten_networks", "droppable", "holdings", "prune_networks", "sha256_beside", "weights_in"]
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -118,7 +118,7 @@ def beaten_networks(study: StudyHandle, trials: Collection[Holding], folders: Co
     """
     may_go = droppable(trials, study.directions)
     found = [path for folder in folders for path in weights_in(folder) if str(path) in may_go]
-    return [path for path in found if _sha256_beside(path) == may_go[str(path)]]
+    return [path for path in found if sha256_beside(path) == may_go[str(path)]]
 
 
 def prune_networks(study: StudyHandle, trials: Collection[Holding], folders: Collection[Path]) -> list[Path]:
@@ -144,7 +144,8 @@ def weights_in(folder: Path) -> list[Path]:
         return []
 
 
-def _sha256_beside(path: Path) -> str | None:
+def sha256_beside(path: Path) -> str | None:
+    """The hash of a weights file as the record beside it tells it; None where there is no such record."""
     try:
         found: str = json.loads(path.with_suffix(".json").read_text())["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
