@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -81,20 +82,22 @@ def study(options: argparse.Namespace, number: int, *, on: Cluster, beside: Serv
     is_alone = number % _ALONE_EVERY == _ALONE_EVERY - 1
     behind = beside if number % 2 else None
     where = {"study": number, "seed": options.seed, "database": "SQLite" if behind is None else "PostgreSQL"}
-    with tempfile.TemporaryDirectory(prefix="autoprune-chaos-", ignore_cleanup_errors=True) as folder:
-        with arena(Path(folder) / "study", rng, cluster=None if is_alone else on, server=behind) as made:
-            for kind in drawn(options.seed, number, options.faults, where=made, only=options.only):
-                note(log, {**where, **strike(made, kind)})
-            before = len(made.violations)
-            finish(made)
-            states = made.look()
-            note(log, {
+    with (
+        tempfile.TemporaryDirectory(prefix="autoprune-chaos-", ignore_cleanup_errors=True) as folder,
+        arena(Path(folder) / "study", rng, cluster=None if is_alone else on, server=behind) as made,
+    ):
+        for kind in drawn(options.seed, number, options.faults, where=made, only=options.only):
+            note(log, {**where, **strike(made, kind)})
+        before = len(made.violations)
+        finish(made)
+        states = made.look()
+        note(log, {
                 **where, "end": states, "wanted": made.wanted, "endings": dict(made.endings),
                 "violations": made.violations[before:], "wall_s": round(time.time() - started, 1),
             })  # fmt: skip
-            if made.violations:
-                said = [made.output(process) for process in made.running]
-                log.with_suffix(f".{number}.txt").write_text("\n=====\n".join(said))
+        if made.violations:
+            said = [made.output(process) for process in made.running]
+            log.with_suffix(f".{number}.txt").write_text("\n=====\n".join(said))
 
 
 def note(log: Path, line: dict[str, Any]) -> None:
@@ -122,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, default=Path("chaos.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of the log, run nothing")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # Leaves by way of all that has to be ended and unmounted.
     if options.table:
         print(table_of(read(options.log)))
         return 0

@@ -10,12 +10,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed.cores import Cores, CoresWatch
 from autoprune.errors import ConfigError
 
 __all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots"]
+
+_log = logging.getLogger(__name__)
 
 # Read by Ray when it is first imported, so they are set before any import of it.
 _ENVIRONMENT = {
@@ -128,11 +131,26 @@ def open_cluster(address: str | None = None, *, watch: CoresWatch | None = None)
         if address is None:
             cores = (watch or CoresWatch()).look()
         _connect(address, source, n_cpus=cores.allowed if cores is not None else None)
+        _leave_telling_to_us()
     try:
         yield dataclasses.replace(_survey(), cores=cores)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _leave_telling_to_us() -> None:
+    """Keep Ray's own lines about workers and nodes that died off the terminal; no setting of Ray's does.
+
+    What such a death means is told with the trials that it has cost.
+    """
+    from ray._private import worker
+
+    def tell(data: dict[str, Any], ignore_prefix: bool) -> None:
+        _log.info("Ray: %s", "; ".join(data["lines"]))
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = tell
 
 
 def _connect(address: str | None, source: str, *, n_cpus: int | None) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial
-from tests.system.conftest import Sandbox
 
 from autoprune.errors import AutopruneError
 from autoprune.search.storage import Database, StudyHandle
@@ -25,12 +24,13 @@ from faults import network
 from faults.cluster import Cluster, processes
 from faults.mounts import mounted
 from faults.server import Proxy, Server
+from tests.system.conftest import Sandbox
 
 __all__ = ["LEASE_S", "Arena", "Missed", "arena", "write_data"]
 
 LEASE_S = 5
 _PATIENCE_S = 240.0  # Longer without anything that lives is a hang; other work may go on beside us.
-_STEP = 4  # Trials that are added where a study is finished before its faults are.
+_STEP = 8  # Trials of the study, and those that are added where it is finished before its faults are.
 _ENDED_WELL = {0, 1, 2, 130}
 _RAW = ("Traceback", "(raylet)", "core_worker.cc", "ray::", "Fatal Python error")
 
@@ -40,10 +40,10 @@ name = "chaos"
 n_trials = {n_trials}
 seed = {seed}
 lease_s = {lease_s}
+trial_time_limit = "{limit_s:g}s"
 max_retry = 10
 max_failures = 1000
 max_failures_in_a_row = 1000
-
 
 [space]
 methods = ["magnitude", "slimming"]
@@ -237,9 +237,12 @@ class Arena(Sandbox):
         return self.until(ready, what="a running trial")
 
     def settle(self) -> None:
-        """Leave at most one driver."""
-        for process in self.drivers[1:]:
+        """Two drivers share the study from here on, or one that has a cluster of its own."""
+        n_drivers = 1 if self.cluster is None else 2
+        for process in self.drivers[n_drivers:]:
             self.end_driver(process)
+        if len(self.drivers) < n_drivers:
+            self.launch()  # It takes its time to start; what comes next need not wait for it.
 
     def end(self) -> None:
         """End all that was started here."""

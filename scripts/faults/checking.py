@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import sqlalchemy as sa
 import torch
 
 import autoprune
-from autoprune.engine.files import sha256_of
 from autoprune.errors import AutopruneError
 from autoprune.pipeline import open_workbench
+from autoprune.search.invariants import file_violations, row_violations, unsettled
 from autoprune.search.storage import Database, StudyHandle, schema
 from autoprune.search.trials import StoredTrial
 from faults import network
@@ -22,7 +21,6 @@ from faults.arena import Arena
 
 __all__ = ["finish", "violations_in"]
 
-_FINISHED = ("COMPLETE", "PRUNED")
 _END_S = 600.0
 _SCORE_TOLERANCE = 3 / 449  # Of 449 validation images, those that rounding may tip in another batch.
 
@@ -58,38 +56,15 @@ def violations_in(url: str, *, n_trials: int, front: Sequence[int]) -> list[str]
     try:
         study = StudyHandle.open(db, "chaos")
         trials = [StoredTrial(trial) for trial in study.trials()]
+        rules = [*row_violations(study), *file_violations(study, limits={}, deep=True)]
+        rules += unsettled(study, n_trials=n_trials)
         with db.reading() as connection:
-            leases = connection.execute(sa.select(schema.leases)).all()
-            phases = connection.execute(sa.select(schema.phases)).all()
+            computed = connection.execute(sa.select(schema.phases).where(schema.phases.c.place.is_(None))).all()
     finally:
         db.close()
-    found = [*_states(trials, n_trials), *_once(trials), *_front(trials, front)]
-    found += [f"a lease of trial id {row.trial_id} is left, of {row.owner}" for row in leases]
-    found += [f"phase {row.key} is still being computed by {row.owner}" for row in phases if row.place is None]
+    found = [*map(str, rules), *_front(trials, front)]
+    found += [f"phase {row.key} is still being computed by {row.owner}" for row in computed]
     return [*found, *_networks(url, [trial for trial in trials if trial.number in front])]
-
-
-def _states(trials: Sequence[StoredTrial], n_trials: int) -> Iterator[str]:
-    finished = [trial for trial in trials if trial.state.name in _FINISHED]
-    if len(finished) != n_trials:
-        yield f"{len(finished)} trials finished instead of {n_trials}"
-    for trial in trials:
-        if trial.state.name not in (*_FINISHED, "FAIL"):
-            yield f"trial {trial.number} is {trial.state.name}"
-        if trial.state.name == "FAIL" and not trial.reason:
-            yield f"trial {trial.number} failed for no reason"
-
-
-def _once(trials: Sequence[StoredTrial]) -> Iterator[str]:
-    finished = [trial for trial in trials if trial.state.name in _FINISHED]
-    keys = sorted((str(trial.key), trial.number) for trial in finished)
-    for (key, number), (other_key, other) in pairwise(keys):
-        if key == other_key:
-            yield f"trials {number} and {other} finished the same proposal"
-    retried = sorted((trial.retry_of, trial.number) for trial in trials if trial.retry_of is not None)
-    for (of, number), (other_of, other) in pairwise(retried):
-        if of == other_of:
-            yield f"trials {number} and {other} both try trial {of} again"
 
 
 def _front(trials: Sequence[StoredTrial], front: Sequence[int]) -> Iterator[str]:
@@ -110,12 +85,8 @@ def _networks(url: str, front: Sequence[StoredTrial]) -> Iterator[str]:
     sys.modules.setdefault("network", network)  # The name that the study knows it by.
     workbench = open_workbench(autoprune.open_study("chaos", url).config.setting)
     for trial in front:
-        path = Path(str(trial.weights))
-        if not path.is_file() or sha256_of(path) != trial.sha256:
-            yield f"the network of trial {trial.number} of the front is not the one that was scored"
-            continue
         try:
-            model = autoprune.load_model(path, factory=network.Net)
+            model = autoprune.load_model(Path(str(trial.weights)), factory=network.Net)
         except AutopruneError as error:
             yield f"the network of trial {trial.number} of the front can't be loaded: {error}"
             continue
