@@ -125,7 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, default=Path("chaos.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the table of the log, run nothing")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # Leaves by way of all that has to be ended and unmounted.
+    # Leaves by way of all that has to be ended and unmounted; and drivers must not inherit that a shell in whose
+    # background we run ignores Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(130))
     if options.table:
         print(table_of(read(options.log)))
         return 0
