@@ -134,9 +134,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     done = {(line["seed"], line["study"]) for line in read(options.log) if "end" in line}
     left = [number for number in range(options.studies) if (options.seed, number) not in done]
-    with cluster() as on, server() as beside:
-        for number in left:
-            study(options, number, on=on, beside=beside, log=options.log)
+    if left:
+        with cluster() as on, server() as beside:
+            for number in left:
+                study(options, number, on=on, beside=beside, log=options.log)
     return int(any(line["violations"] for line in read(options.log)))
 
 

@@ -31,6 +31,7 @@ __all__ = ["LEASE_S", "Arena", "Missed", "arena", "write_data"]
 LEASE_S = 5
 _PATIENCE_S = 240.0  # Longer without anything that lives is a hang; other work may go on beside us.
 _STEP = 8  # Trials of the study, and those that are added where it is finished before its faults are.
+_TRIAL_LIMIT_S = 60.0  # Many times what one takes, also where other work goes on beside it.
 _ENDED_WELL = {0, 1, 2, 130}
 _RAW = ("Traceback", "(raylet)", "core_worker.cc", "ray::", "Fatal Python error")
 
@@ -71,7 +72,6 @@ precision = "float32"
 recalibration_images = 300
 threads = 1
 """
-TRIAL_LIMIT_S = 45.0
 
 
 class Missed(Exception):  # noqa: N818  no error: the fault found nothing to hit
@@ -102,7 +102,7 @@ class Arena(Sandbox):
         self._judged: set[int] = set()
         write_data(folder / "data" / "train.parquet")
         shutil.copy(network.__file__, folder / "network.py")
-        text = _STUDY.format(n_trials=_STEP, seed=rng.randrange(1000), lease_s=LEASE_S, limit_s=TRIAL_LIMIT_S)
+        text = _STUDY.format(n_trials=_STEP, seed=rng.randrange(1000), lease_s=LEASE_S, limit_s=_TRIAL_LIMIT_S)
         (folder / "study.toml").write_text(text)
 
     @property

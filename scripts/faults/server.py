@@ -198,8 +198,14 @@ class Proxy:
             return
         with self._guard:
             self._open |= {client, target}
-        for source, sink in ((client, target), (target, client)):
-            threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+        back = threading.Thread(target=self._pump, args=(target, client), daemon=True)
+        back.start()
+        self._pump(client, target)
+        back.join()
+        with self._guard:
+            self._open -= {client, target}
+        client.close()
+        target.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -209,8 +215,6 @@ class Proxy:
                 self._passing.wait()
                 self.n_passed += 1
                 sink.sendall(data)
-        with self._guard:
-            self._open -= {source, sink}
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

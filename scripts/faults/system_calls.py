@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,12 @@ __all__ = ["failing", "has_strace"]
 
 
 def has_strace(arena: Arena) -> bool:
-    """Whether we may trace."""
+    """Whether we may trace; the same for every study."""
+    return _may_trace()
+
+
+@functools.cache
+def _may_trace() -> bool:
     if shutil.which("strace") is None:
         return False
     return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
