@@ -171,7 +171,9 @@ def _run(
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            spec = _spec(config, space, claim, ready, ancestors=_ancestors(claim, record))
+            spec = _spec(
+                config, space, claim, ready, ancestors=_ancestors(claim, record), data_digest=workbench.data_digest
+            )
             left_s = dispatcher.seconds_left
             return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}
 
@@ -262,12 +264,19 @@ def _dispatcher(
 
 
 def _spec(
-    config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec, *, ancestors: tuple[Ancestor, ...]
+    config: StudyConfig,
+    space: Space,
+    claim: Claim,
+    setting: SettingSpec,
+    *,
+    ancestors: tuple[Ancestor, ...],
+    data_digest: str,
 ) -> TrialSpec:
     fields = space.trial_fields(claim.point)
     seed_number = claim.seed_number if claim.point.finetune_seed is None else claim.point.finetune_seed
     fields |= {"number": claim.number, "seed_number": seed_number}
-    return TrialSpec(setting=setting, study=config.study.name, ancestors=ancestors, **fields)
+    study = config.study.name
+    return TrialSpec(setting=setting, study=study, ancestors=ancestors, data_digest=data_digest, **fields)
 
 
 def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:

@@ -71,6 +71,14 @@ def elsewhere(setting, folder):
     return dataclasses.replace(setting, artifacts=str(folder))
 
 
+def test_data_that_are_not_the_driver_s_are_refused(setting, first):
+    known = workbench_module.open_workbench(setting).data_digest
+    with pytest.raises(TrialError, match="the data must stay as they were when the study was launched, but"):
+        run(spec_of(setting, data_digest=known[::-1]))
+    result, _ = first
+    assert run(spec_of(setting, data_digest=known)).sha256 == result.sha256
+
+
 # -- the result -----------------------------------------------------------------------------------------------------
 
 
