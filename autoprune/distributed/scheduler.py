@@ -79,6 +79,10 @@ class OverdueCallback(Callback):  # type: ignore[misc]  # ray is untyped
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher, self._looked_at = dispatcher, 0.0
 
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker is there and begins."""
+        self._dispatcher.begun(trial.trial_id)
+
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """One turn of Tune's loop."""
         if time.monotonic() - self._looked_at < _TELL_EVERY_S:

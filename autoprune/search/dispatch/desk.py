@@ -246,6 +246,12 @@ class Dispatcher:
             live.behind = self._left_behind(live.claim, report, self._stopper)
         return live.earlier is not None or live.behind is not None
 
+    def begun(self, handle: str) -> None:
+        """A worker has begun the trial; until then it has waited for one to start."""
+        live = self.live.get(handle)
+        if live is not None:
+            live.since = time.monotonic()
+
     def overdue(self) -> list[str]:
         """Handles of the trials that have just taken longer than a trial may: their workers are to be ended.
 
@@ -254,7 +260,11 @@ class Dispatcher:
         if self._trial_limit_s is None:
             return []
         latest = time.monotonic() - self._trial_limit_s
-        found = {handle: live for handle, live in self.live.items() if live.since < latest and live.overdue is None}
+        found = {
+            handle: live
+            for handle, live in self.live.items()
+            if live.since is not None and live.since < latest and live.overdue is None
+        }
         for live in found.values():
             live.overdue = (
                 f"the trial took longer than `trial_time_limit`, {self._trial_limit_s:g} s, and was last heard of at "

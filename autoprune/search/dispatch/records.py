@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import time
 from dataclasses import dataclass, field
 
 from autoprune.config import Progressed, Report
@@ -88,7 +87,7 @@ class Live:
         earlier: That very result, where another trial has it already.
         lost: Whether its lease is no longer ours.
         behind: Why it was ended early for its score, or None.
-        since: When it was handed out, by the monotonic clock.
+        since: When its worker began, by the monotonic clock; None while it has none yet.
         overdue: Why its worker was ended, where it took longer than a trial may.
     """
 
@@ -104,7 +103,7 @@ class Live:
     earlier: EarlierResult | None = None
     lost: bool = False
     behind: str | None = None
-    since: float = field(default_factory=time.monotonic)
+    since: float | None = None
     overdue: str | None = None
 
     @property

@@ -128,6 +128,8 @@ def test_a_trial_that_takes_too_long_is_named_once_and_tried_again(record):
     dispatcher.next("b")
     dispatcher.heard("a", tuning(0.25))
     assert dispatcher.overdue() == []
+    dispatcher.begun("a")
+    assert dispatcher.overdue() == []
     dispatcher.live["a"].since -= 101
     assert dispatcher.overdue() == ["a"]
     assert dispatcher.overdue() == []
