@@ -18,10 +18,21 @@ __all__ = ["Cluster", "cluster", "processes"]
 _START_S = 90.0
 
 
-def processes(session: int, part: str) -> list[int]:
-    """Processes of a session whose command line has this part."""
-    listed = subprocess.run(["ps", "-s", str(session), "-o", "pid=,args="], capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if part in line]
+def processes(leader: int, part: str) -> list[int]:
+    """Processes of a session and those below its leader, which may have sessions of their own, by their command line.
+
+    Args:
+        leader: A driver or a node, whose session has its number.
+        part: What is in the command line.
+    """
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,sess=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 3) for line in listed.stdout.splitlines()]
+    found = {int(pid) for pid, _, session, *_ in rows if int(session) == leader}
+    above = {leader, *found}
+    while above:
+        above = {int(pid) for pid, parent, *_ in rows if int(parent) in above} - found
+        found |= above
+    return [int(pid) for pid, _, _, *command in rows if int(pid) in found and part in "".join(command)]
 
 
 class Cluster:

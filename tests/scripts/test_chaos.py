@@ -3,7 +3,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +16,7 @@ import pytest
 from chaos_run import deck, drawn, main
 from chaos_table import table_of
 from faults.arena import Arena
+from faults.cluster import processes
 from faults.every import KINDS
 from faults.mounts import can_mount, fill, mounted, readonly
 from faults.server import Proxy
@@ -145,3 +149,20 @@ def test_only_file_systems_of_our_own_are_filled(tmp_path):
             (tmp_path / "folder" / "file").touch()
         (tmp_path / "folder" / "file").touch()
     assert not os.path.ismount(tmp_path)
+
+
+def test_processes_are_found_by_session_and_by_descent():
+    sleep = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
+    code = f"{sleep} start_new_session=True); {sleep}); time.sleep(60)"
+    leader = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(found := processes(leader.pid, "time.sleep(60)")) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert leader.pid in found
+        assert len(found) == 3
+        assert processes(leader.pid, "no such thing") == []
+    finally:
+        for pid in processes(leader.pid, ""):
+            os.kill(pid, signal.SIGKILL)
+        leader.wait()
