@@ -29,7 +29,7 @@ def table_of(lines: Sequence[Mapping[str, Any]]) -> str:
     told = ", ".join(f"{n} with {code}" for code, n in sorted(endings.items()))
     finished = sum(not line["violations"] for line in ends)
     rows.append(
-        f"\n{len(ends)} studies were resumed to their ends, {finished} of them without any violation there. "
+        f"\nStudies resumed to their ends: {len(ends)}, of which {finished} without any violation there. "
         f"Drivers ended: {told or 'none'}."
     )
     return "\n".join(rows)

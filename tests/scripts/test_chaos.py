@@ -62,7 +62,7 @@ def test_the_table_counts_faults_hits_and_violations():
     assert "| a | 2 | 2 | 1 | 1 | 2 |" in told
     assert "| b | 1 | 0 | 1 | 0 | 0 |" in told
     assert "| **all** | 3 | 2 | 2 | 1 | 2 |" in told
-    assert "2 studies were resumed to their ends, 1 of them without any violation there." in told
+    assert "Studies resumed to their ends: 2, of which 1 without any violation there." in told
     assert "3 with 0, 1 with 130" in told
 
 
@@ -73,7 +73,7 @@ def test_what_is_in_the_log_is_not_run_again(tmp_path, capsys):
     log.write_text("".join(json.dumps(line) + "\n" for line in [{**LINES[4], "study": 0}, LINES[4]]))
     assert main(["--studies", "2", "--log", str(log)]) == 0
     assert main(["--table", "--log", str(log)]) == 0
-    assert "2 studies were resumed" in capsys.readouterr().out
+    assert "Studies resumed to their ends: 2" in capsys.readouterr().out
 
 
 @pytest.fixture
