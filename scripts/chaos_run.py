@@ -30,6 +30,7 @@ from faults.server import Server, server
 
 _ALONE_EVERY = 4  # Of so many studies one has drivers that start clusters of their own.
 _TRIES = 3
+_LOG = Path("studies/reliability/raw/chaos.jsonl")
 
 
 def deck(seed: int) -> Iterator[Kind]:
@@ -102,6 +103,7 @@ def study(options: argparse.Namespace, number: int, *, on: Cluster, beside: Serv
 
 def note(log: Path, line: dict[str, Any]) -> None:
     """Append to the log, and tell."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         file.write(json.dumps(line) + "\n")
     what = line.get("fault") or f"end {line['end']}"
@@ -122,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--studies", type=int, default=20)
     parser.add_argument("--faults", type=int, default=10, help="of each study")
     parser.add_argument("--only", metavar="PART", help="kinds with this in their name")
-    parser.add_argument("--log", type=Path, default=Path("chaos.jsonl"))
+    parser.add_argument("--log", type=Path, default=_LOG, help="where its lines go: %(default)s")
     parser.add_argument("--table", action="store_true", help="print the table of the log, run nothing")
     options = parser.parse_args(arguments)
     # Leaves by way of all that has to be ended and unmounted; and drivers must not inherit that a shell in whose
