@@ -152,17 +152,18 @@ def test_only_file_systems_of_our_own_are_filled(tmp_path):
 
 
 def test_processes_are_found_by_session_and_by_descent():
-    sleep = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
-    code = f"{sleep} start_new_session=True); {sleep}); time.sleep(60)"
+    sleep = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+    code = f"{sleep} start_new_session=True); {sleep}); time.sleep(600)"
     leader = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
         deadline = time.monotonic() + 60
-        while len(found := processes(leader.pid, "time.sleep(60)")) < 3 and time.monotonic() < deadline:
+        while len(found := processes(leader.pid, "time.sleep(600)")) < 3 and time.monotonic() < deadline:
             time.sleep(0.1)
         assert leader.pid in found
         assert len(found) == 3
         assert processes(leader.pid, "no such thing") == []
     finally:
         for pid in processes(leader.pid, ""):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         leader.wait()
