@@ -220,7 +220,9 @@ def _run(
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            return _told_to_worker(_spec(config, space, claim, ready, ancestors=_ancestors(claim, record)), dispatcher)
+            ancestors, digest = _ancestors(claim, record), workbench.data_digest
+            spec = _spec(config, space, claim, ready, ancestors=ancestors, data_digest=digest)
+            return _told_to_worker(spec, dispatcher)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
@@ -353,6 +355,7 @@ def _dispatcher(
         stopper=_stopper(config) if search.stopper else None,
         events=events,
         outage=Outage(tell=note),
+        trial_limit_s=search.trial_limit_s,
     )
 
 
@@ -362,12 +365,19 @@ def _retain(record: StudyHandle, events: Events) -> None:
 
 
 def _spec(
-    config: StudyConfig, space: Space, claim: Claim, setting: SettingSpec, *, ancestors: tuple[Ancestor, ...]
+    config: StudyConfig,
+    space: Space,
+    claim: Claim,
+    setting: SettingSpec,
+    *,
+    ancestors: tuple[Ancestor, ...],
+    data_digest: str,
 ) -> TrialSpec:
     fields = space.trial_fields(claim.point)
     seed_number = claim.seed_number if claim.point.finetune_seed is None else claim.point.finetune_seed
     fields |= {"number": claim.number, "seed_number": seed_number}
-    return TrialSpec(setting=setting, study=config.study.name, ancestors=ancestors, **fields)
+    study = config.study.name
+    return TrialSpec(setting=setting, study=study, ancestors=ancestors, data_digest=data_digest, **fields)
 
 
 def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:

@@ -440,6 +440,7 @@ class TrialSpec:
         recipe: What of the setting's fine-tune phase this trial does otherwise, by the names of `RECIPE`.
         epochs: Length of its fine-tune phase; None: as the recipe says.
         time_limit_s: Seconds that the trial may take on its worker; its fine-tune phase is shortened to fit.
+        data_digest: What tells the data and the split that the driver has opened; None: the worker's are not compared.
     """
 
     setting: SettingSpec
@@ -458,6 +459,7 @@ class TrialSpec:
     recipe: Mapping[str, float] = option({})
     epochs: float | None = option(None, above=0)
     time_limit_s: float | None = option(None, above=0)
+    data_digest: str | None = None
 
     def __post_init__(self) -> None:
         check(self)

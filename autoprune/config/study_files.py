@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.durations import seconds_of
 from autoprune.config.fields import check, option, read
 from autoprune.config.loggers import LoggersConfig
 from autoprune.config.metrics import COSTS, DIRECTIONS, Metric, check_metric_name
@@ -68,6 +69,8 @@ class SearchConfig:
         max_failures_in_a_row: So many failed trials in a row end the launch.
         max_failures: So many failed trials end the launch.
         lease_s: Seconds for which a driver holds a running trial without a sign of life.
+        trial_time_limit: How long a trial may take on its worker, such as ``"2h"``; one that takes longer hangs: its
+            worker is ended and it is tried again, ``max_retry`` times. Nothing: as long as it likes.
     """
 
     name: str
@@ -87,6 +90,7 @@ class SearchConfig:
     max_failures_in_a_row: int = option(3, low=1)
     max_failures: int = option(20, low=1)
     lease_s: float = option(60.0, low=0.1)
+    trial_time_limit: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -99,6 +103,7 @@ class SearchConfig:
                 f"nor with spaces around, but got {self.name[:80]!r}."
             )
         check_metric_name(self.metric)
+        self._check_trial_time_limit()
         if vars(self)["objectives"] is None:
             object.__setattr__(self, "objectives", (self.metric, "macs_ratio"))
         self._check_objectives()
@@ -120,6 +125,14 @@ class SearchConfig:
                 f"`objectives` must be {self.metric} and at least one cost, each once, "
                 f'but got {list(self.objectives)}. Use ["{self.metric}", "macs_ratio"].'
             )
+
+    def _check_trial_time_limit(self) -> None:
+        if self.trial_time_limit is None:
+            return
+        try:
+            seconds_of(self.trial_time_limit)
+        except ConfigError as error:
+            raise ConfigError(f"`trial_time_limit` {error}. Leave it out for no limit.") from error
 
     def _usual_reference_point(self) -> dict[str, float]:
         if self.direction == "minimize":
@@ -150,6 +163,11 @@ class SearchConfig:
     def length(self) -> str:
         """How many trials are asked for, in words."""
         return "as many trials as fit" if self.n_trials == AS_MANY_AS_FIT else f"{self.n_trials} trials"
+
+    @property
+    def trial_limit_s(self) -> float | None:
+        """Seconds that a trial may take, or None without a limit."""
+        return None if self.trial_time_limit is None else seconds_of(self.trial_time_limit)
 
     @property
     def score_metric(self) -> Metric:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed.cores import Cores, CoresWatch
@@ -20,6 +21,8 @@ from autoprune.distributed.seclusion import heard_here_alone
 from autoprune.errors import ConfigError
 
 __all__ = ["Cluster", "Node", "Slots", "open_cluster", "plan_alone", "plan_slots"]
+
+_log = logging.getLogger(__name__)
 
 # Read by Ray when it is first imported, so they are set before any import of it.
 _ENVIRONMENT = {
@@ -139,6 +142,8 @@ def open_cluster(
                 cores = (watch or CoresWatch()).look()
             with _out_of_reach_of_signals():
                 _connect(address, source, n_cpus=cores.allowed if cores is not None else None, verbose=verbose)
+            if not verbose:  # What workers print comes by the same way.
+                _leave_telling_to_us()
         yield dataclasses.replace(_survey(), cores=cores)
     finally:
         if ours:
@@ -165,6 +170,20 @@ def _out_of_reach_of_signals() -> Iterator[None]:
         if before is not None and threading.current_thread() is threading.main_thread():
             # Below Python, Ray has set a handler that prints a stack, and ends the process three seconds later.
             signal.signal(signal.SIGTERM, before)
+
+
+def _leave_telling_to_us() -> None:
+    """Keep Ray's own lines about workers and nodes that died off the terminal; no setting of Ray's does.
+
+    What such a death means is told with the trials that it has cost.
+    """
+    from ray._private import worker
+
+    def tell(data: dict[str, Any], ignore_prefix: bool) -> None:
+        _log.info("Ray: %s", "; ".join(data["lines"]))
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = tell
 
 
 def _connect(address: str | None, source: str, *, n_cpus: int | None, verbose: bool) -> None:

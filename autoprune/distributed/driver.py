@@ -120,7 +120,12 @@ def _tune(
     from ray import tune
 
     from autoprune.distributed.logbook import Logbook
-    from autoprune.distributed.scheduler import ObedientScheduler, PatienceStopper, ProgressCallback
+    from autoprune.distributed.scheduler import (
+        ObedientScheduler,
+        OverdueCallback,
+        PatienceStopper,
+        ProgressCallback,
+    )
     from autoprune.distributed.searcher import StudySearcher
 
     logbook = Logbook(dispatcher, log_to, warn=warn)
@@ -137,7 +142,7 @@ def _tune(
             name="study",
             storage_path=folder,
             verbose=0,
-            callbacks=[ProgressCallback(on_progress), logbook],
+            callbacks=[ProgressCallback(on_progress), OverdueCallback(dispatcher), logbook],
             stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
         ),
     ).fit()

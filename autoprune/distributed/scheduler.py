@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler
 
@@ -13,7 +14,7 @@ from autoprune.config import Progressed
 from autoprune.distributed.reports import unpack
 from autoprune.search.dispatch import Dispatcher, Stopping
 
-__all__ = ["ObedientScheduler", "PatienceStopper", "ProgressCallback"]
+__all__ = ["ObedientScheduler", "OverdueCallback", "PatienceStopper", "ProgressCallback"]
 
 _TELL_EVERY_S = 1.0
 
@@ -65,6 +66,35 @@ class PatienceStopper(Stopper):  # type: ignore[misc]  # ray is untyped
         self._since = self._since or time.monotonic()
         is_interrupted = self._dispatcher.stopping is Stopping.INTERRUPT
         return time.monotonic() - self._since > (self._interrupted_s if is_interrupted else self._patience_s)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class OverdueCallback(Callback):  # type: ignore[misc]  # ray is untyped
+    """Ends the workers of trials that take too long; Tune then finds their trials failed.
+
+    Args:
+        dispatcher: Says which.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher, self._looked_at = dispatcher, 0.0
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker is there and begins."""
+        self._dispatcher.begun(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """One turn of Tune's loop."""
+        if time.monotonic() - self._looked_at < _TELL_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        overdue = self._dispatcher.overdue()
+        for trial in trials:
+            actor = trial.temporary_state.ray_actor
+            if trial.trial_id in overdue and actor is not None:
+                ray.kill(actor)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -54,12 +54,13 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
 
     Raises:
         TrialStoppedError: The network is slower than the limit, so it is not fine-tuned.
-        TrialError: An assertion of the engine does not hold, or a score is not finite.
+        TrialError: An assertion of the engine does not hold, a score is not finite, or the data are not the driver's.
         AutopruneError: The setting is wrong; see `open_workbench`.
     """
     _check(spec)
     method = methods.build(spec.method, spec.hyper)
     deadline, clock, workbench = _deadline(spec), Clock(), open_workbench(spec.setting)
+    _check_data(spec, workbench)
     with clock.phase("dense"):
         dense = _dense(workbench, phases, report)
     with clock.phase("sparsify"):
@@ -117,6 +118,15 @@ def _check(spec: TrialSpec) -> None:
     rule_named(spec.width_rule)  # Refused before anything is computed.
     if spec.latency_limit_ms is not None and spec.setting.latency_batch is None:
         raise ConfigError("`latency_limit_ms` needs `latency_batch`, the number of images timed at once. Add it.")
+
+
+def _check_data(spec: TrialSpec, workbench: Workbench) -> None:
+    """Refuse data that have changed since the driver has opened them: their scores must not stand beside the others."""
+    if spec.data_digest not in (None, workbench.data_digest):
+        raise TrialError(
+            "the data must stay as they were when the study was launched, but this worker reads others. Put them back "
+            "and resume, or launch a study of another name on them."
+        )
 
 
 def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: Workbench) -> str:

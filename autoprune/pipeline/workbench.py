@@ -168,6 +168,12 @@ class Workbench:
         return self.work.about
 
     @property
+    def data_digest(self) -> str:
+        """Tells the data and their split from others, without what is measured on them."""
+        content, split, *_ = self.work.about
+        return digest("data", content, split)
+
+    @property
     def sparsify_seed(self) -> int:
         """Seed of every sparsify phase of the study."""
         return seed_of("sparsify", self.setting.seed)

@@ -184,6 +184,10 @@ def test_the_space_may_stand_in_the_study_file(load: Load) -> None:
             "study.toml: [study]: `n_trials` must be a whole number, but got 1.5 (a number)",
         ),
         (HEAD + "seed = -1\n" + REST, "study.toml: [study]: `seed` must be at least 0, but got seed=-1."),
+        (
+            HEAD + 'trial_time_limit = "soon"\n' + REST,
+            "study.toml: [study]: `trial_time_limit` must be a length of time such as 45s, 20m or 1h30m, ",
+        ),
         (HEAD + "lease_s = inf\n" + REST, "study.toml: [study]: `lease_s` must be at least 0.1, but got lease_s=inf."),
         (
             HEAD + 'sampler = "tpa"\n' + REST,
@@ -624,6 +628,7 @@ def _some_configs() -> st.SearchStrategy[StudyConfig]:
             [("accuracy", "macs_ratio"), ("params_ratio", "accuracy"), ("accuracy", "macs_ratio", "params_ratio")]
         ),
         lease_s=st.floats(0.1, 1e6),
+        trial_time_limit=st.none() | st.sampled_from(["45s", "1h30m"]),
     )
     trains = st.builds(TrainSpec, epochs=st.floats(0, 100), learning_rate=st.floats(1e-9, 100))
     settings = st.builds(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
+from autoprune.distributed.cluster import _leave_telling_to_us
 from autoprune.errors import ConfigError
 
 
@@ -89,3 +91,26 @@ def test_a_client_address_is_refused_with_the_reason():
         open_cluster("ray://head:10001"),
     ):
         pass
+
+
+def test_what_ray_says_of_lost_nodes_stays_off_the_terminal(cluster, monkeypatch, capfd, caplog):
+    import ray
+    from ray._private import worker
+    from ray._private.utils import publish_error_to_driver
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)  # Put back afterwards.
+    told = []
+
+    def say(what: str, *, until) -> None:
+        publish_error_to_driver("node_removed", what, gcs_client=ray._private.worker.global_worker.gcs_client)
+        deadline = time.monotonic() + 60
+        while not until() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    say("node 1 is dead", until=lambda: told.append(capfd.readouterr().out) or "node 1 is dead" in told[-1])
+    assert "node 1 is dead" in told[-1]  # As Ray has it.
+    _leave_telling_to_us()
+    with caplog.at_level("INFO", logger="autoprune"):
+        say("node 2 is dead", until=lambda: "node 2 is dead" in caplog.text)
+    assert "node 2 is dead" in caplog.text
+    assert "node 2" not in "".join(capfd.readouterr())

@@ -28,6 +28,8 @@ def execute(config, report):
         raise ValueError("no such luck")
     if how == "die":
         os._exit(1)
+    if how == "hang":
+        time.sleep(600)
     if how == "silent":
         return None
     if how == "nan":
@@ -69,6 +71,7 @@ def run(
     resources=None,
     time_limit_s=None,
     limits=None,
+    trial_limit_s=None,
 ):
     lifecycle = Lifecycle(study, owner="me", n_trials=n_trials)
     dispatcher = Dispatcher(
@@ -77,6 +80,7 @@ def run(
         wind_down=WindDown(lifecycle, caps=FailureCaps(3, 20), time_limit_s=time_limit_s),
         goals=Goals(OBJECTIVES, limits or {}),
         concurrency=concurrency,
+        trial_limit_s=trial_limit_s,
     )
 
     def make_config(claim):
@@ -111,6 +115,16 @@ def test_failing_silent_dying_and_nan_trials_are_recorded_and_the_study_goes_on(
     assert len({attrs["key"] for attrs in complete}) == 5
     assert len({(attrs["host"], attrs["node"]) for attrs in complete}) == 1
     assert not list((tmp_path / "ray").iterdir())  # Tune's own files are gone.
+
+
+def test_a_trial_that_hangs_is_ended_and_tried_again(study, cluster, tmp_path):
+    dispatcher = run(study, cluster, tmp_path, behaviour={"1": "hang"}, n_trials=3, trial_limit_s=6.0)
+    assert dispatcher.finished
+    ((number, reason),) = reasons(study).items()
+    assert number == 1
+    assert reason == "the trial took longer than `trial_time_limit`, 6 s, and was last heard of at finetune 10%"
+    (again,) = [trial for trial in study.trials() if trial.user_attrs.get("retry_of") == 1]
+    assert again.state is TrialState.COMPLETE
 
 
 def test_a_broken_trainable_ends_the_study_with_the_first_error(study, cluster, tmp_path):

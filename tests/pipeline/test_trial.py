@@ -72,6 +72,19 @@ def elsewhere(setting, folder):
     return dataclasses.replace(setting, artifacts=str(folder))
 
 
+def test_data_that_are_not_the_driver_s_are_refused_before_anything_is_computed(setting):
+    told, known = [], workbench_module.open_workbench(setting).data_digest
+    with pytest.raises(TrialError, match="the data must stay as they were when the study was launched, but"):
+        run(spec_of(setting, data_digest=known[::-1]), told.append)
+    assert told == []
+    with pytest.raises(RuntimeError, match="heard of"):  # The driver's own are taken.
+        run(spec_of(setting, data_digest=known), stop_at_once)
+
+
+def stop_at_once(report):
+    raise RuntimeError("heard of")
+
+
 # -- the result -----------------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,7 @@ class Dispatcher:
         stopper: Ends trials early that others of their cost have left behind; None: all go on to their end.
         events: Told what this driver does.
         outage: How long the database's server may be away.
+        trial_limit_s: Seconds that a trial may take, or None; see `overdue`.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class Dispatcher:
         stopper: Stopper | None = None,
         events: Events = silent,
         outage: Outage | None = None,
+        trial_limit_s: float | None = None,
     ) -> None:
         self._lifecycle, self._proposer = lifecycle, proposer
         self._wind_down, self._goals, self._concurrency = wind_down, goals, concurrency
         self._shared, self._on_complete = shared or SharedPhases(), on_complete
-        self._patience, self._stopper, self._events = patience, stopper, events
+        self._patience, self._stopper, self._events, self._trial_limit_s = patience, stopper, events, trial_limit_s
         self.outage = outage or Outage()
         self._untold: deque[Callable[[], object]] = deque()  # What the database is to be told, in order.
         self.phases = PhaseLeases(
@@ -313,6 +315,32 @@ class Dispatcher:
         except OutageError as error:  # Then it goes on: nobody knows better.
             self.outage.met(error)
         return live.earlier is not None or live.behind is not None
+
+    def begun(self, handle: str) -> None:
+        """A worker has begun the trial; until then it has waited for one to start."""
+        live = self.live.get(handle)
+        if live is not None:
+            live.since = time.monotonic()
+
+    def overdue(self) -> list[str]:
+        """Handles of the trials that have just taken longer than a trial may: their workers are to be ended.
+
+        Each is named once. A trial that hangs can't be asked to stop, since it stops at its reports.
+        """
+        if self._trial_limit_s is None:
+            return []
+        latest = time.monotonic() - self._trial_limit_s
+        found = {
+            handle: live
+            for handle, live in self.live.items()
+            if live.since is not None and live.since < latest and live.overdue is None
+        }
+        for live in found.values():
+            live.overdue = (
+                f"the trial took longer than `trial_time_limit`, {self._trial_limit_s:g} s, and was last heard of at "
+                f"{live.phase} {live.progress:.0%}"
+            )
+        return list(found)
 
     def _left_behind(self, claim: Claim, report: Progressed, stopper: Stopper) -> str | None:
         """Why a trial that has come to a rung ends there, or None where it goes on."""

@@ -87,6 +87,8 @@ class Live:
         earlier: That very result, where another trial has it already.
         lost: Whether its lease is no longer ours.
         behind: Why it was ended early for its score, or None.
+        since: When its worker began, by the monotonic clock; None while it has none yet.
+        overdue: Why its worker was ended, where it took longer than a trial may.
     """
 
     claim: Claim
@@ -101,6 +103,8 @@ class Live:
     earlier: EarlierResult | None = None
     lost: bool = False
     behind: str | None = None
+    since: float | None = None
+    overdue: str | None = None
 
     @property
     def underway(self) -> RunningTrial:

@@ -100,6 +100,8 @@ def verdict_on(live: Live, last: Report | None, *, goals: Goals, crashed: bool, 
             return _stop(live, last.reason, last.found, goals)
         case Failed():
             return Fail(last.reason)
+    if live.overdue is not None:
+        return Fail(live.overdue, retry=True)
     if crashed:
         return Fail(_DIED, retry=True) if stopping is None else Release(f"{stopping.value}; {_DIED}")
     if live.behind is not None:

@@ -122,6 +122,28 @@ def test_exactly_n_trials_finish_and_then_nothing_is_handed_out(record):
     assert record.trials()[0].user_attrs["macs"] == 1_000_000
 
 
+def test_a_trial_that_takes_too_long_is_named_once_and_tried_again(record):
+    dispatcher = make(record, trial_limit_s=100.0)
+    dispatcher.next("a")
+    dispatcher.next("b")
+    dispatcher.heard("a", tuning(0.25))
+    assert dispatcher.overdue() == []
+    dispatcher.begun("a")
+    assert dispatcher.overdue() == []
+    dispatcher.live["a"].since -= 101
+    assert dispatcher.overdue() == ["a"]
+    assert dispatcher.overdue() == []
+    dispatcher.ended("a", tuning(0.25), crashed=True)
+    ended, _, again = record.trials()
+    assert ended.state is TrialState.FAIL
+    assert (
+        "took longer than `trial_time_limit`, 100 s, and was last heard of at finetune 25%"
+        in (ended.user_attrs["reason"])
+    )
+    assert again.state is TrialState.WAITING
+    assert make(record).overdue() == []  # Without a limit nothing is.
+
+
 def test_no_more_than_the_concurrency_at_once(record):
     dispatcher = make(record, concurrency=2)
     claims = [dispatcher.next("a"), dispatcher.next("b")]
