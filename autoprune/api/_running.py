@@ -230,19 +230,16 @@ def _run(
         try:
             with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
-                    is_given = setting.network.weights is not None  # Scored in a process that is there already.
-                    whole = slots if is_given else plan_alone(cluster, config.resources)
                     _make_ready(
                         ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
-                        whole=whole, progress=progress, is_new=is_new,
+                        whole=plan_alone(cluster, config.resources), progress=progress, is_new=is_new,
                     )  # fmt: skip
                 if not dispatcher.finished and dispatcher.stopping is None:
                     _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
                 drive(
-                    dispatcher, execute=_execute, make_config=make_config, slots=slots,
-                    scratch=Path(setting.artifacts) / "ray",
+                    dispatcher, execute=_execute, make_config=make_config, slots=slots, log_to=log_to,
+                    scratch=Path(setting.artifacts) / "ray", warn=progress.note, verbose=verbose,
                     on_progress=lambda: progress.update(study, dispatcher.snapshot()),
-                    log_to=log_to, warn=progress.note, verbose=verbose,
                 )  # fmt: skip
         finally:
             with contextlib.suppress(OutageError):  # That the process is gone then tells that it has left.
@@ -285,6 +282,8 @@ def _make_ready(
     if planner is not None and dispatcher.seconds_left is not None:
         pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
         planner.pace = pace or planner.pace
+    if setting.network.weights is not None:
+        whole = slots  # Given weights are only scored, in a process that is there already.
     prepare_dense(workbench, dispatcher, metric=metric, slots=whole, progress=progress, pace=pace)
 
 

@@ -59,8 +59,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
     """
     _check(spec)
     method = methods.build(spec.method, spec.hyper)
-    deadline, clock, workbench = _deadline(spec), Clock(), open_workbench(spec.setting)
-    _check_data(spec, workbench)
+    deadline, clock, workbench = _deadline(spec), Clock(), _opened(spec)
     with clock.phase("dense"):
         dense = _dense(workbench, phases, report)
     with clock.phase("sparsify"):
@@ -80,8 +79,7 @@ def run_trial(spec: TrialSpec, report: Reporter, phases: PhaseStore) -> TrialRes
         with clock.phase("latency"):  # At rung 0: what is too slow shows before it costs a fine-tuning.
             latency = _latency(parent, pruned, workbench=workbench, batch=spec.setting.latency_batch)
         _keep_latency(spec, choice, pruned, {**latency, "wall_s": clock.wall_s}, workbench=workbench, report=report)
-    teacher, number = None, spec.number if spec.seed_number is None else spec.seed_number
-    seed = seed_of("finetune", spec.setting.seed, number)
+    teacher, seed = None, _finetune_seed(spec)
     with clock.phase("teacher"):
         if not pruned.is_untouched:
             teacher = teacher_of(spec.finetune, dense, workbench=workbench, phases=phases, report=report, seed=seed)
@@ -120,13 +118,19 @@ def _check(spec: TrialSpec) -> None:
         raise ConfigError("`latency_limit_ms` needs `latency_batch`, the number of images timed at once. Add it.")
 
 
-def _check_data(spec: TrialSpec, workbench: Workbench) -> None:
-    """Refuse data that have changed since the driver has opened them: their scores must not stand beside the others."""
+def _finetune_seed(spec: TrialSpec) -> int:
+    return seed_of("finetune", spec.setting.seed, spec.number if spec.seed_number is None else spec.seed_number)
+
+
+def _opened(spec: TrialSpec) -> Workbench:
+    """The workbench; refuses data that have changed since the driver opened them: no score on others may be told."""
+    workbench = open_workbench(spec.setting)
     if spec.data_digest not in (None, workbench.data_digest):
         raise TrialError(
             "the data must stay as they were when the study was launched, but this worker reads others. Put them back "
             "and resume, or launch a study of another name on them."
         )
+    return workbench
 
 
 def _result_key(spec: TrialSpec, parent: Parent, choice: Choice, *, workbench: Workbench) -> str:

@@ -110,12 +110,11 @@ def held(folder: Path, key: str, read: Callable[[], Arrays]) -> ImageSet:
     names = {part: folder / f"{key}.{part}.npy" for part in ("images", "labels")}
     if not all(path.exists() for path in names.values()):
         durable.make_folder(folder)
-        moves = []
-        for part, array in zip(names, read(), strict=True):
-            temporary = folder / f"{key}.{part}.{uuid.uuid4().hex}.tmp.npy"
-            np.save(temporary, array)
-            moves.append((temporary, names[part]))
-        durable.replace(*moves)
+        pixels, labels = read()
+        temporary = {part: folder / f"{key}.{part}.{uuid.uuid4().hex}.tmp.npy" for part in names}
+        np.save(temporary["images"], pixels)
+        np.save(temporary["labels"], labels)
+        durable.replace(*((temporary[part], name) for part, name in names.items()))
     # Copy-on-write: pages are shared between workers, yet torch sees a writable array and stays silent.
     images = torch.from_numpy(np.load(names["images"], mmap_mode="c"))
     return _HeldImages(images, torch.from_numpy(np.load(names["labels"])))
