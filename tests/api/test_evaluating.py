@@ -148,14 +148,14 @@ def test_other_processes_and_evicted_parents_give_the_same_scores(url: str, once
     db.close()
 
 
-def test_networks_that_retention_dropped_can_be_scored(url: str, tmp_path: Path, cluster: Cluster) -> None:
+def test_networks_that_retention_dropped_can_be_scored(url: str, cluster: Cluster) -> None:
     """All that is needed is the record of the kept channels."""
     number = front_numbers(url)[0]
     study = autoprune.open_study("tiny", url)
     weights = Path(study.trial(number)["weights"])
-    (tmp_path / "records").mkdir()
-    shutil.copy(weights.with_suffix(".json"), tmp_path / "records")
-    rewritten(url, "weights", number, str(tmp_path / "records" / weights.name))
+    alone = weights.with_name("alone.safetensors")
+    shutil.copy(weights.with_suffix(".json"), alone.with_suffix(".json"))
+    rewritten(url, "weights", number, str(alone))
     assert autoprune.evaluate("tiny", storage=url, seeds=1, where=f"number == {number}").n_done == 1
 
 
@@ -273,15 +273,13 @@ def test_ctrl_c_keeps_what_is_scored_and_the_next_call_goes_on(url: str, cluster
     assert not second.interrupted
 
 
-def test_runs_that_fail_are_told_and_the_others_kept(
-    url: str, once: RealStudy, tmp_path: Path, cluster: Cluster
-) -> None:
+def test_runs_that_fail_are_told_and_the_others_kept(url: str, once: RealStudy, cluster: Cluster) -> None:
     number = front_numbers(url)[0]
     path = Path(once.results[number].weights)
     record = json.loads(path.with_suffix(".json").read_text())
     record["kept"]["conv1"] = [0, 999]
-    (tmp_path / "broken.json").write_text(json.dumps(record))
-    rewritten(url, "weights", number, str(tmp_path / "broken.safetensors"))
+    path.with_name("broken.json").write_text(json.dumps(record))
+    rewritten(url, "weights", number, str(path.with_name("broken.safetensors")))
     heard = Heard()
     with pytest.raises(
         StudyFailedError, match=rf"^1 of \d runs failed; .* The first error, of trial {number}, seed 0: "
@@ -329,9 +327,9 @@ def test_what_is_not_there(url: str, tmp_path: Path, no_cluster: Cluster) -> Non
         autoprune.evaluate("tiny", storage=url, where="mac > 1")
 
 
-def test_a_missing_or_foreign_record(url: str, once: RealStudy, tmp_path: Path, no_cluster: Cluster) -> None:
+def test_a_missing_or_foreign_record(url: str, once: RealStudy, no_cluster: Cluster) -> None:
     number = front_numbers(url)[0]
-    rewritten(url, "weights", number, str(tmp_path / "none.safetensors"))
+    rewritten(url, "weights", number, str(Path(once.results[number].weights).with_name("none.safetensors")))
     with pytest.raises(WeightsError, match=rf"network of trial {number} must say which .* No such file.*none\.json"):
         autoprune.evaluate("tiny", storage=url)
     rewritten(url, "weights", number, once.results[1].weights)
