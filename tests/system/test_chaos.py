@@ -18,6 +18,7 @@ pytestmark = pytest.mark.ray
 NAMED = {kind.name: kind for kind in KINDS}
 
 
+@pytest.mark.slow
 def test_a_struck_study_ends_whole_and_the_check_sees_what_is_not(tmp_path):
     with arena(tmp_path / "study", Random(0), cluster=None, server=None) as made:
         for name in ("trial: fork and die", "bit of a phase flipped", "worker killed"):
