@@ -154,18 +154,18 @@ def test_each_method_cites_the_paper_of_its_row():
 def test_the_study_file_is_a_valid_one(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(block(STUDIES, "toml", "my_resnet"))
-    config = load_study(path, methods.ranges())
+    config = load_study(path, methods.catalogue())
     assert config.study.name == "my_resnet"
     assert config.resources.gpu == 0.5
     path.write_text(block(TASKS, "toml", "[task]"))
-    assert load_study(path, methods.ranges()).study.objectives == ("rmse", "macs_ratio")
+    assert load_study(path, methods.catalogue()).study.objectives == ("rmse", "macs_ratio")
 
 
 def test_the_python_block_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AUTOPRUNE_STORAGE", raising=False)
     (tmp_path / "study.toml").write_text(block(STUDIES, "toml", "my_resnet"))
-    config = load_study(tmp_path / "study.toml", methods.ranges())
+    config = load_study(tmp_path / "study.toml", methods.catalogue())
     db = Database.open("sqlite:///autoprune.db", create=True)
     study = StudyHandle.create_or_join(
         db, name="my_resnet", identity={}, config={"config": config.to_dict()},

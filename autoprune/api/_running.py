@@ -325,8 +325,8 @@ def _dispatcher(
     concurrency: int,
     time_limit_s: float | None,
     planner: Planner | None,
-    note: Callable[[str], None],
-    events: Events,
+    note: Callable[[str], None] = lambda text: None,
+    events: Events = silent,
 ) -> Dispatcher:
     search = config.study
     limit_bytes = config.retention.phase_cache_gb * 1e9
@@ -370,7 +370,7 @@ def _spec(
     setting: SettingSpec,
     *,
     ancestors: tuple[Ancestor, ...],
-    data_digest: str,
+    data_digest: str | None = None,
 ) -> TrialSpec:
     fields = space.trial_fields(claim.point)
     seed_number = claim.seed_number if claim.point.finetune_seed is None else claim.point.finetune_seed

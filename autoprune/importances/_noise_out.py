@@ -12,6 +12,7 @@ from torch import nn
 from autoprune.engine.channels import Traced
 from autoprune.engine.contracts import Batches, Importance
 from autoprune.engine.measuring import joint_correlations, measure_channel_moments
+from autoprune.importances._channel_sums import norms
 from autoprune.widths import Scores
 
 __all__ = ["NoiseOut", "order_of_redundancy"]
@@ -64,11 +65,12 @@ class NoiseOut(Importance):
         Raises:
             DataError: There is no batch.
         """
-        scores = {}
+        scores, weights = {}, norms(model, traced, axes=("out", "in"))
         for name, moments in measure_channel_moments(model, traced, batches=batches).items():
             width = traced.group(name).width
             spread = np.sqrt(np.sum([each.variance for each in moments], axis=0)) if moments else np.zeros(width)
             order, lost = order_of_redundancy(joint_correlations(moments, width), spread)
             scores[name] = np.empty(width)
             scores[name][order] = np.maximum.accumulate(lost)
+            scores[name][weights[name] == 0] = 0.0  # It says nothing of its own, and nobody listens.
         return scores

@@ -20,7 +20,7 @@ from autoprune.api._cleaning import retain
 from autoprune.config import ConstraintsConfig, StudyConfig, load_study
 from autoprune.config.study_files import RetentionConfig
 from autoprune.errors import ConfigError, StorageError, WeightsError
-from autoprune.methods import ranges
+from autoprune.methods import catalogue
 from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseRows
 from autoprune.search.storage import Database, StudyHandle
@@ -36,7 +36,7 @@ class Disk:
 
     def __init__(self, folder: Path, *, name: str = "s", db: Database | None = None, **changes: Any) -> None:
         self.artifacts = folder / "artifacts"
-        stock = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.toml", ranges())
+        stock = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.toml", catalogue())
         setting = dataclasses.replace(stock.setting, artifacts=str(self.artifacts))
         self.config: StudyConfig = dataclasses.replace(stock, setting=setting, **changes)
         self.url = f"sqlite:///{folder}/autoprune.db"

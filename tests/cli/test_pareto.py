@@ -18,7 +18,7 @@ from autoprune.config import load_study
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Lifecycle, Proposal
 
-CONFIG = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.toml", methods.ranges())
+CONFIG = load_study(Path(__file__).parents[2] / "studies" / "digits" / "study.toml", methods.catalogue())
 
 
 def test_json_of_a_condition_equals_a_front_computed_by_brute_force(tmp_path, capsys):

@@ -33,7 +33,7 @@ def load(tmp_path: Path) -> Load:
     def load_network(network: str) -> StudyConfig:
         path = tmp_path / "study.toml"
         path.write_text(f'[study]\nname = "s"\n[network]\n{network}\n[data]\nsource = "digits"\n')
-        return load_study(path, methods.ranges())
+        return load_study(path, methods.catalogue())
 
     return load_network
 

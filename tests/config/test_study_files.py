@@ -66,7 +66,7 @@ def refused(told: str) -> Any:
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("studies/*/study.toml")), ids=lambda path: path.parent.name)
 def test_every_shipped_study_loads(path: Path) -> None:
-    config = load_study(path, methods.ranges())
+    config = load_study(path, methods.catalogue())
     assert config.study.name == path.parent.name
     assert config.study.n_trials >= 1
     assert read_stored(json.loads(json.dumps(config.to_dict()))) == config
@@ -86,7 +86,7 @@ def test_the_setting_of_a_file_whose_space_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_shipped_digits_study() -> None:
-    config = load_study(REPOSITORY / "studies/digits/study.toml", methods.ranges())
+    config = load_study(REPOSITORY / "studies/digits/study.toml", methods.catalogue())
     assert (config.study.n_trials, config.study.seed, config.space.name) == (28, 0, "inline")
     assert config.setting.data == DataSpec(source="digits", validation="random:0.4")
     assert (config.setting.dense.epochs, config.setting.sparsify.epochs, config.setting.finetune.epochs) == (15, 5, 6)

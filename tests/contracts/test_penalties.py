@@ -135,7 +135,8 @@ def test_float32_agrees_with_float64(penalty):
     torch.testing.assert_close(penalty.gradient(x).double(), penalty.gradient(x.double()), rtol=1e-5, atol=0)
 
 
-def test_strength_is_a_factor_with_a_searched_range(penalty):
+def test_strength_is_a_factor_that_is_searched_where_a_space_asks_for_it(penalty):
+    """Unasked, a method searches how far the strength comes within its phase."""
     field = next(field for field in dataclasses.fields(penalty) if field.name == "strength")
-    assert field.metadata["search"]["scale"] == "log"
+    assert field.metadata["search"] is None
     assert penalty.strength == field.default

@@ -29,6 +29,7 @@ RUNTIME = Runtime(torch.device("cpu"), "float32", Preprocess((0.5,), (0.25,)))
 SHRINKING = sorted(name for name in METHODS if name.startswith("slimming") or name in ("halo", "implicit"))
 SCALE = "must have a BatchNorm scale that trains or, without a BatchNorm, filters that train, but the weights of "
 SHIFT = "must have a BatchNorm scale or shift that trains, but all are frozen"
+FILTERS = "written by filters that train"
 SITES = "must be written by convolutions without conv groups .* and have a BatchNorm right behind, but "
 NONE = "there must be a BatchNorm with scales behind every prunable channel, but there is none behind "
 
@@ -85,6 +86,7 @@ REFUSED = {
     **dict.fromkeys([("bwcp", n) for n in ("norms", "all but the classifier")], SHIFT),
     **dict.fromkeys([(name, n) for name in ("resrep", "bwcp") for n in NETWORKS if n.startswith("no norms")], SITES),
     **dict.fromkeys([(name, "norms, hidden layer") for name in ("resrep", "bwcp")], SITES),
+    **dict.fromkeys([("orthoreg", n) for n in ("filters", *(n for n in NETWORKS if "classifier" in n))], FILTERS),
     **dict.fromkeys([("scale", n) for n in NETWORKS if n.startswith("no norms") or n.endswith("hidden layer")], NONE),
 }
 

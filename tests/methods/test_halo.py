@@ -161,13 +161,13 @@ def test_lambda_stays_within_its_range(strength, start, end):
 
 
 def test_the_state_is_taken_up_in_a_fresh_attachment():
-    _, _, hooks = attached("residual", strength=0.1)
+    _, _, hooks = attached("residual", strength=0.1, start=1.0)
     for _ in range(5):
         hooks.transform_gradients()
         hooks.shrink(0.1)
     saved = copy.deepcopy(hooks.state.state_dict())
     assert {name: len(tensor) for name, tensor in saved.items()} == {"lambda": 26, "velocity": 26}
-    _, _, other = attached("residual", strength=0.1)
+    _, _, other = attached("residual", strength=0.1, start=1.0)
     other.state.load_state_dict(saved)
     for found in (hooks, other):
         found.transform_gradients()

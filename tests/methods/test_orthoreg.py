@@ -44,8 +44,8 @@ def test_layers_count_by_the_root_of_their_rank():
     ranks = {"conv1": 8, "conv2": 6}
     total = sum(rank**0.5 for rank in ranks.values())
     gaps = {name: orthogonality_gap(getattr(model, name).weight.flatten(1)) for name in ranks}
-    expected = sum(0.5 * rank**0.5 / total * float(gaps[name]) for name, rank in ranks.items())
-    assert float(hooks.extra_loss()) == pytest.approx(expected, rel=1e-6)
+    expected = sum(0.5 * rank**0.5 / total * float(gaps[name].detach()) for name, rank in ranks.items())
+    assert float(hooks.extra_loss().detach()) == pytest.approx(expected, rel=1e-6)
     assert {name: hooks.weight_decay[f"{name}.weight"] for name in ranks} == {"conv1": 0, "conv2": 0}
 
 

@@ -265,9 +265,9 @@ def test_values_out_of_range(hyper, told):
 
 def test_default_ranges():
     found = methods.ranges()["slimming"]
-    assert set(found) == {"form", "strength", "scored_by"}
+    assert set(found) == {"form", "reach", "scored_by"}
     assert found["scored_by"].grid == ("size", "damage")
-    assert found["strength"].grid == (1e-5, 1e-4, 1e-3, 1e-2)
+    assert found["reach"].grid == (1.0, 2.0, 4.0, 8.0)
     assert found["form"].grid == ("prox", "subgradient")
     assert methods.ranges()["slimming_mcp"]["knee"].grid == (0.1, 0.5, 1.0, 2.0)
 

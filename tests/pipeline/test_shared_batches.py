@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import autoprune
 from autoprune.api import _planning
 from autoprune.config import Progressed, StudyConfig, TrialSpec, read_stored
 from autoprune.engine.files import PhaseStore
+from autoprune.engine.training.teams import _TEAMS
 from autoprune.errors import ConfigError, NetworkError
 from autoprune.pipeline import open_workbench, run_trial
 from tests.digits_task import TABLES
@@ -21,6 +22,15 @@ from tests.digits_task import TABLES
 Write = Callable[..., Path]
 RECIPE = "epochs = 0.2\nbatch = 64\nlearning_rate = 0.05"
 TRAIN = {f"train.{phase}": RECIPE for phase in ("dense", "sparsify", "finetune")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_team_stays() -> Iterator[None]:
+    """Members wait for more work as long as their process lives; other tests of it need none."""
+    yield
+    for team in list(_TEAMS.values()):
+        team.close()
+    _TEAMS.clear()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_the_study_that_is_launched_differs_from_the_kept_one_where_it_must(tmp_
     assert finetune["learning_rate"] == (0.05 if variant == "peers" else kept["train"]["finetune"]["learning_rate"])
     file = tmp_path / "study.toml"
     file.write_text(as_toml(filled_in(kept, ENVIRONMENT, variant=variant)))
-    config = load_study(file, methods.ranges())
+    config = load_study(file, methods.catalogue())
     assert (config.study.seed, config.setting.precision) == (7, "float32")
     assert config.setting.network.weights == "/w/dense.safetensors"
     assert config.setting.data.train == '/data/ci\'far "10"/train.parquet'

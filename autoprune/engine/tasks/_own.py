@@ -207,6 +207,8 @@ class TaskWorkload(Workload):
         metric.reset()
         if isinstance(metric, nn.Module):
             metric.to(self.runtime.device)
+        if hasattr(metric, "sync_on_compute"):
+            metric.sync_on_compute = False  # One process scores all: torchmetrics would wait for others that train.
         return metric
 
     def _number(self, found: Any, what: str) -> float:

@@ -430,7 +430,7 @@ def test_a_large_square_is_cropped_from_the_middle(tmp_path):
     assert np.array_equal(decode_square(str(tmp_path / "grey.png"), 12), np.full((3, 12, 12), 77))
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1000), (1000, 3), (7, 11), (11, 7)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 300), (300, 3), (7, 11), (11, 7)])
 @pytest.mark.parametrize("size", [1, 5, 8])
 def test_every_size_gives_a_square(tmp_path, height, width, size):
     Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8)).save(tmp_path / "a.png")

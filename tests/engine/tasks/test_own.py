@@ -87,6 +87,20 @@ def start_all(seed: int) -> None:
     random.seed(seed)
 
 
+def test_scores_wait_for_no_other_process_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchmetrics asks all processes of a group for their share, where there is a group."""
+
+    def ask(*_: Any, **__: Any) -> None:
+        raise AssertionError("others were asked")
+
+    work, model = workload(), nn.Linear(1, 1)
+    expected = work.score(model)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", ask)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    assert work.score(model) == expected
+
+
 def test_what_data_draw_comes_from_the_seed_alone() -> None:
     """By torch, NumPy or Python; the caller's generators go on as if nothing had been drawn."""
 

@@ -18,12 +18,21 @@ from autoprune.config import DistillSpec, TrainSpec
 from autoprune.engine.contracts import Hooks
 from autoprune.engine.images import ImageSet, Preprocess
 from autoprune.engine.training import ImageFeed, Runtime, SharedFeed, StoredTeacher, train
-from autoprune.engine.training.teams import shares_of, team_of
+from autoprune.engine.training.teams import _TEAMS, shares_of, team_of
 from autoprune.errors import NetworkError, TrialError
 
 CPU = torch.device("cpu")
 RUNTIME = Runtime(CPU, "float32", Preprocess((0.5,), (0.25,)))
 SPEC = TrainSpec(epochs=2, batch=9, learning_rate=0.1, augmentation="crop_flip", label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_team_stays():
+    """Members wait for more work as long as their process lives; other tests of it need none."""
+    yield
+    for team in list(_TEAMS.values()):
+        team.close()
+    _TEAMS.clear()
 
 
 class Images(ImageSet):
