@@ -37,6 +37,11 @@ class TaskTeacher:
         self.spec, self.network = spec, network
 
 
+def _alone() -> bool:
+    """Whether torchmetrics is to ask other processes: one scores all, and would wait for others that train."""
+    return False
+
+
 class TaskWorkload(Workload):
     """Batches of a user's loaders.
 
@@ -207,8 +212,8 @@ class TaskWorkload(Workload):
         metric.reset()
         if isinstance(metric, nn.Module):
             metric.to(self.runtime.device)
-        if hasattr(metric, "sync_on_compute"):
-            metric.sync_on_compute = False  # One process scores all: torchmetrics would wait for others that train.
+        if hasattr(metric, "distributed_available_fn"):
+            metric.distributed_available_fn = _alone
         return metric
 
     def _number(self, found: Any, what: str) -> float:
