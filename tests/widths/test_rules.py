@@ -382,6 +382,6 @@ def test_few_evaluations_of_large_networks(monkeypatch):
 
 @pytest.mark.parametrize("multiple", [0, -8, 1.5, "8"])
 def test_a_multiple_is_a_whole_number_of_at_least_one(multiple):
-    with pytest.raises(ConfigError, match="`multiple`(: there is no choice .8.| must be)"):
+    with pytest.raises(ConfigError, match=r"`multiple`(: there is no choice .8.| must be)"):
         read(NetworkSpec, {"architecture": "resnet20", "multiple": multiple}, where="[network]")
     assert NetworkSpec(architecture="resnet20").multiple == 1
