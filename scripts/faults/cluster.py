@@ -25,7 +25,7 @@ def processes(leader: int, part: str) -> list[int]:
         leader: A driver or a node, whose session has its number.
         part: What is in the command line.
     """
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,sess=,args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,sess=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 3) for line in listed.stdout.splitlines()]
     found = {int(pid) for pid, _, session, *_ in rows if int(session) == leader}
     above = {leader, *found}

@@ -60,13 +60,13 @@ def test_depthwise_filters_are_left_alone_and_conv_groups_are_apart():
 def test_training_makes_filters_orthogonal():
     model, hooks = attached("residual", strength=1.0)
     names = ("inner1", "outer1", "outer2")
-    before = [float(share_of_diagonal(getattr(model, name).weight.flatten(1))) for name in names]
+    before = [float(share_of_diagonal(getattr(model, name).weight.detach().flatten(1))) for name in names]
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     for _ in range(300):
         optimizer.zero_grad()
         hooks.extra_loss().backward()
         optimizer.step()
-    after = [float(share_of_diagonal(getattr(model, name).weight.flatten(1))) for name in names]
+    after = [float(share_of_diagonal(getattr(model, name).weight.detach().flatten(1))) for name in names]
     assert all(now > 0.9 > then for now, then in zip(after, before, strict=True))
 
 
