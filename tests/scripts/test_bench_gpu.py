@@ -30,6 +30,7 @@ def test_parts_are_what_is_run() -> None:
     assert sum(part.seconds for part in ALL) <= 8 * 60 - 120  # The front has two minutes at least.
 
 
+@pytest.mark.slow
 def test_the_short_form_of_the_parts_that_take_seconds(tmp_path: Path) -> None:
     code, found, text = bench(tmp_path, "--parts", "device", "networks", "widths", timeout_s=500)
     assert (code, list(found["parts"])) == (0, ["device", "networks", "widths"])
