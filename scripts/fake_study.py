@@ -64,7 +64,7 @@ def join(db: Database, folder: Path) -> StudyHandle:
 def proposer(n_trials: int, *, sampler: str = "tpe", inherit: bool = True) -> Proposer:
     """Proposals as a launch makes them, with lineages where trials inherit."""
     planner = Planner(
-        (0.7, 0.5, 0.3), within=(0.1, 1.0), worst=(1.0, 1.0), method="magnitude",
+        (0.7, 0.5, 0.3), within=(0.1, 1.0), worst=(1.0, 1.0), methods=["magnitude"],
         budget=Budget(n_images=1_000, epochs=2.0, least_epochs=1.0),
     )  # fmt: skip
     return Proposer(

@@ -81,8 +81,8 @@ def _serve_optuna(storage: str | None, *, port: int) -> None:
     if not port:
         raise ConfigError("`--port` must be a port with `--optuna`, but got 0. Leave it out, or name one that is free.")
     try:
-        print(_UNKNOWN_TO_OPTUNA, flush=True)
         print(f"http://127.0.0.1:{port}/ shows it; Ctrl-C ends it", flush=True)
+        print(_UNKNOWN_TO_OPTUNA, flush=True)
         optuna_dashboard.run_server(api.optuna_storage(storage), host="127.0.0.1", port=port)
     except OSError as error:
         raise ConfigError(f"`--port` must be a port that is free here, but {port} is not: {error.strerror}.") from error
