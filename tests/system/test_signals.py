@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from autoprune.search.storage import Database, schema
 from tests.system.conftest import STUDY, Sandbox, descendants, is_there
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 LONG_DENSE = STUDY.replace("[train.dense]\nepochs = 1", "[train.dense]\nepochs = 500")
 # On a machine that does nothing else it takes about five; Ray's own patience with a server that is gone is sixty.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.system.conftest import Sandbox
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_the_workers_logs_come_to_the_terminal(sandbox: Sandbox) -> None:
