@@ -15,6 +15,7 @@ from tests.system.conftest import Sandbox
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_study_is_told_from_its_log(sandbox: Sandbox) -> None:
     sandbox.write(n_trials=5, epochs=0.3)
     first = sandbox.start("launch", "study.toml", "--log", "events.jsonl", "--concurrency", "2")
