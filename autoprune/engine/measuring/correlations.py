@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,11 +14,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.engine.channels import Member, Traced, readers_of
 from autoprune.engine.contracts import Batches
-from autoprune.errors import DataError
+from autoprune.engine.measuring.showing import N_BATCHES, show
 
 __all__ = ["ChannelMoments", "joint_correlations", "measure_channel_moments"]
 
-_N_BATCHES = 4
 _MOST_SAMPLES = 65_536  # Of one reader and batch.
 _DEAD = 1e-10  # Of a channel's mean square: below it, what is left about the mean is rounding.
 
@@ -56,7 +54,7 @@ class ChannelMoments:
 
 @torch.no_grad()
 def measure_channel_moments(
-    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = _N_BATCHES
+    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = N_BATCHES
 ) -> Mapping[str, list[ChannelMoments]]:
     """Means and covariances of the channels of every group, at each layer that combines them.
 
@@ -70,21 +68,8 @@ def measure_channel_moments(
         DataError: There is no batch.
     """
     heard = {group.name: [_Sums(member) for member in readers_of(model, group)] for group in traced.groups}
-    handles = [
-        model.get_submodule(sums.member.module).register_forward_pre_hook(functools.partial(_hear, sums=sums))
-        for each in heard.values()
-        for sums in each
-    ]
-    n_seen = 0
-    try:
-        for inputs, _ in itertools.islice(batches, n_batches):
-            traced.forward(model, inputs)
-            n_seen += 1
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not n_seen:
-        raise DataError("correlations must be measured on at least one batch, but got none. Give training images.")
+    listeners = [(sums.member.module, functools.partial(_hear, sums=sums)) for each in heard.values() for sums in each]
+    show(model, traced, batches, listeners=listeners, n_batches=n_batches, what="correlations")
     return {name: [sums.moments() for sums in each if sums.n] for name, each in heard.items()}
 
 

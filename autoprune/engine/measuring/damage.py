@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,11 +17,10 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.engine.channels import Traced, axis_sizes, padded, readers_of
 from autoprune.engine.contracts import Batches
-from autoprune.errors import DataError
+from autoprune.engine.measuring.showing import N_BATCHES, show
 
 __all__ = ["Listener", "listened", "measure_damages"]
 
-_N_BATCHES = 4  # The products settle fast: every image has as many samples as its map has places.
 _MOST_SAMPLES = 16_384  # Of one layer and batch; more places are drawn from.
 _MOST_BYTES = 2**27  # Of patches at once.
 _ROUNDING = 1e-6  # Of a mean square in float32, relative to those it is left of when the means are taken out.
@@ -30,7 +28,7 @@ _ROUNDING = 1e-6  # Of a mean square in float32, relative to those it is left of
 
 @torch.no_grad()
 def measure_damages(
-    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = _N_BATCHES
+    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = N_BATCHES
 ) -> Mapping[str, NDArray[np.float64]]:
     """A matrix for each group that gives the damage of removing any of its channels together.
 
@@ -66,7 +64,7 @@ def measure_damages(
 
 @torch.no_grad()
 def listened(
-    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = _N_BATCHES
+    model: nn.Module, traced: Traced, *, batches: Batches, n_batches: int = N_BATCHES
 ) -> Mapping[str, Listener]:
     """What each layer that combines channels has heard, by its name.
 
@@ -85,17 +83,8 @@ def listened(
         name: _listener(model.get_submodule(name), model.get_submodule(norms[name]) if name in norms else None)
         for name in names
     }
-    handles = [model.get_submodule(name).register_forward_pre_hook(each.hear) for name, each in listeners.items()]
-    n_seen = 0
-    try:
-        for inputs, _ in itertools.islice(batches, n_batches):
-            traced.forward(model, inputs)
-            n_seen += 1
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not n_seen:
-        raise DataError("damage must be measured on at least one batch, but got none. Give training images.")
+    heard = [(name, each.hear) for name, each in listeners.items()]
+    show(model, traced, batches, listeners=heard, n_batches=n_batches, what="damage")
     return listeners
 
 
