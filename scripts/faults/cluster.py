@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.processes import descendants, members_of_session
 from tests.ray_nodes import Nodes, ray_nodes
 
 __all__ = ["Cluster", "cluster", "processes"]
@@ -25,14 +26,9 @@ def processes(leader: int, part: str) -> list[int]:
         leader: A driver or a node, whose session has its number.
         part: What is in the command line.
     """
-    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,sess=,args="], capture_output=True, text=True, check=True)
-    rows = [line.split(None, 3) for line in listed.stdout.splitlines()]
-    found = {int(pid) for pid, _, session, *_ in rows if int(session) == leader}
-    above = {leader, *found}
-    while above:
-        above = {int(pid) for pid, parent, *_ in rows if int(parent) in above} - found
-        found |= above
-    return [int(pid) for pid, _, _, *command in rows if int(pid) in found and part in "".join(command)]
+    session = members_of_session(leader)
+    found = session | descendants(leader, *session)
+    return [pid for pid, command in found.items() if part in command]
 
 
 class Cluster:

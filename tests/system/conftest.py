@@ -49,19 +49,6 @@ threads = 1
 """
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Command lines of the processes below one, such as those of a cluster that a driver has started."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    found: dict[int, str] = {}
-    above = {pid}
-    while above:
-        below = {int(row[0]): " ".join(row[2:]) for row in rows if int(row[1]) in above}
-        above = below.keys() - found.keys()
-        found |= below
-    return found
-
-
 def is_there(pid: int) -> bool:
     """Whether a process lives; one that has ended and that nobody has asked for does not."""
     try:

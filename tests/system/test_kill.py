@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.system.conftest import descendants, is_there
+from tests.processes import descendants
+from tests.system.conftest import is_there
 
 pytestmark = pytest.mark.ray
 

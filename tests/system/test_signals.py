@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from autoprune.search.storage import Database, schema
-from tests.system.conftest import STUDY, Sandbox, descendants, is_there
+from tests.processes import descendants
+from tests.system.conftest import STUDY, Sandbox, is_there
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
