@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,7 @@ from optuna.trial import TrialState
 from autoprune.config import Progressed, Report
 from autoprune.errors import LeaseLostError, OutageError, SpaceExhaustedError, StorageError
 from autoprune.search.dispatch.lease_keeper import LeaseKeeper
-from autoprune.search.dispatch.outage import Outage
+from autoprune.search.dispatch.outage import Outage, Untold
 from autoprune.search.dispatch.patience import Patience
 from autoprune.search.dispatch.records import Live, Nothing, Snapshot, Stopping
 from autoprune.search.dispatch.stopper import Reached, Stopper, reached
@@ -102,7 +100,7 @@ class Dispatcher:
         self._shared, self._on_complete = shared or SharedPhases(), on_complete
         self._patience, self._stopper, self._events, self._trial_limit_s = patience, stopper, events, trial_limit_s
         self.outage = outage or Outage()
-        self._untold: deque[Callable[[], object]] = deque()  # What the database is to be told, in order.
+        self._untold = Untold[Verdict](self.outage)
         self.phases = PhaseLeases(
             PhaseRows(lifecycle.study.db), owner=lifecycle.owner, grace_s=lifecycle.grace_s, events=events
         )
@@ -202,7 +200,7 @@ class Dispatcher:
         """The server may answer again: first of all our leases, which have run out meanwhile like everybody's."""
         self._trials.beat()
         self._lifecycle.spare_orphans()
-        self._tell_all()
+        self._untold.tell_all()
         self.outage.over()
 
     def _hand_out(self, handle: str) -> Claim | Nothing:
@@ -321,7 +319,7 @@ class Dispatcher:
         """A worker has begun the trial; until then it has waited for one to start."""
         live = self.live.get(handle)
         if live is not None:
-            live.since = time.monotonic()
+            live.since = self._wind_down.clock()
 
     def overdue(self) -> list[str]:
         """Handles of the trials that have just taken longer than a trial may: their workers are to be ended.
@@ -330,7 +328,7 @@ class Dispatcher:
         """
         if self._trial_limit_s is None:
             return []
-        latest = time.monotonic() - self._trial_limit_s
+        latest = self._wind_down.clock() - self._trial_limit_s
         found = {
             handle: live
             for handle, live in self.live.items()
@@ -379,7 +377,7 @@ class Dispatcher:
         live.hear(report)
         file = report.phase_file if isinstance(report, Progressed) else None
         if file is not None:
-            self._tell(functools.partial(self._publish, live.claim.trial_id, file))
+            self._untold.tell(functools.partial(self._publish, live.claim.trial_id, file))
 
     def _publish(self, holder: int, file: Mapping[str, Any]) -> None:
         if self.phases.publish("sparsify", holder=holder, file=file):
@@ -407,7 +405,7 @@ class Dispatcher:
         if live is None:
             return None
         verdict = verdict_on(live, last, goals=self._goals, crashed=crashed, stopping=self.stopping)
-        return self._tell(functools.partial(self._finish, live, verdict), meanwhile=verdict)
+        return self._untold.tell(functools.partial(self._finish, live, verdict), meanwhile=verdict)
 
     def _finish(self, live: Live, verdict: Verdict) -> Verdict | None:
         """Have the database know how a trial has ended."""
@@ -420,24 +418,6 @@ class Dispatcher:
             self._wind_down.count_failures()
         self._trials.told(trial_id)
         return stored
-
-    def _tell(self, deed: Callable[[], Verdict | None], *, meanwhile: Verdict | None = None) -> Verdict | None:
-        """Do what writes to the database; while the server is away it waits, with ``meanwhile`` for its answer."""
-        if not self.outage.is_on:
-            try:
-                return deed()
-            except OutageError as error:
-                self._untold.append(deed)
-                self.outage.met(error)
-                return meanwhile
-        self._untold.append(deed)
-        return meanwhile
-
-    def _tell_all(self) -> None:
-        """Do what has waited for the database."""
-        while self._untold:
-            self._untold[0]()
-            self._untold.popleft()
 
     def _store(self, claim: Claim, verdict: Verdict) -> Verdict | None:
         """Write what became of a trial; returns it as it was written, or None where the trial is no longer ours."""
@@ -480,7 +460,7 @@ class Dispatcher:
         for handle in list(self.live):
             live = self._trials.end(handle)
             if live is not None:
-                self._tell(functools.partial(self._finish, live, self._given_back))
+                self._untold.tell(functools.partial(self._finish, live, self._given_back))
         self._release_parked()
         if self._untold:
             self._tell_at_last()
@@ -488,7 +468,7 @@ class Dispatcher:
     def _release_parked(self) -> None:
         for trial_id, claim in list(self.parked.items()):
             self._trials.unpark(trial_id)
-            self._tell(functools.partial(self._store, claim, self._given_back))
+            self._untold.tell(functools.partial(self._store, claim, self._given_back))
 
     @property
     def _given_back(self) -> Release:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from autoprune.errors import OutageError
 
-__all__ = ["OUTAGE_S", "Outage"]
+__all__ = ["OUTAGE_S", "Outage", "Untold"]
 
 OUTAGE_S = 1800.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
@@ -97,3 +98,40 @@ class Outage:
             else:
                 self.over()
                 return found
+
+
+class Untold(Generic[T]):
+    """What the database is to be told, in order, while its server is away.
+
+    Args:
+        outage: Whether it is.
+    """
+
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
+        self._waiting: deque[Callable[[], T | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def tell(self, deed: Callable[[], T | None], *, meanwhile: T | None = None) -> T | None:
+        """Do what writes to the database; while the server is away it waits, with ``meanwhile`` for its answer.
+
+        Raises:
+            OutageError: The server has been away for too long.
+        """
+        if not self._outage.is_on:
+            try:
+                return deed()
+            except OutageError as error:
+                self._waiting.append(deed)
+                self._outage.met(error)
+                return meanwhile
+        self._waiting.append(deed)
+        return meanwhile
+
+    def tell_all(self) -> None:
+        """Do what has waited; what fails for an outage waits on, with all behind it."""
+        while self._waiting:
+            self._waiting[0]()
+            self._waiting.popleft()
