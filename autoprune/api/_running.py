@@ -232,7 +232,7 @@ def _run(
                 if not dispatcher.finished:
                     _make_ready(
                         ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
-                        whole=plan_alone(cluster, config.resources), progress=progress, is_new=is_new,
+                        alone=plan_alone(cluster, config.resources), progress=progress, is_new=is_new,
                     )  # fmt: skip
                 if not dispatcher.finished and dispatcher.stopping is None:
                     _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
@@ -270,7 +270,7 @@ def _make_ready(
     *,
     planner: Planner | None,
     slots: Slots,
-    whole: Slots,
+    alone: Slots,
     metric: Metric,
     progress: Progress,
     is_new: bool,
@@ -282,9 +282,9 @@ def _make_ready(
     if planner is not None and dispatcher.seconds_left is not None:
         pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
         planner.pace = pace or planner.pace
-    if setting.network.weights is not None:
-        whole = slots  # Given weights are only scored, in a process that is there already.
-    prepare_dense(workbench, dispatcher, metric=metric, slots=whole, progress=progress, pace=pace)
+    is_given = setting.network.weights is not None  # Then it is only scored, in a process that is there already.
+    slots = slots if is_given else alone
+    prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
 
 
 def _enter_folder(folder: Path, record: StudyHandle, progress: Progress) -> None:

@@ -16,17 +16,7 @@ from autoprune.config.numerics import (
 from autoprune.config.recipes import DistillSpec, TrainSpec
 from autoprune.config.reports import Completed, Failed, Progressed, Report, Stopped
 from autoprune.config.space_files import SHAPE, SpaceConfig, named_space, stock_spaces
-from autoprune.config.spec import (
-    Ancestor,
-    DataSpec,
-    NetworkSpec,
-    Range,
-    SettingSpec,
-    TrialResult,
-    TrialSpec,
-    digest,
-    seed_of,
-)
+from autoprune.config.spec import DataSpec, NetworkSpec, Range, SettingSpec, digest, seed_of
 from autoprune.config.study_files import (
     AS_MANY_AS_FIT,
     SAMPLERS,
@@ -42,6 +32,7 @@ from autoprune.config.study_files import (
     resolved,
 )
 from autoprune.config.tasks import TASKS, TaskSpec
+from autoprune.config.trials import Ancestor, TrialResult, TrialSpec
 
 __all__ = [
     "ACCURACY",
