@@ -38,6 +38,7 @@ from autoprune.importing import allow_own_code
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
 _COMMANDS = (
     init,
     inspect,
@@ -164,6 +165,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="autoprune: %(message)s", level=logging.ERROR, stream=sys.stderr)
     if getattr(args, "no_factories", False):
         allow_own_code(False)
+    code = _outcome(args)
+    if code == _INTERRUPTED and arguments is None:
+        _hear_no_more()
+    return code
+
+
+def _hear_no_more() -> None:
+    """Let no second signal change the exit code: Python forgets our handlers while it shuts down."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _outcome(args: argparse.Namespace) -> int:
+    """The exit code of a command, what went wrong told in one line."""
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -178,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     return code
 
 
