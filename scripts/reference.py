@@ -80,13 +80,16 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 def _allowed(field: dataclasses.Field[Any], hint: Any) -> str:
     facts = field.metadata
-    if facts.get("choices"):
-        return ", ".join(f"`{choice}`" for choice in facts["choices"])
-    bounds = any(facts.get(key) is not None for key in ("low", "high", "above", "below"))
-    text = "a range" if hint is Range else described(hint)
+    choices = [f"`{choice}`" for choice in facts.get("choices") or ()]
+    # A text must be one of the choices; what is no text may be another thing.
+    others = [kind for kind in typing.get_args(hint) if kind not in (str, type(None))]
+    if choices and (typing.get_origin(hint) is tuple or not others):
+        return ", ".join(choices)
+    text = "a range" if hint is Range else " or ".join(map(described, others)) if choices else described(hint)
     if Range in typing.get_args(hint):
         text = "a table, each entry a range"
-    return f"{text}, {interval(facts)}" if bounds else text
+    bounds = any(facts.get(key) is not None for key in ("low", "high", "above", "below"))
+    return " or ".join([*choices, f"{text}, {interval(facts)}" if bounds else text])
 
 
 def rows_of(kind: type[Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -66,6 +66,7 @@ def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
 
 def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # Else the cluster of other tests would be taken.
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # Nor may it be ended: what tests share goes on.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -67,7 +67,7 @@ class Checkpoint:
             if leaving.is_asked or self._clock() >= self._next_at:
                 self.keep(training, told())
             if leaving.is_asked:
-                raise SystemExit(1)
+                leaving.leave()
 
         with leaving.awaited():
             training.run(after_step)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 __all__ = ["leaving"]
 
@@ -25,7 +26,7 @@ class _Leaving:
         self._asked = threading.Event()
         self._changed = threading.Condition()
         self._n_underway = 0
-        self._is_waited_for = False
+        self._is_waited_for = self._is_exiting = False
 
     @property
     def is_asked(self) -> bool:
@@ -48,6 +49,21 @@ class _Leaving:
                 self._n_underway -= 1
                 self._changed.notify_all()
 
+    def leave(self) -> NoReturn:
+        """End the training that is awaited here, which has kept what it has.
+
+        Raises:
+            SystemExit: In the main thread. Another one stays where it is until the process is gone: were it to free its
+                tensors while Python ends, torch would abort the process.
+        """
+        if self._is_exiting and threading.current_thread() is not threading.main_thread():
+            with self._changed:
+                self._n_underway -= 1
+                self._changed.notify_all()
+            while True:
+                threading.Event().wait()
+        raise SystemExit(1)
+
     @contextlib.contextmanager
     def _hearing(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
@@ -67,6 +83,7 @@ class _Leaving:
                 signal.raise_signal(signal.SIGTERM)  # Now it does what it would have done.
 
     def _wait(self) -> None:
+        self._is_exiting = True
         self._asked.set()
         with self._changed:
             self._changed.wait_for(lambda: self._n_underway == 0, timeout=_GRACE_S)
