@@ -131,7 +131,7 @@ def test_scores_follow_the_channels(informed, network):
     scores = informed.score(model, traced, batches=batches)
     shuffled = informed.score(model, dataclasses.replace(traced, groups=tuple(groups)), batches=batches)
     for name, score in scores.items():
-        np.testing.assert_allclose(shuffled[name], score[orders[name]], rtol=1e-12)
+        np.testing.assert_allclose(shuffled[name], score[orders[name]], rtol=1e-9)  # sums in another order
 
 
 def test_a_dead_channel_is_the_least_important(informed, network):

@@ -18,6 +18,7 @@ __all__ = [
     "leases",
     "metadata",
     "migrate",
+    "optuna_studies",
     "optuna_trial_attributes",
     "optuna_trial_params",
     "optuna_trial_system_attributes",
@@ -109,15 +110,16 @@ evaluations = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
 )
 
-# Optuna's tables, only the columns that we read. They are written through Optuna's storage, but for attributes of
-# trials under way, which come many at once.
+# Optuna's tables, only the columns that we use. Studies are made through Optuna's storage; trials are written by
+# statements of our own, which make one transaction of what Optuna does in a dozen.
+optuna_studies = sa.table("studies", sa.column("study_id", sa.Integer))
 optuna_trials = sa.table(
     "trials",
     sa.column("trial_id", sa.Integer),
     sa.column("number", sa.Integer),
     sa.column("study_id", sa.Integer),
     sa.column("state", sa.Enum(TrialState)),
-    sa.column("datetime_start", sa.DateTime),
+    sa.column("datetime_start", sa.DateTime),  # both naive, UTC
     sa.column("datetime_complete", sa.DateTime),
 )
 optuna_trial_values = sa.table(
@@ -125,7 +127,7 @@ optuna_trial_values = sa.table(
     sa.column("trial_id", sa.Integer),
     sa.column("objective", sa.Integer),
     sa.column("value", sa.Double),
-    sa.column("value_type", sa.String),
+    sa.column("value_type", sa.Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")),
 )
 optuna_trial_params = sa.table(
     "trial_params",

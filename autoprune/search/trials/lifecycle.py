@@ -6,21 +6,18 @@
     RUNNING, lease expired or never written --reap--> FAIL, and at most one WAITING clone of it
     WAITING --claim_waiting--> RUNNING, with a lease
 
-Every step that several transactions make up is done under the study's lock, in an order in which a process may die
-between any two of them and the next ``reap`` puts it right. The last one of each claim and of each tell is durable,
-and with it those before: neither is lost with the power.
+Every arrow is one durable transaction under the study's lock: a process that dies, or a machine that loses its power,
+leaves a trial before it or behind it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
@@ -41,7 +38,6 @@ _log = logging.getLogger(__name__)
 _CONSTRAINT = "constraints:"
 _UNCONSTRAINED: Mapping[str, float] = MappingProxyType({})
 _NOTHING: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
-_NOTHING_FOUND: Mapping[str, Any] = MappingProxyType({})
 
 
 class Lifecycle:
@@ -154,13 +150,11 @@ class Lifecycle:
                 seed_number = sql.count_first_tries(connection, study_id)
             now = self._db.now()
             booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
-            trial_id = self._create(TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked)
             with self._db.durably(), self._db.writing() as connection:
+                trial_id, number = self._create(
+                    connection, TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked
+                )
                 self._write_lease(connection, trial_id, now=now)
-                trials = schema.optuna_trials
-                number = connection.execute(
-                    sa.select(trials.c.number).where(trials.c.trial_id == trial_id)
-                ).scalar_one()
         params = dict(proposal.params)
         return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=seed_number)
 
@@ -175,14 +169,9 @@ class Lifecycle:
             if trial_id is None or counts.running + counts.finished >= self.n_trials:
                 return None
             now = self._db.now()
-            # The lease first: a trial must not be RUNNING, even for a moment, with nobody to stand for it.
-            with self._db.writing() as connection:
+            with self._db.durably(), self._db.writing() as connection:
+                sql.start(connection, trial_id, self._booking(now))
                 self._write_lease(connection, trial_id, now=now)
-            with self._db.translating_errors():
-                for name, value in self._booking(now).items():
-                    self._db.storage.set_trial_user_attr(trial_id, name, value)
-                with self._db.durably():
-                    self._db.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
             trial = self._read(trial_id)
         return Claim(
             trial_id=trial_id,
@@ -252,7 +241,7 @@ class Lifecycle:
         *,
         constraints: Mapping[str, float] = _UNCONSTRAINED,
     ) -> TrialState:
-        """Store a result: the attributes first, then the values and the state.
+        """Store a result: values, attributes and state. To tell again what has been told changes nothing.
 
         Args:
             trial_id: One of our trials.
@@ -271,8 +260,9 @@ class Lifecycle:
         if wrong:
             self.failed(trial_id, wrong)
             return TrialState.FAIL
-        numbers = [float(value) for value in values if value is not None]
-        self._tell(trial_id, TrialState.COMPLETE, attrs, constraints, numbers)
+        self._tell(
+            trial_id, TrialState.COMPLETE, attrs, constraints, [float(value) for value in values if value is not None]
+        )
         return TrialState.COMPLETE
 
     def stopped(
@@ -295,7 +285,7 @@ class Lifecycle:
         if wrong:
             self.failed(trial_id, wrong)
             return TrialState.FAIL
-        self._tell(trial_id, TrialState.PRUNED, attrs, constraints, None)
+        self._tell(trial_id, TrialState.PRUNED, attrs, constraints)
         return TrialState.PRUNED
 
     def failed(self, trial_id: int, reason: str, *, retry: bool = False) -> None:
@@ -309,11 +299,9 @@ class Lifecycle:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        with self.study.lock():
-            self._hold(trial_id)
-            trial = self._read(trial_id)
-            _log.warning("trial %d failed: %s", trial.number, reason)
-            self._retire(trial, reason=reason, next_attempt=self._next_attempt(trial) if retry else None)
+        trial = self._read(trial_id)
+        _log.warning("trial %d failed: %s", trial.number, reason)
+        self._give_up(trial, reason=reason, next_attempt=self._next_attempt(trial) if retry else None)
 
     def release(self, trial_id: int, reason: str) -> None:
         """Give an interrupted trial back: it waits for another try, and this one is not counted.
@@ -321,10 +309,8 @@ class Lifecycle:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        with self.study.lock():
-            self._hold(trial_id)
-            trial = self._read(trial_id)
-            self._retire(trial, reason=reason, next_attempt=trial.attempt)
+        trial = self._read(trial_id)
+        self._give_up(trial, reason=reason, next_attempt=trial.attempt)
 
     # How it is done
 
@@ -351,12 +337,13 @@ class Lifecycle:
 
     def _create(
         self,
+        connection: sa.Connection,
         state: TrialState,
         params: dict[str, Any],
         distributions: dict[str, BaseDistribution],
         attrs: dict[str, Any],
         booked: dict[str, Any],
-    ) -> int:
+    ) -> tuple[int, int]:
         template = create_trial(
             state=state,
             params=params,
@@ -364,39 +351,17 @@ class Lifecycle:
             user_attrs=attrs | booked,
             system_attrs={GIVEN: sorted(attrs)},
         )
-        with self._db.translating_errors():
-            try:
-                return self._db.storage.create_new_trial(self.study.study_id, template_trial=template)
-            except ValueError as error:
-                raise ConfigError(
-                    f"a proposal must fit the distributions that study {self.study.name!r} has recorded, but {error} "
-                    "Give a parameter whose choices changed a new name."
-                ) from error
+        try:
+            return sql.create(connection, self.study.study_id, template)
+        except ValueError as error:
+            raise ConfigError(
+                f"a proposal must fit the distributions that study {self.study.name!r} has recorded, but {error} "
+                "Give a parameter whose choices changed a new name."
+            ) from error
 
     def _read(self, trial_id: int) -> StoredTrial:
         with self._db.translating_errors(), self._db.reading_only():
             return StoredTrial(self._db.storage.get_trial(trial_id))
-
-    def _hold(
-        self, trial_id: int, *, found: Mapping[str, Any] = _NOTHING_FOUND, excess: Mapping[str, float] = _UNCONSTRAINED
-    ) -> None:
-        """Renew our lease, or raise: what follows has ``grace_s`` before anyone may reap the trial.
-
-        Args:
-            trial_id: The trial.
-            found: Attributes that are written with it, JSON.
-            excess: Value minus limit by constraint, likewise.
-        """
-        expires_at = self._db.now() + self.grace_s
-        with self._db.writing() as connection:
-            held = sql.renew(connection, trial_id, owner=self.owner, expires_at=expires_at)
-            state, holder = sql.holder(connection, trial_id)
-            is_ours = held and state is TrialState.RUNNING
-            if is_ours:
-                constraints = {f"{_CONSTRAINT}{name}": float(value) for name, value in excess.items()}
-                sql.write_attributes(connection, trial_id, user=found, system=constraints)
-        if not is_ours:
-            raise self._lost(trial_id, state, holder)
 
     def _lost(self, trial_id: int, state: TrialState | None, holder: str | None) -> LeaseLostError:
         now = "gone" if state is None else f"{state.name} with a lease of {holder}" if holder else state.name
@@ -412,34 +377,34 @@ class Lifecycle:
         state: TrialState,
         attrs: Mapping[str, Any],
         constraints: Mapping[str, float],
-        values: Sequence[float] | None,
+        values: Sequence[float] = (),
     ) -> None:
-        try:
-            self._hold(trial_id, found=plain(attrs), excess=constraints)
-        except LeaseLostError:
-            if not self._was_told(trial_id, state):
-                raise
-            with self._db.writing() as connection:
-                sql.drop(connection, trial_id)
-            return
-        with self.study.lock():
-            self._hold(trial_id)
-            with self._dropped_if_finished(trial_id), self._db.translating_errors(), self._db.durably():
-                self._db.storage.set_trial_state_values(trial_id, state, values)
-            with self._db.writing() as connection:
-                sql.drop(connection, trial_id)
+        excess = {f"{_CONSTRAINT}{name}": float(value) for name, value in constraints.items()}
 
-    def _was_told(self, trial_id: int, state: TrialState) -> bool:
-        """Whether we have told it, and the server was away before it could say so."""
-        with self._db.reading() as connection:
-            return sql.holder(connection, trial_id) == (state, self.owner)
+        def write(connection: sa.Connection) -> None:
+            sql.write_attributes(connection, trial_id, user=plain(attrs), system=excess)
+            sql.end(connection, trial_id, state, values)
 
-    @contextlib.contextmanager
-    def _dropped_if_finished(self, trial_id: int) -> Iterator[None]:
-        try:
-            yield
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise self._lost(trial_id, self._read(trial_id).state, None) from error
+        self._end(trial_id, state, write)
+
+    def _give_up(self, trial: StoredTrial, *, reason: str, next_attempt: int | None) -> None:
+        said: dict[str, Any] | None = None
+
+        def write(connection: sa.Connection) -> None:
+            nonlocal said
+            said = self._retire(connection, trial, reason=reason, next_attempt=next_attempt)
+
+        self._end(trial.frozen._trial_id, TrialState.FAIL, write)
+        self._say_retry(said)
+
+    def _end(self, trial_id: int, state: TrialState, write: Callable[[sa.Connection], None]) -> None:
+        """End a trial of ours, unless its result is there: the server may have been away before it could say so."""
+        with self.study.lock(), self._db.durably(), self._db.writing() as connection:
+            found, holder = sql.holder(connection, trial_id)
+            if found is TrialState.RUNNING and holder == self.owner:
+                write(connection)
+            elif found is not state or state is TrialState.FAIL or sql.claimed_by(connection, trial_id) != self.owner:
+                raise self._lost(trial_id, found, holder)  # What has failed may have been failed by a reaper.
 
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""
@@ -462,38 +427,38 @@ class Lifecycle:
                 else f"lease of {owner} expired: no sign of life for {self.grace_s:g} s"
             )
             _log.warning("trial %d has lost its driver: %s", trial.number, reason)
-            self._retire(trial, reason=reason, next_attempt=self._next_attempt(trial))
+            next_attempt = self._next_attempt(trial)
+            with self._db.durably(), self._db.writing() as connection:
+                retry = self._retire(connection, trial, reason=reason, next_attempt=next_attempt)
+            self._say_retry(retry)
         return [orphan.trial_id for orphan in orphans]
 
     def _next_attempt(self, trial: StoredTrial) -> int | None:
         return trial.attempt + 1 if trial.attempt < self.max_retry else None
 
-    def _retire(self, trial: StoredTrial, *, reason: str, next_attempt: int | None) -> None:
-        """Fail a trial and queue a clone of it, under the study's lock.
-
-        The lease goes first, so that its old owner's late result can't slip in between; the clone comes before FAIL,
-        so that a death in between loses nothing; that the clone is there keeps the next reaper from making another.
-        """
+    def _retire(
+        self, connection: sa.Connection, trial: StoredTrial, *, reason: str, next_attempt: int | None
+    ) -> dict[str, Any] | None:
+        """Fail a trial, and queue a clone of it where there is a next attempt; returns what to say of the clone."""
         frozen, trial_id, study_id = trial.frozen, trial.frozen._trial_id, self.study.study_id
-        with self._db.translating_errors():
-            self._db.storage.set_trial_user_attr(trial_id, Attr.REASON, cut(reason))
-        with self._db.writing() as connection:
-            sql.write(connection, trial_id, study_id=study_id, owner=sql.NOBODY, expires_at=0.0)
-            wanted = (
-                next_attempt is not None
-                and trial.key is not None
-                and not sql.is_requeued(connection, study_id, trial.number)
-                and not sql.key_is_taken(connection, study_id, trial.key, besides=trial_id)
-            )
-        if wanted:
+        said = None
+        if (
+            next_attempt is not None
+            and trial.key is not None
+            and not sql.is_requeued(connection, study_id, trial.number)
+            and not sql.key_is_taken(connection, study_id, trial.key, besides=trial_id)
+        ):
             booked = {Attr.KEY: trial.key, Attr.ATTEMPT: next_attempt, Attr.RETRY_OF: trial.number}
             booked[Attr.SEED_NUMBER] = trial.seed_number
             booked[Attr.REVISION] = self.study.revision if trial.revision is None else trial.revision
-            again = self._create(TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked)
-            self._events(
-                "retry", trial=trial.number, trial_id=trial_id, again=again, attempt=next_attempt, reason=reason
+            again, _ = self._create(
+                connection, TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked
             )
-        with self._db.translating_errors(), self._db.durably():
-            self._db.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        with self._db.writing() as connection:
-            sql.drop(connection, trial_id)
+            said = {"trial": trial.number, "trial_id": trial_id, "again": again, "attempt": next_attempt}
+        sql.write_attributes(connection, trial_id, user={Attr.REASON: cut(reason)})
+        sql.end(connection, trial_id, TrialState.FAIL)
+        return said and {**said, "reason": reason}
+
+    def _say_retry(self, said: dict[str, Any] | None) -> None:
+        if said is not None:
+            self._events("retry", **said)

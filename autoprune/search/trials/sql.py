@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.trial import TrialState
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.storage import schema
 from autoprune.search.trials.attributes import Attr
 
 __all__ = [
-    "NOBODY",
     "Ended",
     "StaleTrial",
     "beat",
+    "claimed_by",
     "complete_with",
     "count_first_tries",
     "count_retried",
+    "create",
     "drop",
+    "end",
     "failed_for_good",
     "holder",
     "is_requeued",
@@ -30,23 +38,21 @@ __all__ = [
     "last_success",
     "leftovers",
     "oldest_waiting",
-    "renew",
     "stale",
+    "start",
     "tell_progress",
     "write",
     "write_attributes",
 ]
 
-# The owner of a lease that a reaper has taken away: the late result of the old owner finds no lease of its own.
-NOBODY = ""
-
 _LEASES, _TRIALS, _ATTRIBUTES = schema.leases, schema.optuna_trials, schema.optuna_trial_attributes
+_PARAMS, _VALUES = schema.optuna_trial_params, schema.optuna_trial_values
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
 class StaleTrial:
-    """A RUNNING trial that nobody stands for; ``owner`` is None when it never got its lease."""
+    """A RUNNING trial that nobody stands for; ``owner`` is None when it has no lease, as earlier versions left some."""
 
     trial_id: int
     owner: str | None
@@ -158,17 +164,87 @@ def last_success(connection: sa.Connection, study_id: int, *, since_trial_id: in
     return None if row is None else _ended(row, None)
 
 
+def create(connection: sa.Connection, study_id: int, template: FrozenTrial) -> tuple[int, int]:
+    """Write a trial with all that belongs to it, as Optuna does; only under the study's lock.
+
+    Args:
+        connection: To write through.
+        study_id: Optuna's id of the study.
+        template: State, parameters and attributes.
+
+    Returns:
+        Its id and its number.
+
+    Raises:
+        ValueError: A parameter's distribution contradicts the one under which the study has it.
+    """
+    _check_distributions(connection, study_id, template.distributions)
+    studies = schema.optuna_studies
+    # Optuna's own trials, should anybody make some, take this row before they count.
+    connection.execute(sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update())
+    earlier = sa.select(sa.func.count()).where(_TRIALS.c.study_id == study_id).scalar_subquery()
+    row = {
+        "study_id": study_id,
+        "number": earlier,
+        "state": template.state,
+        "datetime_start": _utc_now() if template.state is TrialState.RUNNING else None,
+    }
+    insert = sa.insert(_TRIALS).values(**row).returning(_TRIALS.c.trial_id, _TRIALS.c.number)
+    trial_id, number = connection.execute(insert).one()
+    params = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distribution.to_internal_repr(template.params[name]),
+            "distribution_json": distribution_to_json(distribution),
+        }
+        for name, distribution in template.distributions.items()
+    ]
+    if params:
+        connection.execute(sa.insert(_PARAMS), params)
+    write_attributes(connection, trial_id, user=template.user_attrs, system=template.system_attrs)
+    return trial_id, number
+
+
+def _check_distributions(
+    connection: sa.Connection, study_id: int, distributions: Mapping[str, BaseDistribution]
+) -> None:
+    of_study = sa.select(_PARAMS.c.distribution_json).join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
+    for name, distribution in distributions.items():
+        query = of_study.where(_TRIALS.c.study_id == study_id, _PARAMS.c.param_name == name).limit(1)
+        recorded = connection.execute(query).scalar_one_or_none()
+        if recorded is not None and recorded != distribution_to_json(distribution):
+            check_distribution_compatibility(json_to_distribution(recorded), distribution)
+
+
+def start(connection: sa.Connection, trial_id: int, booked: Mapping[str, Any]) -> None:
+    """Make a WAITING trial RUNNING; ``booked`` are attributes of whoever takes it."""
+    write_attributes(connection, trial_id, user=booked)
+    now = {"state": TrialState.RUNNING, "datetime_start": _utc_now()}
+    connection.execute(sa.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(**now))
+
+
+def end(connection: sa.Connection, trial_id: int, state: TrialState, values: Sequence[float] = ()) -> None:
+    """Make a trial COMPLETE, PRUNED or FAIL, with its finite values, and delete its lease."""
+    rows = [
+        {"trial_id": trial_id, "objective": i, "value": value, "value_type": "FINITE"} for i, value in enumerate(values)
+    ]
+    if rows:
+        connection.execute(sa.insert(_VALUES), rows)
+    now = {"state": state, "datetime_complete": _utc_now()}
+    connection.execute(sa.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(**now))
+    drop(connection, trial_id)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def write(connection: sa.Connection, trial_id: int, *, study_id: int, owner: str, expires_at: float) -> None:
     """Give the lease of a trial to ``owner``, whoever had it; only under the study's lock."""
     drop(connection, trial_id)
     values = {"trial_id": trial_id, "study_id": study_id, "owner": owner, "expires_at": expires_at}
     connection.execute(_LEASES.insert().values(**values))
-
-
-def renew(connection: sa.Connection, trial_id: int, *, owner: str, expires_at: float) -> bool:
-    """Extend a lease if it is still that of ``owner``."""
-    update = sa.update(_LEASES).where(_LEASES.c.trial_id == trial_id, _LEASES.c.owner == owner)
-    return connection.execute(update.values(expires_at=expires_at)).rowcount == 1
 
 
 def beat(connection: sa.Connection, trial_ids: Collection[int], *, owner: str, expires_at: float) -> set[int]:
@@ -229,8 +305,15 @@ def holder(connection: sa.Connection, trial_id: int) -> tuple[TrialState | None,
     return (None, None) if row is None else (row.state, row.owner)
 
 
+def claimed_by(connection: sa.Connection, trial_id: int) -> str | None:
+    """The owner that a trial was claimed by last."""
+    owner = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == Attr.OWNER)
+    text = connection.execute(sa.select(_ATTRIBUTES.c.value_json).where(owner)).scalar_one_or_none()
+    return None if text is None else str(json.loads(text))
+
+
 def leftovers(connection: sa.Connection, study_id: int) -> list[int]:
-    """Trials that ended while their driver died before it could delete the lease."""
+    """Trials that have ended, but not their lease, as drivers of earlier versions left some when they died."""
     query = (
         sa.select(_LEASES.c.trial_id)
         .join(_TRIALS, _LEASES.c.trial_id == _TRIALS.c.trial_id)

@@ -385,8 +385,10 @@ def test_somebody_elses_trial_cannot_be_told(study: StudyHandle, mine: Lifecycle
 def test_a_result_counts_once(study: StudyHandle, mine: Lifecycle) -> None:
     claimed = take(mine)
     mine.complete(claimed.trial_id, [0.5, 0.5], {})
-    with pytest.raises(LeaseLostError, match="is now COMPLETE, not RUNNING for mine"):
-        mine.complete(claimed.trial_id, [0.7, 0.7], {"a": 1})
+    mine.complete(claimed.trial_id, [0.7, 0.7], {"a": 1})  # As after an outage in which the first one was committed.
+    for other in (lambda: mine.stopped(claimed.trial_id, {}), lambda: mine.failed(claimed.trial_id, "late")):
+        with pytest.raises(LeaseLostError, match="is now COMPLETE, not RUNNING for mine"):
+            other()
     (trial,) = trials(study)
     assert trial.values == [0.5, 0.5]
     assert "a" not in trial.user_attrs

@@ -29,29 +29,22 @@ def proposal(x: int) -> Proposal:
 
 @contextlib.contextmanager
 def dying(db: Database, after: int) -> Iterator[None]:
-    """Let the process die when it has made ``after`` writes and begins another."""
+    """Let the process die when it has made ``after`` writes and begins another, within a transaction as well."""
     left = after
 
-    def lives() -> None:
+    def execute(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
         nonlocal left
-        left -= 1
+        left -= statement.startswith(("INSERT", "UPDATE", "DELETE"))
         if left < 0:
             raise DiedError
 
-    def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            lives()
-            return write(*args, **kwargs)
-
-        return call
-
-    with pytest.MonkeyPatch.context() as patch:
-        storage: Any = db.storage
-        writes = ("create_new_trial", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values")
-        for name in writes:
-            patch.setattr(storage, name, guarded(getattr(storage, name)))
-        patch.setattr(db, "writing", guarded(db.writing))
-        yield
+    storage: Any = db.storage
+    engines = (db._engine, storage._backend.engine)
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", execute)
+    yield
+    for engine in engines:
+        sa.event.remove(engine, "before_cursor_execute", execute)
 
 
 Act = Callable[[Lifecycle, Lifecycle, int], object]

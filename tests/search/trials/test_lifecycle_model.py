@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,35 +147,19 @@ class Driver:
         self._sabotage()
 
     def _sabotage(self) -> None:
-        """Let every write, Optuna's and ours, first ask whether the driver still lives."""
+        """Let every write, Optuna's and ours, first ask whether the driver still lives; in a transaction as well."""
 
-        def lives() -> None:
-            if self.writes_left == 0:
-                raise DiedError
-            if self.writes_left is not None:
-                self.writes_left -= 1
-
-        def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                lives()
-                return write(*args, **kwargs)
-
-            return call
+        def execute(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith(("INSERT", "UPDATE", "DELETE")):
+                if self.writes_left == 0:
+                    raise DiedError
+                if self.writes_left is not None:
+                    self.writes_left -= 1
 
         storage: Any = self.db.storage
-        engine: Any = self.db._engine
-        engine._compiled_cache = storage._backend.engine._compiled_cache = COMPILED
-        for name in ("create_new_trial", "set_trial_user_attr", "set_trial_state_values"):
-            setattr(storage, name, guarded(getattr(storage, name)))
-        real = self.db.writing
-
-        @contextlib.contextmanager
-        def writing() -> Iterator[sa.Connection]:
-            lives()
-            with real() as connection:
-                yield connection
-
-        self.db.writing = writing  # type: ignore[method-assign]
+        for engine in (self.db._engine, storage._backend.engine):
+            engine._compiled_cache = COMPILED
+            sa.event.listen(engine, "before_cursor_execute", execute)
 
 
 class Machine(RuleBasedStateMachine):
