@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
-from autoprune.search.proposals.gains import ErrorModel, Member, gain
+from autoprune.search.proposals.gains import ErrorModel, Member, gain, worth
 from autoprune.search.proposals.pace import Pace, TimeLeft
 from autoprune.search.trials import Attr, Point, StoredTrial, dense_score, lineage_of
 
@@ -336,12 +336,12 @@ class Look:
         return float(f"{n_images / self._budget.n_images:.4g}")
 
     def _member(self, trial: StoredTrial) -> Member:
-        line = lineage_of(trial, self._by_number)
+        line, ratio = lineage_of(trial, self._by_number), trial.attrs["macs_ratio"]
         return Member(
             number=trial.number,
-            macs_ratio=trial.attrs["macs_ratio"],
+            macs_ratio=ratio,
             score=trial.attrs[self._metric.name],
-            images=float(sum(each.images for each in line)),
+            images=sum(worth(each.images, of=each.attrs["macs_ratio"], at=ratio) for each in line),
             depth=len(line) - 1,
             sha256=str(trial.sha256),
         )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.proposals.gains import ErrorModel, Member, error_at, gain
+from autoprune.search.proposals.gains import ErrorModel, Member, error_at, gain, worth
 from tests.search.fakes import RMSE
 
 # error = 0.1 + exp(-1) macs_ratio^(-1/4) images^(-1/10)
@@ -57,10 +57,23 @@ def test_training_on_divides_what_is_above_the_floor_by_the_power_of_the_images(
 def test_a_child_keeps_half_of_what_its_parent_is_better() -> None:
     excess = LAW.error(0.5, 1000) - 0.1
     plain = LAW.of_child(member(0.5, 0.9 - excess, 1000), macs_ratio=0.25, images=500)
-    assert plain == pytest.approx(1 - LAW.error(0.25, 1500))
+    # Of the parent's 1,000 images the half counts that its child keeps of its MACs.
+    assert plain == pytest.approx(1 - LAW.error(0.25, 1000))
     better = LAW.of_child(member(0.5, 0.9 - excess / 2, 1000), macs_ratio=0.25, images=500)
     assert 0.9 - better == pytest.approx((0.9 - plain) / math.sqrt(2))
     assert LAW.of_child(None, macs_ratio=0.25, images=500) == pytest.approx(1 - LAW.error(0.25, 500))
+
+
+@given(st.floats(1, 1e9), st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_what_is_inherited_counts_by_the_share_of_macs_that_is_left(
+    images: float, of: float, via: float, at: float
+) -> None:
+    assert worth(images, of=of, at=of) == images
+    assert worth(images, of=at, at=min(2 * at, 1.0)) == images  # Nothing is learnt by growing.
+    of, via, at = sorted((of, via, at), reverse=True)
+    # By one cut or by two: what counts is what is left.
+    assert worth(worth(images, of=of, at=via), of=via, at=at) == pytest.approx(worth(images, of=of, at=at))
+    assert worth(1_000, of=0.8, at=0.2) == pytest.approx(250)
 
 
 @given(st.floats(0, 1), st.floats(0.02, 1), st.floats(1, 1e6))
@@ -74,7 +87,7 @@ def test_accuracy_is_reckoned_with_in_the_same_steps_as_ever_to_the_last_bit(
     expected = math.exp(a - b * math.log(ratio / 2) - c * math.log(images))
     assert LAW.of_child(None, macs_ratio=ratio / 2, images=images) == 1 - min(1.0, 0.1 + expected)
     better = math.log(excess / math.exp(a - b * math.log(ratio) - c * math.log(1000.0)))
-    expected = math.exp(a - b * math.log(ratio / 2) - c * math.log(1000.0 + images)) * math.exp(0.5 * better)
+    expected = math.exp(a - b * math.log(ratio / 2) - c * math.log(500.0 + images)) * math.exp(0.5 * better)
     assert LAW.of_child(one, macs_ratio=ratio / 2, images=images) == 1 - min(1.0, 0.1 + expected)
 
 
