@@ -104,8 +104,9 @@ def test_a_model_of_hugging_face_is_asked_by_name():
         assert names["pruned"].network(names["batches"][0]["pixel_values"]).logits.shape == (8, 2)
 
 
-@pytest.mark.ray
-def test_fifteen_lines_as_a_new_user_tries_them(tmp_path, monkeypatch):
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder with the page's own network and task in it, little trained; what is run there, for what it prints."""
     monkeypatch.delenv("AUTOPRUNE_STORAGE", raising=False)
     code = (
         block(README, "python", "# mine.py\n").replace('time_limit="2m"', "n_trials=2").replace("epochs=5", "epochs=1")
@@ -120,14 +121,24 @@ def test_fifteen_lines_as_a_new_user_tries_them(tmp_path, monkeypatch):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    found = run("mine.py")
+    return run
+
+
+@pytest.mark.ray
+def test_fifteen_lines_as_a_new_user_tries_them(mine):
+    found = mine("mine.py")
     assert "rmse" in found
     assert "macs_ratio" in found
-    run("-m", "autoprune", "init", "study.toml", "--network", "mine:network", "--task", "mine:task", "--time", "2m")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_fifteen_lines_as_a_file(mine, tmp_path):
+    mine("-m", "autoprune", "init", "study.toml", "--network", "mine:network", "--task", "mine:task", "--time", "2m")
     file = tmp_path / "study.toml"
     file.write_text(file.read_text().replace("epochs = 30", "epochs = 1").replace("epochs = 3", "epochs = 1"))
-    run("-m", "autoprune", "launch", "study.toml", "--trials", "2")
-    assert "rmse" in run("-m", "autoprune", "pareto", "study")
+    mine("-m", "autoprune", "launch", "study.toml", "--trials", "2")
+    assert "rmse" in mine("-m", "autoprune", "pareto", "study")
 
 
 def table_under(page, heading):

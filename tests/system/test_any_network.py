@@ -83,7 +83,9 @@ threads = 1
 """
 
 
-@pytest.mark.parametrize("name", ["cnn", "transformer", pytest.param("groups", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("transformer", "groups"))]
+)
 def test_from_launch_to_onnx(sandbox: Any, name: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     (sandbox.folder / "mine.py").write_text(MINE)

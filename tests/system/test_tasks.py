@@ -34,10 +34,7 @@ def short(kind: str, *, n_trials: int) -> str:
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "two_inputs",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("segmentation", "detection", "regression")),
-    ],
+    [pytest.param(kind, marks=pytest.mark.slow) for kind in ("two_inputs", "segmentation", "detection", "regression")],
 )
 def test_from_launch_to_test_score(kind: str, sandbox: Any) -> None:
     (sandbox.folder / "studies").symlink_to(ROOT / "studies")

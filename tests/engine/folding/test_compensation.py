@@ -50,7 +50,7 @@ def test_a_channel_that_another_one_says_as_well_is_not_missed() -> None:
     assert not small.training
 
 
-@pytest.mark.parametrize("name", ["resnet_digits", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet_digits", pytest.param("vgg16", marks=pytest.mark.slow)])
 def test_it_brings_a_network_nearer_to_what_it_said(name: str) -> None:
     torch.manual_seed(0)
     size, channels = (8, 1) if name == "resnet_digits" else (32, 3)
