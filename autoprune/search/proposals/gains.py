@@ -15,7 +15,7 @@ __all__ = ["ErrorModel", "Member", "error_at", "gain", "worth"]
 
 _PRIOR = np.array([0.0, 0.6, 0.3])  # Of a ResNet-20 on CIFAR-10; any other network's trials soon outvote it.
 _PRIOR_WEIGHT = np.array([0.0, 1.0, 4.0])  # Squared errors of the logarithm that a squared deviation from it weighs.
-_FLOOR = 0.95  # Of the dense network's error: what no training of a pruned one is expected to get below.
+_FLOOR = 0.95  # Of the least error known, the dense network's or another's: what none is expected to get below.
 _LEAST_EXCESS = 2e-3
 _OF_PARENT = 0.5  # Share of what a parent is better than the model says that its child is expected to keep.
 
@@ -66,9 +66,10 @@ class ErrorModel:
             dense_score: Of the dense network, where it is known.
             metric: What they are scored by.
         """
-        floor = _floor(None if dense_score is None else metric.error(dense_score))
+        errors = [metric.error(member.score) for member in members]
+        floor = _floor(None if dense_score is None else min(metric.error(dense_score), *errors))
         rows = np.array([[1.0, -math.log(m.macs_ratio), -math.log(m.images)] for m in members])
-        logs = np.array([math.log(max(metric.error(m.score) - floor, _LEAST_EXCESS)) for m in members])
+        logs = np.array([math.log(max(error - floor, _LEAST_EXCESS)) for error in errors])
         weight = np.diag(_PRIOR_WEIGHT)
         found = np.linalg.lstsq(rows.T @ rows + weight, rows.T @ logs + weight @ _PRIOR, rcond=None)[0]
         a, b, c = found.tolist()

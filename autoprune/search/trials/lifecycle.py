@@ -299,9 +299,8 @@ class Lifecycle:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        trial = self._read(trial_id)
-        _log.warning("trial %d failed: %s", trial.number, reason)
-        self._give_up(trial, reason=reason, next_attempt=self._next_attempt(trial) if retry else None)
+        number = self._give_up(trial_id, reason, self._next_attempt if retry else lambda trial: None)
+        _log.warning("trial %d failed: %s", number, reason)
 
     def release(self, trial_id: int, reason: str) -> None:
         """Give an interrupted trial back: it waits for another try, and this one is not counted.
@@ -309,8 +308,7 @@ class Lifecycle:
         Raises:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
-        trial = self._read(trial_id)
-        self._give_up(trial, reason=reason, next_attempt=trial.attempt)
+        self._give_up(trial_id, reason, lambda trial: trial.attempt)
 
     # How it is done
 
@@ -387,15 +385,18 @@ class Lifecycle:
 
         self._end(trial_id, state, write)
 
-    def _give_up(self, trial: StoredTrial, *, reason: str, next_attempt: int | None) -> None:
-        said: dict[str, Any] | None = None
+    def _give_up(self, trial_id: int, reason: str, next_attempt: Callable[[StoredTrial], int | None]) -> int:
+        """Fail a trial of ours; returns its number."""
+        number, retry = 0, None
 
         def write(connection: sa.Connection) -> None:
-            nonlocal said
-            said = self._retire(connection, trial, reason=reason, next_attempt=next_attempt)
+            nonlocal number, retry
+            trial = self._read(trial_id)
+            number, retry = trial.number, self._retire(connection, trial, reason, next_attempt(trial))
 
-        self._end(trial.frozen._trial_id, TrialState.FAIL, write)
-        self._say_retry(said)
+        self._end(trial_id, TrialState.FAIL, write)
+        self._say_retry(retry)
+        return number
 
     def _end(self, trial_id: int, state: TrialState, write: Callable[[sa.Connection], None]) -> None:
         """End a trial of ours, unless its result is there: the server may have been away before it could say so."""
@@ -427,9 +428,8 @@ class Lifecycle:
                 else f"lease of {owner} expired: no sign of life for {self.grace_s:g} s"
             )
             _log.warning("trial %d has lost its driver: %s", trial.number, reason)
-            next_attempt = self._next_attempt(trial)
             with self._db.durably(), self._db.writing() as connection:
-                retry = self._retire(connection, trial, reason=reason, next_attempt=next_attempt)
+                retry = self._retire(connection, trial, reason, self._next_attempt(trial))
             self._say_retry(retry)
         return [orphan.trial_id for orphan in orphans]
 
@@ -437,7 +437,7 @@ class Lifecycle:
         return trial.attempt + 1 if trial.attempt < self.max_retry else None
 
     def _retire(
-        self, connection: sa.Connection, trial: StoredTrial, *, reason: str, next_attempt: int | None
+        self, connection: sa.Connection, trial: StoredTrial, reason: str, next_attempt: int | None
     ) -> dict[str, Any] | None:
         """Fail a trial, and queue a clone of it where there is a next attempt; returns what to say of the clone."""
         frozen, trial_id, study_id = trial.frozen, trial.frozen._trial_id, self.study.study_id
@@ -445,6 +445,7 @@ class Lifecycle:
         if (
             next_attempt is not None
             and trial.key is not None
+            # Drivers of earlier versions died between the clone and the failure, too.
             and not sql.is_requeued(connection, study_id, trial.number)
             and not sql.key_is_taken(connection, study_id, trial.key, besides=trial_id)
         ):
@@ -454,10 +455,16 @@ class Lifecycle:
             again, _ = self._create(
                 connection, TrialState.WAITING, frozen.params, frozen.distributions, trial.given, booked
             )
-            said = {"trial": trial.number, "trial_id": trial_id, "again": again, "attempt": next_attempt}
+            said = {
+                "trial": trial.number,
+                "trial_id": trial_id,
+                "again": again,
+                "attempt": next_attempt,
+                "reason": reason,
+            }
         sql.write_attributes(connection, trial_id, user={Attr.REASON: cut(reason)})
         sql.end(connection, trial_id, TrialState.FAIL)
-        return said and {**said, "reason": reason}
+        return said
 
     def _say_retry(self, said: dict[str, Any] | None) -> None:
         if said is not None:

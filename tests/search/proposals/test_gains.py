@@ -40,6 +40,14 @@ def test_networks_that_obey_the_prior_law_give_it_back(places: list[tuple[float,
     assert found.coefficients == pytest.approx(law.coefficients, rel=1e-4)
 
 
+def test_a_network_that_is_better_than_the_dense_one_lowers_the_floor() -> None:
+    networks = [member(0.5, 0.92, 1e4), member(0.25, 0.88, 1e4)]
+    assert ErrorModel.fitted(networks[1:], dense_score=0.9).floor == pytest.approx(0.095)
+    better = ErrorModel.fitted(networks, dense_score=0.9)
+    assert better.floor == pytest.approx(0.95 * 0.08)
+    assert better.of_more(networks[0], images=1e6) > 0.92  # Which it is worth training on.
+
+
 def test_many_networks_outvote_the_prior() -> None:
     law = ErrorModel(0.0, (0.5, 0.3, 0.15))
     places = [(max(0.9**i, 0.02), 1e3 * 1.37 ** (i * 7 % 23)) for i in range(400)]
