@@ -21,6 +21,7 @@ __all__ = ["Budget", "Look", "Planner", "Step"]
 _OPENING = 0.85  # Share of the time that the ladder of the opening takes.
 _NEAREST = 1.08  # Two members of the front nearer than this factor of MACs leave no gap to be filled.
 _BELOW = 0.75  # The next target under the smallest member.
+_PARENTS = 2  # From which a new target may be cut, the smallest that can be: it may be worse than it should be.
 _PHASE_SHARE = 0.05  # Of the workers' time: what a sparsify phase may take under a time limit.
 _PROBES = 0.15  # Of the workers' time: what trials of recipes take together.
 _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explored, so that the answer is of use.
@@ -166,7 +167,8 @@ class Planner:
         # Rankings are told apart by what they leave of the same network.
         place = self.ladder.index(target)
         is_first = place < len(self.methods)
-        method, parent = (self.methods[place], None) if is_first else (self._ranking(look), look.above(target))
+        method = self.methods[place] if is_first else self._ranking(look)
+        parent = None if is_first else next(iter(look.parents(target)), None)
         epochs = look.epochs(target, seconds=look.rung_s(_effort(target), left=left))
         if epochs is None and look.is_timed:
             return []
@@ -215,12 +217,16 @@ class Planner:
         for member in look.members:
             if least <= member.macs_ratio <= most:
                 yield member.macs_ratio, member, True
+                # One that has lost what no training brings back, such as a class, is better cut anew.
+                for larger in look.parents(member.macs_ratio * _NEAREST)[:1]:
+                    yield member.macs_ratio, larger, False
         ratios = sorted({*look.taken, self._worst[1]})
         targets = [(low * high) ** 0.5 for low, high in itertools.pairwise(ratios) if high / low >= _NEAREST**2]
         for target in (*targets, ratios[0] * _BELOW):
             short = float(f"{target:.4g}")
             if least <= short <= most:
-                yield short, look.above(short), False
+                for parent in look.parents(short)[:_PARENTS] or [None]:
+                    yield short, parent, False
 
 
 class Look:
@@ -260,9 +266,9 @@ class Look:
         """Where a member lies in the space."""
         return self._by_number[member.number].point
 
-    def above(self, target: float) -> Member | None:
-        """The smallest network of the front that is not smaller than the target."""
-        return next((member for member in self.members if member.macs_ratio >= target), None)
+    def parents(self, target: float) -> list[Member]:
+        """The networks of the front that can be cut to a target, the smallest first."""
+        return [member for member in self.members if member.macs_ratio >= target]
 
     def front(self) -> list[tuple[float, float]]:
         """(error, MACs ratio) of the front of what is complete, and of what runs as it is expected to turn out."""

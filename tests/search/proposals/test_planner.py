@@ -121,7 +121,7 @@ def test_after_the_ladder_come_gaps_ends_and_more_training() -> None:
     assert {step.macs_target for step in steps} == {
         0.8, 0.4, 0.2, 0.15, *(float(f"{(a * b) ** 0.5:.4g}") for a, b in ((0.2, 0.4), (0.4, 0.8), (0.8, 1.0))),
     }  # fmt: skip
-    by_target = {step.macs_target: step for step in steps}
+    by_target = {step.macs_target: step for step in reversed(steps)}  # The best of each.
     assert by_target[0.15].parent is not None
     assert by_target[0.15].parent.number == 2
     # 20,000 images each, counted by the share of those MACs that are left: a quarter, a half, all.
@@ -130,6 +130,20 @@ def test_after_the_ladder_come_gaps_ends_and_more_training() -> None:
     assert by_target[0.8].parent.number == 0
     assert "more training for trial 0" in by_target[0.8].why
     assert "hypervolume expected in" in steps[0].why
+
+
+def test_a_network_that_is_worse_than_it_should_be_is_cut_anew_and_nobody_s_parent() -> None:
+    def best(accuracy: float, target: float) -> Step:
+        history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.88, parent=0), trial(2, 0.2, accuracy, parent=1)]
+        return next(step for step in plan(history) if step.macs_target == target)
+
+    for target, why in ((0.2, "more training for trial 2"), (0.15, "0.15 of the MACs, from trial 2")):
+        assert best(0.85, target).why.startswith(why)
+    # It has lost a class: what is twice as large is worth more, though less of its training is left.
+    for target in (0.2, 0.15):
+        step = best(0.4, target)
+        assert step.why.startswith(f"{target} of the MACs, from trial 1")
+        assert step.again is None
 
 
 def test_the_same_history_gives_the_same_plan() -> None:
