@@ -86,6 +86,7 @@ def test_ctrl_c_and_stop_wind_down_and_resume_raises_n(sandbox):
     assert n_finished(sandbox.states()) == wanted
 
 
+@pytest.mark.slow
 def test_a_time_limit_shortens_what_would_not_end_in_time(sandbox):
     sandbox.write(n_trials=30, epochs=200)
     # Until it is long enough for this machine to train the dense network and to prune one.

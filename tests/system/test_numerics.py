@@ -10,6 +10,7 @@ from autoprune.config import PRECISIONS
 from tests.system.conftest import STUDY
 
 
+@pytest.mark.slow
 def test_what_a_launch_measures_a_resume_keeps(sandbox: Any) -> None:
     text = STUDY.replace('precision = "float32"\n', "")
     sandbox.write(n_trials=2, text=text, epochs=0.1)

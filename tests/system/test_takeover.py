@@ -106,6 +106,7 @@ def test_another_driver_takes_over_the_phase_of_a_killed_one(sandbox):
     assert "expired: no sign of life" in lost.user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_a_parked_trial_takes_over_the_phase_of_a_killed_worker(sandbox, nodes):
     sandbox.write(n_trials=5, text=ONE_PHASE)
     driver = sandbox.start("launch", "study.toml", "--concurrency", "2")
