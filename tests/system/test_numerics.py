@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 import autoprune
 from autoprune.config import PRECISIONS
 from tests.system.conftest import STUDY
