@@ -91,7 +91,7 @@ def write_study(folder: Path, n: int, *, storage: str) -> Path:
             numbers = range(at, min(at + _AT_ONCE, n))
             points = {number: _point(space, rng) for number in numbers}
             if at == 1:
-                for number, target in enumerate(opening, start=1):
+                for number, target in zip(numbers, opening, strict=False):
                     points[number] = dataclasses.replace(points[number], macs_target=target)
             found = {i: (float(scores[i]), float(ratios[i]), states[i]) for i in numbers}
             _insert(connection, _rows(study.study_id, space, points, found))

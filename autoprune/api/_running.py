@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from autoprune.api._ahead import ReadAhead
 from autoprune.api._cleaning import retain
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
@@ -196,7 +197,7 @@ def _run(
     progress: Progress,
     verbose: bool,
 ) -> Outcome:
-    started, watch = time.monotonic(), CoresWatch()
+    started, watch, ahead = time.monotonic(), CoresWatch(), ReadAhead(storage_url(storage), config.study.name)
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
@@ -208,6 +209,7 @@ def _run(
         config, workbench, record = settle(
             config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
         )
+        ahead.give(record)
         setting, ready = config.setting, _threaded(config.setting, slots)
         study, owner = Study(db, record), new_owner()
         expire_dead_leases(record)

@@ -15,6 +15,9 @@ from autoprune.search.trials import Value
 __all__ = ["Choice", "Interval", "Parameter", "parameter_of"]
 
 
+_NUMBERS = {int, float, bool}
+
+
 @dataclass(frozen=True)
 class Choice:
     """One of a list of names or truth values."""
@@ -36,9 +39,9 @@ class Choice:
         """A value to start from."""
         return self.choices[len(self.choices) // 2]
 
-    def holds(self, value: Any) -> bool:
-        """Whether the value is among the choices."""
-        return value in self.choices
+    def holds(self, *values: Any) -> bool:
+        """Whether all values are among the choices."""
+        return all(value in self.choices for value in values)
 
     def snap(self, value: Any) -> Any:
         """The value itself."""
@@ -85,9 +88,12 @@ class Interval:
             return self.grid[len(self.grid) // 2]
         return math.sqrt(self.low * self.high) if self.is_log else (self.low + self.high) / 2
 
-    def holds(self, value: Any) -> bool:
-        """Whether the value lies between the ends."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+    def holds(self, *values: Any) -> bool:
+        """Whether all values lie between the ends."""
+        # In few steps of Python: histories of tens of thousands of points of dozens of numbers are held against it.
+        if not ({*map(type, values)} <= _NUMBERS or all(isinstance(value, int | float) for value in values)):
+            return False
+        return all(map(float(self.low).__le__, values)) and all(map(float(self.high).__ge__, values))
 
     def snap(self, value: Any) -> Any:
         """The value of the grid that is nearest on the scale; the value itself where there is no grid."""

@@ -76,8 +76,8 @@ class Planner:
     A ladder of MACs targets comes first, from the top. Its first rungs try one ranking each, on the dense network; the
     others take the one that lost least before any training, and are cut from the smallest finished network above. Then
     each proposal is what is expected to add most hypervolume for its seconds: a target in a gap of the front, one below
-    it, more training for one of its members, or one of them cut anew from a larger one. What is under way counts as if it
-    had turned out as expected.
+    it, more training for one of its members, or one of them cut anew from a larger one. What is under way counts as if
+    it had turned out as expected.
 
     All follows from the history, and under a time limit from the clock.
 
@@ -226,7 +226,8 @@ class Planner:
         for target in (*targets, ratios[0] * _BELOW):
             short = float(f"{target:.4g}")
             if least <= short <= most:
-                for parent in look.parents(short)[:_PARENTS] or [None]:
+                parents: list[Member | None] = [*look.parents(short)[:_PARENTS]]
+                for parent in parents or [None]:
                     yield short, parent, False
 
 

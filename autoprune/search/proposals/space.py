@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -146,20 +147,13 @@ class Space:
         """Whether the space as it is now holds this point, so that its trial can inform the sampler."""
         if point.method not in self._hyper or point.width_rule not in self._multipliers:
             return False
-        # By the point's own names: there are tens of thousands of points, of which the longer ones take long to make.
         branches = (point.hyper, self._bare[point.method]), (point.multipliers, self._bare[point.width_rule])
-        return self._target.holds(point.macs_target) and all(
-            given.keys() == own.keys() and all(own[name].holds(value) for name, value in given.items())
-            for given, own in branches
-        )
+        return self._target.holds(point.macs_target) and all(branch.holds(given) for given, branch in branches)
 
     @cached_property
-    def _bare(self) -> dict[str, dict[str, Parameter]]:
-        """Hyper-parameters by method and multipliers by width rule, by the names that points know them by."""
-        return {
-            prefix: {name.removeprefix(f"{prefix}."): parameter for name, parameter in own.items()}
-            for prefix, own in {**self._hyper, **self._multipliers}.items()
-        }
+    def _bare(self) -> dict[str, _Branch]:
+        """Hyper-parameters by method and multipliers by width rule."""
+        return {prefix: _Branch(prefix, own) for prefix, own in {**self._hyper, **self._multipliers}.items()}
 
     def widths(self, point: Point) -> dict[str, int] | None:
         """Width by group where the parameters fix them; None where a ranking of the trained channels does."""
@@ -251,6 +245,23 @@ class Space:
     def target_ladder(self, n: int) -> list[float]:
         """At most ``n`` MACs targets spread evenly over the range, the ends included, largest first."""
         return self._target.ladder(n)
+
+
+class _Branch:
+    """The parameters of one method, or of one width rule, by the names that points know them by."""
+
+    def __init__(self, prefix: str, own: Mapping[str, Parameter]) -> None:
+        by_parameter = defaultdict[Parameter, list[str]](list)
+        for name, parameter in own.items():
+            by_parameter[parameter].append(name.removeprefix(f"{prefix}."))
+        self._names = {name for names in by_parameter.values() for name in names}
+        self._alike = tuple(by_parameter.items())
+
+    def holds(self, given: Mapping[str, Any]) -> bool:
+        """Whether these are the parameters, and all values lie where they may."""
+        return given.keys() == self._names and all(
+            parameter.holds(*[given[name] for name in names]) for parameter, names in self._alike
+        )
 
 
 def _target_of(macs: int, dense: int) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +22,11 @@ from autoprune.search.storage.database import Database
 __all__ = ["History", "raw_rows"]
 
 _TRIALS, _VALUES, _PARAMS = schema.optuna_trials, schema.optuna_trial_values, schema.optuna_trial_params
-_WIDTHS = "widths"
+# Attributes that no search asks for. A study of 50,000 trials has half a million of them.
+_FOR_PEOPLE = (
+    "widths", "hyper", "why", "method", "host", "node", "owner", "revision", "claimed_at", "result_key", "reason",
+    "stop_reason",
+)  # fmt: skip
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
@@ -30,8 +36,8 @@ class History:
     Args:
         db: An open database.
         study_id: Optuna's id of the study.
-        brief: Whether what only people ask for is left out, which is most of it: numeric parameters, which are in the
-            trial's point as well, and widths.
+        brief: Whether what no search asks for is left out, which is most of it: numeric parameters, which are in the
+            trial's point as well, widths, and who ran the trial where.
     """
 
     def __init__(self, db: Database, study_id: int, *, brief: bool = False) -> None:
@@ -44,13 +50,18 @@ class History:
 
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""
-        with self._guard:
+        with self._guard, _uncollected():
             for trial in self._read(self._news()):
                 trial_id = trial._trial_id
                 self._trials[trial_id] = trial
                 (self._open.discard if trial.state.is_finished() else self._open.add)(trial_id)
             # Within a study Optuna gives ids and numbers in the same order.
             return [self._trials[trial_id] for trial_id in sorted(self._trials)]
+
+    def take_over(self, other: History) -> None:
+        """Know what another history of the same study and kind has read; it is not to be read from again."""
+        with self._guard, other._guard:
+            self._trials, self._open = other._trials, other._open
 
     def some(
         self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
@@ -78,13 +89,11 @@ class History:
         value = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
         columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
         param = sa.select(*columns).order_by(_PARAMS.c.param_id)
-        user, system = (
-            sa.select(table.c.trial_id, table.c.key, table.c.value_json)
-            for table in (schema.optuna_trial_attributes, schema.optuna_trial_system_attributes)
-        )
+        tables = schema.optuna_trial_attributes, schema.optuna_trial_system_attributes
+        user, system = (self._attributes_by_trial(table) for table in tables)
         if self._brief:
             param = param.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
-            user = user.where(schema.optuna_trial_attributes.c.key != _WIDTHS)
+            user = user.where(schema.optuna_trial_attributes.c.key.not_in(_FOR_PEOPLE))
         with self._db.reading() as connection:
             # The trials first: one that has ended had all the rest written before.
             trials = connection.execute(sa.select(_TRIALS).where(wanted)).all()
@@ -92,9 +101,17 @@ class History:
             params = _by_trial(raw_rows(connection, param, wanted))
             attrs = [_attributes(raw_rows(connection, query, wanted)) for query in (user, system)]
         return [
-            self._trial(row, values[row.trial_id], params[row.trial_id], *(found[row.trial_id] for found in attrs))
+            self._trial(row, values[row.trial_id], params[row.trial_id], *(own.get(row.trial_id, {}) for own in attrs))
             for row in trials
         ]
+
+    def _attributes_by_trial(self, table: sa.TableClause) -> sa.Select[Any]:
+        """Trials with their attributes as one JSON object, which the database puts together: rows are what costs."""
+        quoted = (
+            sa.func.json_quote(table.c.key) if self._db.is_sqlite else sa.cast(sa.func.to_json(table.c.key), sa.Text)
+        )
+        text = sa.func.aggregate_strings(quoted + ":" + table.c.value_json, ",")
+        return sa.select(table.c.trial_id, "{" + text + "}").group_by(table.c.trial_id)
 
     def _trial(
         self, row: Any, values: list[Any], params: list[Any], user: dict[str, Any], system: dict[str, Any]
@@ -141,14 +158,23 @@ def _by_trial(rows: list[Any]) -> defaultdict[int, list[Any]]:
     return found
 
 
-def _attributes(rows: list[Any]) -> defaultdict[int, dict[str, Any]]:
+def _attributes(rows: list[Any]) -> dict[int, dict[str, Any]]:
     """Attributes by trial."""
-    found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     # One call for all of them: a million calls take longer than what is read by them.
-    cells = json.loads(f"[{','.join([text for _, _, text in rows])}]")
-    for (trial_id, key, _), cell in zip(rows, cells, strict=True):
-        found[trial_id][key] = cell
-    return found
+    objects = json.loads(f"[{','.join([text for _, text in rows])}]")
+    return {trial_id: attributes for (trial_id, _), attributes in zip(rows, objects, strict=True)}
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector, which would go through hundreds of thousands of new objects again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _memo(make: Callable[[str], BaseDistribution]) -> Callable[[str], BaseDistribution]:

@@ -191,6 +191,16 @@ class StudyHandle:
         """The same as far as a search needs them: without numeric parameters, which points have, and without widths."""
         return self._history.read()
 
+    def know(self, other: StudyHandle) -> None:
+        """Take over the `history` that another record of this study has read, so that only what is new is read.
+
+        Raises:
+            ValueError: It is a record of another study.
+        """
+        if (self.db.url, self.study_id) != (other.db.url, other.study_id):
+            raise ValueError(f"{other!r} must be a record of the study of {self!r}, but is one of another study.")
+        self._history.take_over(other._history)
+
     def some_trials(
         self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
     ) -> list[FrozenTrial]:

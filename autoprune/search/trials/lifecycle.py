@@ -381,7 +381,7 @@ class Lifecycle:
 
         def write(connection: sa.Connection) -> None:
             sql.write_attributes(connection, trial_id, user=plain(attrs), system=excess)
-            sql.end(connection, trial_id, state, values)
+            sql.end(connection, trial_id, state, values=values)
 
         self._end(trial_id, state, write)
 

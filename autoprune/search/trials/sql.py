@@ -224,7 +224,7 @@ def start(connection: sa.Connection, trial_id: int, booked: Mapping[str, Any]) -
     connection.execute(sa.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(**now))
 
 
-def end(connection: sa.Connection, trial_id: int, state: TrialState, values: Sequence[float] = ()) -> None:
+def end(connection: sa.Connection, trial_id: int, state: TrialState, *, values: Sequence[float] = ()) -> None:
     """Make a trial COMPLETE, PRUNED or FAIL, with its finite values, and delete its lease."""
     rows = [
         {"trial_id": trial_id, "objective": i, "value": value, "value_type": "FINITE"} for i, value in enumerate(values)

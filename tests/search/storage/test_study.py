@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import socket
@@ -256,12 +257,40 @@ def test_trials_are_optunas_own_records(db: Database, url: str) -> None:
             study.study_id, create_trial(values=[float("inf"), -float("inf")], state=TrialState.COMPLETE)
         ),
     ]
-    for step in steps:
+    odd = {'a, "quoted" \\ key': {"é": [None, '"}']}, "": "\n"}  # As another tool may write them.
+
+    def tag() -> None:
+        for key, value in odd.items():
+            db.storage.set_trial_user_attr(ids[4], key, value)
+
+    for step in (*steps, tag):
         step()
         assert seen.trials() == db.storage.get_all_trials(study.study_id)
     assert seen.trials()[0].params == {"lam": 0.1, "x": 1, "m": None}
     assert seen.trials()[1].user_attrs["nothing"] is None
+    db.storage.set_trial_user_attr(ids[4], "nan", float("nan"))  # Which is no JSON.
+    assert math.isnan(seen.trials()[4].user_attrs["nan"])
     seen.db.close()
+
+
+def test_a_record_knows_what_another_one_has_read(db: Database, url: str) -> None:
+    study, other = make(db), make(db, name="other")
+    lifecycle = Lifecycle(study, owner="a", n_trials=9)
+    claims = [lifecycle.claim(Proposal({}, {}, key)) for key in ("one", "two")]
+    ids = [claim.trial_id for claim in claims if isinstance(claim, Claim)]
+    lifecycle.complete(ids[0], [0.5, 0.25], {})
+    second = Database.open_readonly(url)
+    ahead = StudyHandle.open(second, "digits")
+    one, two = ahead.history()
+    second.close()
+    study.know(ahead)
+    lifecycle.complete(ids[1], [0.5, 0.125], {})
+    history = study.history()
+    assert history[0] is one  # Read once; what ran then is read again.
+    assert [trial.values for trial in history] == [[0.5, 0.25], [0.5, 0.125]]
+    assert two.values is None
+    with pytest.raises(ValueError, match="another study"):
+        other.know(ahead)
 
 
 def test_stop_requests(db: Database, clock: Any) -> None:

@@ -1,0 +1,56 @@
+"""What a launch reads while its cluster starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from autoprune.api._ahead import ReadAhead
+from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Claim, Lifecycle, Proposal
+
+
+def _study(db: Database, name: str) -> tuple[StudyHandle, Lifecycle]:
+    study = StudyHandle.create_or_join(db, name=name, identity={}, config={}, directions=["maximize", "minimize"])
+    return study, Lifecycle(study, owner="a", n_trials=9)
+
+
+def test_a_history_read_ahead_is_not_read_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    db = Database.open(url, create=True)
+    _, lifecycle = _study(db, "digits")
+    claim = lifecycle.claim(Proposal({}, {}, "key"))
+    assert isinstance(claim, Claim)
+    lifecycle.complete(claim.trial_id, [0.5, 0.25], {})
+    ahead = ReadAhead(url, "digits")
+    record = StudyHandle.open(db, "digits")
+    ahead.give(record)
+    with db.writing() as connection:  # What an end has left is not looked at again.
+        connection.exec_driver_sql("DELETE FROM trial_values")
+    assert [trial.values for trial in record.history()] == [[0.5, 0.25]]
+    db.close()
+
+
+@pytest.mark.parametrize("there", ["nothing", "rubbish", "another study"])
+def test_what_is_not_there_is_not_missed(there: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "study.db"
+    url = f"sqlite:///{file}"
+    if there == "rubbish":
+        file.write_text("rubbish")
+    elif there == "another study":
+        db = Database.open(url, create=True)
+        _study(db, "other")
+        db.close()
+    with caplog.at_level(logging.WARNING):
+        ahead = ReadAhead(url, "digits")
+        ahead._thread.join()
+    assert not caplog.records
+    assert file.exists() == (there != "nothing")
+    file.unlink(missing_ok=True)
+    db = Database.open(url, create=True)
+    record, _ = _study(db, "digits")
+    ahead.give(record)
+    assert record.history() == []
+    db.close()
