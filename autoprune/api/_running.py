@@ -197,10 +197,11 @@ def _run(
     progress: Progress,
     verbose: bool,
 ) -> Outcome:
-    started, watch, ahead = time.monotonic(), CoresWatch(), ReadAhead(storage_url(storage), config.study.name)
+    started, watch = time.monotonic(), CoresWatch()
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
+    ahead = ReadAhead(storage_url(storage), search.name)
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with heed_signals() as signals, open_cluster(address, watch=watch, verbose=verbose) as cluster:
         slots = plan_slots(cluster, config.resources)
