@@ -3,7 +3,8 @@
 Both train the same network on the same bytes, shuffled, cropped and flipped, by SGD with momentum under a one-cycle
 schedule, in the same precision and layout. The plain loop is what a page of torch gives: a permutation, a crop of the
 whole batch by one gather, and a scheduler of torch's. A few steps are taken in turn, so that what else the machine does
-meets both; on a CPU seconds are those of the processor. With ``--at-once 2`` a second process trains beside, as a
+meets both; on a CPU seconds are those of the processor. Both have the memory of a worker (`hold_freed`, and large pages
+by scripts/bench), without which either is slower. With ``--at-once 2`` a second process trains beside, as a
 second trial would.
 """
 
@@ -27,6 +28,7 @@ from autoprune.architectures import build
 from autoprune.config import PRECISIONS, Numerics, TrainSpec
 from autoprune.engine.images import ImageSet, Preprocess
 from autoprune.engine.training import ImageFeed, Runtime, Training, default_device
+from autoprune.pipeline.worker import hold_freed
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 A_TURN = 4  # Steps that each loop takes before the other goes on.
@@ -274,6 +276,7 @@ def main() -> None:
     parser.add_argument("--without-end", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     numerics = Numerics(options.precision)
+    hold_freed()
     if options.without_end:
         (name,) = options.networks
         for _ in ours(CASES[name], CASES[name].network(), numerics):

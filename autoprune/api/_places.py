@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoprune.api._reading import Study
 from autoprune.errors import StorageError
 
-__all__ = ["network_folders", "network_path"]
+__all__ = ["network_folders", "network_path", "network_paths"]
 
 
 def network_folders(study: Study) -> tuple[Path, ...]:
@@ -17,21 +18,28 @@ def network_folders(study: Study) -> tuple[Path, ...]:
 
 
 def network_path(study: Study, weights: str) -> Path:
-    """The file of a network, as the database names it.
+    """The file of a network, as the database names it; see `network_paths`."""
+    return network_paths(study, [weights])[0]
+
+
+def network_paths(study: Study, weights: Sequence[str]) -> list[Path]:
+    """The files of networks, as the database names them.
 
     Whoever can write to a database could name any file of this machine, to be read, copied or exported.
 
     Raises:
-        StorageError: It does not lie in one of the study's folders, links followed.
+        StorageError: One does not lie in one of the study's folders, links followed.
     """
-    path = Path(weights)
-    usual = Path(study.config.setting.artifacts) / "trials" / study.name
-    if path.resolve().parent == usual.resolve():
-        return path
-    folders = network_folders(study)
-    if path.resolve().parent not in {folder.resolve() for folder in folders}:
-        raise StorageError(
-            f"the networks of study {study.name!r} must lie in {' or '.join(map(str, folders))}, but the database "
-            f"names {path}. Somebody has changed it: `autoprune doctor {study.name}` tells more."
-        )
-    return path
+    usual = (Path(study.config.setting.artifacts) / "trials" / study.name).resolve()
+    paths = [Path(text) for text in weights]
+    others = [path for path in paths if path.resolve().parent != usual]
+    if others:
+        folders = network_folders(study)
+        known = {folder.resolve() for folder in folders}
+        strange = next((path for path in others if path.resolve().parent not in known), None)
+        if strange is not None:
+            raise StorageError(
+                f"the networks of study {study.name!r} must lie in {' or '.join(map(str, folders))}, but the database "
+                f"names {strange}. Somebody has changed it: `autoprune doctor {study.name}` tells more."
+            )
+    return paths

@@ -18,19 +18,17 @@ from autoprune.api._cleaning import retain
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
-from autoprune.api._places import network_path
 from autoprune.api._planning import load_config, overridden, planner_of, recipe_search_of, space_of
 from autoprune.api._progress import Progress
 from autoprune.api._reading import Study, open_study, storage_url
+from autoprune.api._specs import ancestors_of, spec_in, spec_of, worker_config
 from autoprune.config import (
     AS_MANY_AS_FIT,
-    Ancestor,
     Metric,
     Progressed,
     SearchConfig,
     SettingSpec,
     StudyConfig,
-    TrialSpec,
 )
 from autoprune.distributed import (
     Cluster,
@@ -62,7 +60,7 @@ from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
-from autoprune.search.trials import Claim, Lifecycle, Point, StoredTrial, expire_dead_leases, lineage_of, new_owner
+from autoprune.search.trials import Claim, Lifecycle, Point, expire_dead_leases, new_owner
 
 __all__ = ["Outcome", "Progress", "launch", "proposer_of", "resume"]
 
@@ -91,7 +89,7 @@ class Outcome:
 
 def _execute(config: dict[str, Any], report: Callable[[Progressed], None]) -> dict[str, Any]:
     """Run one trial in a worker process."""
-    spec = TrialSpec.from_dict(config["spec"])
+    spec = spec_in(config)
     return run_trial(spec, report, enter_worker(spec.setting)).to_dict()
 
 
@@ -204,9 +202,8 @@ def _run(
     ahead = ReadAhead(storage_url(storage), search.name)
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
     with heed_signals() as signals, open_cluster(address, watch=watch, verbose=verbose) as cluster:
-        slots = plan_slots(cluster, config.resources)
         _note_cores(cluster, progress)
-        db = Database.open(storage_url(storage), create=True)
+        slots, db = plan_slots(cluster, config.resources), Database.open(storage_url(storage), create=True)
         config, workbench, record = settle(
             config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
         )
@@ -223,9 +220,9 @@ def _run(
         )  # fmt: skip
 
         def make_config(claim: Claim) -> dict[str, Any]:
-            ancestors, digest = _ancestors(claim, record), workbench.data_digest
-            spec = _spec(config, space, claim, ready, ancestors=ancestors, data_digest=digest)
-            return _told_to_worker(spec, dispatcher)
+            ancestors, digest = ancestors_of(claim, record), workbench.data_digest
+            spec = spec_of(config, space, claim, setting=ready, ancestors=ancestors, data_digest=digest)
+            return worker_config(spec, left_s=dispatcher.seconds_left)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
         _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
@@ -366,34 +363,6 @@ def _retain(record: StudyHandle, events: Events) -> None:
         events("retention", deleted=[str(path) for path in gone])
 
 
-def _spec(
-    config: StudyConfig,
-    space: Space,
-    claim: Claim,
-    setting: SettingSpec,
-    *,
-    ancestors: tuple[Ancestor, ...],
-    data_digest: str | None = None,
-) -> TrialSpec:
-    fields = space.trial_fields(claim.point)
-    seed_number = claim.seed_number if claim.point.finetune_seed is None else claim.point.finetune_seed
-    fields |= {"number": claim.number, "seed_number": seed_number}
-    study = config.study.name
-    return TrialSpec(setting=setting, study=study, ancestors=ancestors, data_digest=data_digest, **fields)
-
-
-def _ancestors(claim: Claim, record: StudyHandle) -> tuple[Ancestor, ...]:
-    """The trials whose networks a claimed trial may start from, its parent first."""
-    if claim.point.parent is None:
-        return ()
-    trials = {trial.number: StoredTrial(trial) for trial in record.history()}
-    line = reversed(lineage_of(trials[claim.point.parent], trials))
-    study = Study(record.db, record)
-    return tuple(
-        Ancestor(number=t.number, weights=str(network_path(study, str(t.weights))), sha256=str(t.sha256)) for t in line
-    )
-
-
 def _patience(search: SearchConfig) -> Patience:
     maximised = tuple(direction == "maximize" for direction in search.directions)
     worst = tuple(search.reference_point[objective] for objective in search.objectives)
@@ -443,8 +412,3 @@ def _announce(
     progress.note(f"study {search.name!r}: {search.length}, {at_once}")
     for name in config.loggers.use:
         progress.note(f"logging to {name}: {log_to.place(name)}")
-
-
-def _told_to_worker(spec: TrialSpec, dispatcher: Dispatcher) -> dict[str, Any]:
-    left_s = dispatcher.seconds_left
-    return {"spec": dataclasses.replace(spec, time_limit_s=left_s and max(left_s, 0.1)).to_dict()}

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 import autoprune
-from autoprune.api import Study, _numerics, _phases, _planning, _running
+from autoprune.api import Study, _numerics, _phases, _planning, _running, _specs
 from autoprune.config import Completed, StudyConfig, duration_text
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
@@ -75,7 +75,7 @@ def test_a_trial_is_told_multipliers_and_limits(write_study: Write, tmp_path: Pa
     workbench = open_workbench(config.setting)
     point = Point("magnitude", "per_stage", 0.5, multipliers={"stage1": 0.5, "stage2": 1.0, "stage3": 1.5})
     claim = Claim(trial_id=1, number=7, params={}, attrs={"point": point.to_dict()}, attempt=0, seed_number=5)
-    spec = _running._spec(config, _planning.space_of(config, workbench), claim, config.setting, ancestors=())
+    spec = _specs.spec_of(config, _planning.space_of(config, workbench), claim, setting=config.setting, ancestors=())
     assert spec.multipliers == {
         "conv1": 0.5, "layer1.0.conv1": 0.5, "layer2.0.conv1": 1.0,
         "layer2.0.conv2": 1.0, "layer3.0.conv1": 1.5, "layer3.0.conv2": 1.5,

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 
-from autoprune.api import _numerics, _planning, _running
+from autoprune.api import _numerics, _planning, _running, _specs
 from autoprune.config import Completed, Progressed, Stopped, StudyConfig
 from autoprune.engine.files import PhaseStore
 from autoprune.errors import TrialStoppedError
@@ -105,9 +105,9 @@ class Place:
                     raise StopError
                 dispatcher.heard("worker", word)
 
-            spec = _running._spec(config, space, claim, config.setting, ancestors=())
+            spec = _specs.spec_of(config, space, claim, setting=config.setting, ancestors=())
             try:
-                result = _running._execute({"spec": spec.to_dict()}, report)
+                result = _running._execute(_specs.worker_config(spec, left_s=None), report)
             except StopError:
                 dispatcher.ended("worker", told[-1])
             except TrialStoppedError as stop:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import time
 
@@ -7,7 +8,7 @@ import pytest
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
-from autoprune.distributed.cluster import _leave_telling_to_us
+from autoprune.distributed.cluster import _large_pages, _leave_telling_to_us
 from autoprune.errors import ConfigError
 
 
@@ -62,6 +63,24 @@ def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
     assert plan_alone(two, ResourcesConfig()) == Slots(1, 64, 0, 64)
     # A cluster where others work may never have a whole machine free.
     assert plan_alone(of(Node(8), is_idle=False), ResourcesConfig(cpu=2)) == Slots(1, 2, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "inside"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_what_the_user_says_of_large_pages_holds(before: str | None, inside: str, monkeypatch: pytest.MonkeyPatch):
+    if before is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    with _large_pages():
+        assert os.environ["GLIBC_TUNABLES"] == inside
+    assert os.environ.get("GLIBC_TUNABLES") == before
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch):

@@ -140,7 +140,12 @@ from autoprune.config import ResourcesConfig
 from autoprune.distributed import open_cluster, plan_alone, plan_slots, run_once
 with open_cluster() as cluster:
     slots = plan_slots(cluster, ResourcesConfig())
-    worker = run_once(lambda: {"nice": os.getpriority(os.PRIO_PROCESS, 0)}, slots=slots, go_on=lambda: True)
+    worker = run_once(
+        lambda: {"nice": os.getpriority(os.PRIO_PROCESS, 0), "tunables": os.environ["GLIBC_TUNABLES"]},
+        slots=slots,
+        go_on=lambda: True,
+    )
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0", "what this process has is its own"
     print(json.dumps({"cpus": cluster.nodes[0].cpus, "trials": slots.concurrency, "threads": slots.threads, **worker}))
 """
 
@@ -148,12 +153,14 @@ with open_cluster() as cluster:
 @linux
 @pytest.mark.ray
 @pytest.mark.skipif(shutil.which("taskset") is None, reason="there is no taskset")
-def test_a_pinned_launch_counts_its_own_cores_and_its_workers_have_its_priority() -> None:
+def test_a_pinned_launch_counts_its_own_cores_and_its_workers_have_its_priority_and_large_pages() -> None:
     core = str(min(os.sched_getaffinity(0)))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["GLIBC_TUNABLES"] = "glibc.malloc.check=0"
     done = subprocess.run(
         ["taskset", "-c", core, "nice", "-n", "2", sys.executable, "-c", PRINT],
         capture_output=True, text=True, check=True, timeout=120, env=environment,
     )  # fmt: skip
     expected = {"cpus": 1.0, "trials": 1, "threads": 1, "nice": os.getpriority(os.PRIO_PROCESS, 0) + 2}
+    expected["tunables"] = "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
     assert json.loads(done.stdout.splitlines()[-1]) == expected

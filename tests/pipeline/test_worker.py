@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 
@@ -23,8 +24,38 @@ hand_back()
 print(before - freed, freed - resident_mb())
 """
 
+STEP_BY_STEP = """
+import resource
+from autoprune.pipeline.worker import hand_back, hold_freed
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+def pages_of_steps():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        blocks = [bytearray(40 * 2**20), bytearray(3 * 2**20)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_itself = pages_of_steps()
+hold_freed()
+pages_of_steps()
+held = pages_of_steps()
+hand_back()
+print(by_itself, held, pages_of_steps())
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+
+
+@glibc
+def test_what_a_step_frees_the_next_one_finds():
+    done = subprocess.run([sys.executable, "-c", STEP_BY_STEP], capture_output=True, text=True, check=True)
+    by_itself, held, after_handing_back = map(int, done.stdout.split())
+    a_step = 43 * 2**20 // resource.getpagesize()
+    assert by_itself > 5 * a_step
+    assert held < a_step / 10
+    assert a_step / 2 < after_handing_back < 2 * a_step
+
+
+@glibc
 def test_freed_memory_goes_back_to_the_system():
     done = subprocess.run([sys.executable, "-c", GROW_AND_SHRINK], capture_output=True, text=True, check=True)
     by_itself, handed_back = map(float, done.stdout.split())

@@ -75,6 +75,7 @@ class Lifecycle:
         self._events = events
         self._db = study.db
         self._reaps_from = 0.0
+        self._fitting: set[tuple[str, str]] = set()
 
     # What a driver asks
 
@@ -350,7 +351,7 @@ class Lifecycle:
             system_attrs={GIVEN: sorted(attrs)},
         )
         try:
-            return sql.create(connection, self.study.study_id, template)
+            return sql.create(connection, self.study.study_id, template, fitting=self._fitting)
         except ValueError as error:
             raise ConfigError(
                 f"a proposal must fit the distributions that study {self.study.name!r} has recorded, but {error} "

@@ -164,13 +164,17 @@ def last_success(connection: sa.Connection, study_id: int, *, since_trial_id: in
     return None if row is None else _ended(row, None)
 
 
-def create(connection: sa.Connection, study_id: int, template: FrozenTrial) -> tuple[int, int]:
+def create(
+    connection: sa.Connection, study_id: int, template: FrozenTrial, *, fitting: set[tuple[str, str]]
+) -> tuple[int, int]:
     """Write a trial with all that belongs to it, as Optuna does; only under the study's lock.
 
     Args:
         connection: To write through.
         study_id: Optuna's id of the study.
         template: State, parameters and attributes.
+        fitting: Names and distributions of parameters that are known to fit what the study has recorded; more of them
+            are known afterwards.
 
     Returns:
         Its id and its number.
@@ -178,7 +182,8 @@ def create(connection: sa.Connection, study_id: int, template: FrozenTrial) -> t
     Raises:
         ValueError: A parameter's distribution contradicts the one under which the study has it.
     """
-    _check_distributions(connection, study_id, template.distributions)
+    texts = {name: distribution_to_json(distribution) for name, distribution in template.distributions.items()}
+    _check_distributions(connection, study_id, template.distributions, texts=texts, fitting=fitting)
     studies = schema.optuna_studies
     # Optuna's own trials, should anybody make some, take this row before they count.
     connection.execute(sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update())
@@ -196,7 +201,7 @@ def create(connection: sa.Connection, study_id: int, template: FrozenTrial) -> t
             "trial_id": trial_id,
             "param_name": name,
             "param_value": distribution.to_internal_repr(template.params[name]),
-            "distribution_json": distribution_to_json(distribution),
+            "distribution_json": texts[name],
         }
         for name, distribution in template.distributions.items()
     ]
@@ -207,14 +212,23 @@ def create(connection: sa.Connection, study_id: int, template: FrozenTrial) -> t
 
 
 def _check_distributions(
-    connection: sa.Connection, study_id: int, distributions: Mapping[str, BaseDistribution]
+    connection: sa.Connection,
+    study_id: int,
+    distributions: Mapping[str, BaseDistribution],
+    *,
+    texts: Mapping[str, str],
+    fitting: set[tuple[str, str]],
 ) -> None:
     of_study = sa.select(_PARAMS.c.distribution_json).join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
-    for name, distribution in distributions.items():
+    for name, text in texts.items():
+        if (name, text) in fitting:
+            continue
         query = of_study.where(_TRIALS.c.study_id == study_id, _PARAMS.c.param_name == name).limit(1)
         recorded = connection.execute(query).scalar_one_or_none()
-        if recorded is not None and recorded != distribution_to_json(distribution):
-            check_distribution_compatibility(json_to_distribution(recorded), distribution)
+        if recorded is not None and recorded != text:
+            check_distribution_compatibility(json_to_distribution(recorded), distributions[name])
+        if recorded is not None:  # And so are all that are recorded later, since they fit this one.
+            fitting.add((name, text))
 
 
 def start(connection: sa.Connection, trial_id: int, booked: Mapping[str, Any]) -> None:
