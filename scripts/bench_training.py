@@ -4,8 +4,8 @@ Both train the same network on the same bytes, shuffled, cropped and flipped, by
 schedule, in the same precision and layout. The plain loop is what a page of torch gives: a permutation, a crop of the
 whole batch by one gather, and a scheduler of torch's. A few steps are taken in turn, so that what else the machine does
 meets both; on a CPU seconds are those of the processor. Both have the memory of a worker (`hold_freed`, and large pages
-by scripts/bench), without which either is slower. With ``--at-once 2`` a second process trains beside, as a
-second trial would.
+by scripts/bench); with ``--bare`` and an empty ``GLIBC_TUNABLES`` neither has. With ``--at-once 2`` a second process
+trains beside, as a second trial would.
 """
 
 from __future__ import annotations
@@ -273,10 +273,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each loop")
     parser.add_argument("--at-once", type=int, default=1, help="processes that train at the same time")
+    parser.add_argument("--bare", action="store_true", help="without a worker's way with memory")
     parser.add_argument("--without-end", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     numerics = Numerics(options.precision)
-    hold_freed()
+    if not options.bare:
+        hold_freed()
     if options.without_end:
         (name,) = options.networks
         for _ in ours(CASES[name], CASES[name].network(), numerics):
