@@ -342,7 +342,7 @@ def check_tidy(folder: Path) -> list[str]:
         *phase_violations(study.handle.db, deep=True),
         *unsettled(study.handle, n_trials=N_TRIALS),
     ]
-    left = [*folder.rglob("999.*"), *folder.rglob("tune-*"), *folder.rglob("*.tmp")]
+    left = [*folder.rglob("999.*"), *folder.rglob("ray/*"), *folder.rglob("*.tmp")]
     left += [path for path in folder.rglob("phases/*") if path.suffix != ".lock"]
     study.close()
     return [*map(str, found), *(f"{path} is still there" for path in left)]

@@ -20,6 +20,7 @@ from autoprune.search.files import (
     is_shared,
     own_phases,
     prune_networks,
+    remove_scratch,
     stale_checkpoints,
     stale_scratch,
     stray_files,
@@ -135,7 +136,7 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     removed = [
         _remove("networks that other trials beat", beaten, dry_run=dry_run),
         _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
-        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run),
+        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=remove_scratch),
         _remove("half-written files", kept, dry_run=dry_run),
         _remove("checkpoints of trainings that nobody goes on with", checkpoints, dry_run=dry_run),
     ]

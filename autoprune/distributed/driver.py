@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import shutil
 import socket
 import tempfile
 import traceback
@@ -19,6 +18,7 @@ from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, Stopping
+from autoprune.search.files import remove_scratch
 from autoprune.search.trials import Claim
 
 __all__ = ["Execute", "drive", "run_once"]
@@ -100,7 +100,8 @@ def drive(
         dispatcher.abandon()
         if dispatcher.stopping is not Stopping.INTERRUPT:
             on_progress()
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # `autoprune clean` then finds it.
+            remove_scratch(Path(folder))
     dispatcher.raise_if_failed()
 
 

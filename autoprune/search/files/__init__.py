@@ -3,6 +3,7 @@
 from autoprune.search.files.leftovers import (
     driver_signs,
     own_phases,
+    remove_scratch,
     stale_checkpoints,
     stale_scratch,
     stray_files,
@@ -20,6 +21,7 @@ __all__ = [
     "is_shared",
     "own_phases",
     "prune_networks",
+    "remove_scratch",
     "sha256_beside",
     "stale_checkpoints",
     "stale_scratch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = [
     "DriverSigns",
     "driver_signs",
     "own_phases",
+    "remove_scratch",
     "stale_checkpoints",
     "stale_scratch",
     "stray_files",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _OLD_S = 3600.0  # No write takes an hour, and no driver at work is silent for one.
+_GOING = "going-"  # Before the name of a scratch folder that is being deleted.
 _OF_A_TRIAL = re.compile(r"(\d+)\.(safetensors|json)(\.[0-9a-f]+\.tmp)?")
 
 
@@ -97,7 +100,7 @@ def driver_signs(study: StudyHandle) -> DriverSigns:
 
 
 def stale_scratch(folder: Path, signs: DriverSigns, *, owner_file: str) -> list[Path]:
-    """Scratch folders whose driver is known to have ended.
+    """Scratch folders whose driver is known to have ended, and what is left of those whose deletion was cut short.
 
     One that names no driver is stale when nobody has touched anything in it for an hour and no driver is at work.
 
@@ -106,7 +109,7 @@ def stale_scratch(folder: Path, signs: DriverSigns, *, owner_file: str) -> list[
         signs: Who may be alive.
         owner_file: The file in a scratch folder that names its driver.
     """
-    stale = []
+    stale = [path for path in sorted(folder.glob(f"{_GOING}*")) if not path.is_symlink()]
     for scratch in sorted(folder.glob("tune-*")):
         if scratch.is_symlink() or not scratch.is_dir():
             continue
@@ -117,6 +120,16 @@ def stale_scratch(folder: Path, signs: DriverSigns, *, owner_file: str) -> list[
         if owner in signs.ended or (owner and is_gone(owner)) or (not owner and not signs.alive and _is_old(scratch)):
             stale.append(scratch)
     return stale
+
+
+def remove_scratch(folder: Path) -> None:
+    """Delete a scratch folder under another name, so that what is left of it is known for what it is.
+
+    Whose deletion is cut short would else lack the name of its driver, and be taken for one that is being made.
+    """
+    if not folder.name.startswith(_GOING):
+        folder = folder.rename(folder.with_name(f"{_GOING}{folder.name}"))
+    shutil.rmtree(folder)
 
 
 def _is_old(folder: Path) -> bool:

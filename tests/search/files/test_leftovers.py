@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from autoprune.search.files import driver_signs, own_phases, stale_scratch, stray_files, temporary_files
+from autoprune.search.files import driver_signs, own_phases, remove_scratch, stale_scratch, stray_files, temporary_files
 from autoprune.search.files.leftovers import DriverSigns
 from autoprune.search.files.retention import Holding
 from autoprune.search.phases import PhaseRows
@@ -124,6 +125,23 @@ def test_scratch_of_drivers_that_ended(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     assert [path.name for path in stale_scratch(tmp_path, signs, owner_file="owner")] == ["tune-dead", "tune-left"]
     assert stale_scratch(tmp_path / "none", signs, owner_file="owner") == []
+
+
+def test_scratch_whose_deletion_was_cut_short_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs = DriverSigns(alive=frozenset({"alive"}), ended=frozenset())
+    made = scratch(tmp_path, "dead", dead_owner())
+
+    def die(folder: Path) -> None:
+        (folder / "owner").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            remove_scratch(made)
+    (left,) = stale_scratch(tmp_path, signs, owner_file="owner")
+    remove_scratch(left)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scratch_without_a_name_goes_when_all_is_quiet(tmp_path: Path) -> None:
