@@ -3,9 +3,9 @@
 Both train the same network on the same bytes, shuffled, cropped and flipped, by SGD with momentum under a one-cycle
 schedule, in the same precision and layout. The plain loop is what a page of torch gives: a permutation, a crop of the
 whole batch by one gather, and a scheduler of torch's. A few steps are taken in turn, so that what else the machine does
-meets both; on a CPU seconds are those of the processor. Both have the memory of a worker (`hold_freed`, and large pages
-by scripts/bench); with ``--bare`` and an empty ``GLIBC_TUNABLES`` neither has. With ``--at-once 2`` a second process
-trains beside, as a second trial would.
+meets both; on a CPU seconds are those of the processor. Both have the memory of a worker (`hold_freed`, and
+``GLIBC_TUNABLES`` by scripts/bench); with ``--bare`` and an empty ``GLIBC_TUNABLES`` neither has. With ``--at-once 2``
+a second process trains beside, as a second trial would.
 """
 
 from __future__ import annotations

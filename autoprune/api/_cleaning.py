@@ -136,7 +136,7 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     removed = [
         _remove("networks that other trials beat", beaten, dry_run=dry_run),
         _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
-        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=remove_scratch),
+        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=_delete_scratch),
         _remove("half-written files", kept, dry_run=dry_run),
         _remove("checkpoints of trainings that nobody goes on with", checkpoints, dry_run=dry_run),
     ]
@@ -157,12 +157,15 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _delete_scratch(folder: Path) -> None:
+    remove_scratch(folder, owner_file=OWNER_FILE)
+
+
 def _remove(what: str, paths: Iterable[Path], *, dry_run: bool, by: Callable[[Path], None] = _delete) -> Removed:
     gone, size_bytes = [], 0
     for path in paths:
-        inside = [path, *path.rglob("*")] if path.is_dir() else [path]
-        here = sum(file.lstat().st_size for file in inside if file.is_file() or file.is_symlink())
         try:
+            here = _size_bytes(path)
             if not dry_run:
                 by(path)
         except OSError as error:
@@ -173,3 +176,11 @@ def _remove(what: str, paths: Iterable[Path], *, dry_run: bool, by: Callable[[Pa
         gone.append(path)
         size_bytes += here
     return Removed(what, tuple(gone), size_bytes)
+
+
+def _size_bytes(path: Path) -> int:
+    inside, size_bytes = [path, *path.rglob("*")] if path.is_dir() else [path], 0
+    for file in inside:
+        with contextlib.suppress(FileNotFoundError):  # Whose it is may be deleting it as well.
+            size_bytes += file.lstat().st_size if file.is_file() or file.is_symlink() else 0
+    return size_bytes

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autoprune.api._ahead import ReadAhead
+from autoprune.api._ahead import reading_ahead
 from autoprune.api._cleaning import retain
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
@@ -43,7 +43,7 @@ from autoprune.distributed import (
     require_loggers,
 )
 from autoprune.errors import OutageError, first_line
-from autoprune.pipeline import Workbench, enter_worker, open_workbench, phase_folder, run_trial
+from autoprune.pipeline import Workbench, enter_worker, hand_back, open_workbench, phase_folder, run_trial
 from autoprune.search.dispatch import (
     Dispatcher,
     FailureCaps,
@@ -90,7 +90,10 @@ class Outcome:
 def _execute(config: dict[str, Any], report: Callable[[Progressed], None]) -> dict[str, Any]:
     """Run one trial in a worker process."""
     spec = spec_in(config)
-    return run_trial(spec, report, enter_worker(spec.setting)).to_dict()
+    try:
+        return run_trial(spec, report, enter_worker(spec.setting)).to_dict()
+    finally:
+        hand_back()  # The worker may wait for its next trial while others need the memory.
 
 
 def launch(
@@ -199,9 +202,9 @@ def _run(
     require_loggers(config.loggers)
     config = kept_at(storage_url(storage), config)
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
-    ahead = ReadAhead(storage_url(storage), search.name)
+    starting = open_cluster(address, watch=watch, verbose=verbose)
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with heed_signals() as signals, open_cluster(address, watch=watch, verbose=verbose) as cluster:
+    with heed_signals() as signals, reading_ahead(storage_url(storage), search.name) as ahead, starting as cluster:
         _note_cores(cluster, progress)
         slots, db = plan_slots(cluster, config.resources), Database.open(storage_url(storage), create=True)
         config, workbench, record = settle(
@@ -225,8 +228,7 @@ def _run(
             return worker_config(spec, left_s=dispatcher.seconds_left)
 
         log_to = Destination(config.loggers, search.name, search.metric, setting.artifacts)
-        _enter_folder(Path(setting.artifacts) / "trials" / search.name, record, progress)
-        record.enter(owner)
+        _enter(Path(setting.artifacts) / "trials" / search.name, record, owner=owner, progress=progress)
         try:
             with dispatcher, signals.obeyed(dispatcher, progress.interrupted):
                 if not dispatcher.finished:
@@ -287,13 +289,15 @@ def _make_ready(
     prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
 
 
-def _enter_folder(folder: Path, record: StudyHandle, progress: Progress) -> None:
+def _enter(folder: Path, record: StudyHandle, *, owner: str, progress: Progress) -> None:
+    """Write that the driver works on the study, whose networks lie in the folder."""
     enter_folder(folder, record)
     if is_shared(folder, record):
         progress.note(
             f"a study named {record.name!r} of another database keeps its networks in {folder} as well, and each "
             "writes over the other's. Give one of them another name, or another folder by `artifacts` in [engine]"
         )
+    record.enter(owner)
 
 
 def _outcome(study: Study, dispatcher: Dispatcher, search: SearchConfig) -> Outcome:

@@ -37,7 +37,8 @@ _ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",  # They may go to a file.
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
-_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+_TUNABLES = "GLIBC_TUNABLES"
+_FOR_TRAINING = {"glibc.malloc.hugetlb": 1, "glibc.malloc.arena_max": 1}
 _REACHABLE_S = 5.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # Trials exchange a few numbers; Ray would reserve a third of the memory.
 
@@ -194,7 +195,7 @@ def _connect(address: str | None, source: str, *, n_cpus: int | None, verbose: b
     quiet = {"log_to_driver": verbose, "logging_level": logging.CRITICAL}
     try:
         if address is None:
-            with heard_here_alone(), _large_pages():
+            with heard_here_alone(), _memory_for_training():
                 ray.init(
                     address="local",  # Without it, Ray would join any cluster that is there on this machine.
                     num_cpus=n_cpus,  # It would count those that this process may not use.
@@ -218,15 +219,17 @@ def _connect(address: str | None, source: str, *, n_cpus: int | None, verbose: b
 
 
 @contextmanager
-def _large_pages() -> Iterator[None]:
-    """Have the processes that are started inside ask for large pages of memory, where glibc knows how.
+def _memory_for_training() -> Iterator[None]:
+    """Have the processes that are started inside allot memory as training needs it, where glibc does that.
 
-    Workers touch hundreds of megabytes in each step of training, which takes 2 to 9 % less time where pages are of
-    2 MB. glibc reads this when a process starts, so that a worker can't do it for itself.
+    Workers touch hundreds of megabytes in each step, which takes less time in pages of 2 MB; and they run trials in
+    threads, whose own memory glibc gives back to the system at each step (see `pipeline.worker`). A process reads this
+    when it starts, so that a worker can't do it for itself. What the user says of one of them holds.
     """
     before = os.environ.get(_TUNABLES)
-    if before is None or _HUGE_PAGES not in before:
-        os.environ[_TUNABLES] = ":".join(filter(None, [before, f"{_HUGE_PAGES}=1"]))
+    told = [] if before is None else [before]
+    missing = [f"{name}={value}" for name, value in _FOR_TRAINING.items() if before is None or name not in before]
+    os.environ[_TUNABLES] = ":".join([*told, *missing])
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, Stopping
-from autoprune.search.files import remove_scratch
+from autoprune.search.files import MAKING, remove_scratch
 from autoprune.search.trials import Claim
 
 __all__ = ["Execute", "drive", "run_once"]
@@ -101,7 +101,7 @@ def drive(
         if dispatcher.stopping is not Stopping.INTERRUPT:
             on_progress()
         with contextlib.suppress(OSError):  # `autoprune clean` then finds it.
-            remove_scratch(Path(folder))
+            remove_scratch(Path(folder), owner_file=OWNER_FILE)
     dispatcher.raise_if_failed()
 
 
@@ -161,9 +161,9 @@ def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
 
 def _folder_in(scratch: Path, owner: str) -> str:
     scratch.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="tune-", dir=scratch)
-    (Path(folder) / OWNER_FILE).write_text(owner)  # So that what a killed driver leaves can be told.
-    return folder
+    folder = Path(tempfile.mkdtemp(prefix=MAKING, dir=scratch))
+    (folder / OWNER_FILE).write_text(owner)  # So that what a killed driver leaves can be told.
+    return str(folder.rename(folder.with_name(folder.name.lstrip("."))))
 
 
 def _resources(slots: Slots) -> dict[str, float]:

@@ -17,7 +17,7 @@ from autoprune.pipeline.saved import (
 )
 from autoprune.pipeline.trial import run_trial
 from autoprune.pipeline.workbench import Workbench, open_workbench
-from autoprune.pipeline.worker import enter_worker, phase_folder
+from autoprune.pipeline.worker import enter_worker, hand_back, phase_folder
 
 __all__ = [
     "Link",
@@ -28,6 +28,7 @@ __all__ = [
     "example_of",
     "exported_by",
     "forward_of",
+    "hand_back",
     "layout_of",
     "load_beside_dense",
     "load_model",

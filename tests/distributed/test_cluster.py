@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.config import ResourcesConfig
 from autoprune.distributed import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
-from autoprune.distributed.cluster import _large_pages, _leave_telling_to_us
+from autoprune.distributed.cluster import _leave_telling_to_us, _memory_for_training
 from autoprune.errors import ConfigError
 
 
@@ -68,17 +68,19 @@ def test_what_runs_alone_takes_the_largest_machine_that_a_trial_fits_on():
 @pytest.mark.parametrize(
     ("before", "inside"),
     [
-        (None, "glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        (None, "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0:glibc.malloc.arena_max=1"),
     ],
 )
-def test_what_the_user_says_of_large_pages_holds(before: str | None, inside: str, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_user_says_of_memory_for_training_holds(
+    before: str | None, inside: str, monkeypatch: pytest.MonkeyPatch
+):
     if before is None:
         monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     else:
         monkeypatch.setenv("GLIBC_TUNABLES", before)
-    with _large_pages():
+    with _memory_for_training():
         assert os.environ["GLIBC_TUNABLES"] == inside
     assert os.environ.get("GLIBC_TUNABLES") == before
 

@@ -153,7 +153,7 @@ with open_cluster() as cluster:
 @linux
 @pytest.mark.ray
 @pytest.mark.skipif(shutil.which("taskset") is None, reason="there is no taskset")
-def test_a_pinned_launch_counts_its_own_cores_and_its_workers_have_its_priority_and_large_pages() -> None:
+def test_a_pinned_launch_counts_its_own_cores_and_its_workers_have_its_priority_and_memory_for_training() -> None:
     core = str(min(os.sched_getaffinity(0)))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment["GLIBC_TUNABLES"] = "glibc.malloc.check=0"
@@ -162,5 +162,5 @@ def test_a_pinned_launch_counts_its_own_cores_and_its_workers_have_its_priority_
         capture_output=True, text=True, check=True, timeout=120, env=environment,
     )  # fmt: skip
     expected = {"cpus": 1.0, "trials": 1, "threads": 1, "nice": os.getpriority(os.PRIO_PROCESS, 0) + 2}
-    expected["tunables"] = "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    expected["tunables"] = "glibc.malloc.check=0:glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
     assert json.loads(done.stdout.splitlines()[-1]) == expected

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import subprocess
@@ -26,6 +27,8 @@ print(before - freed, freed - resident_mb())
 
 STEP_BY_STEP = """
 import resource
+import sys
+import threading
 from autoprune.pipeline.worker import hand_back, hold_freed
 
 def pages_of_steps():
@@ -35,24 +38,47 @@ def pages_of_steps():
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-by_itself = pages_of_steps()
-hold_freed()
-pages_of_steps()
-held = pages_of_steps()
-hand_back()
-print(by_itself, held, pages_of_steps())
+def main():
+    by_itself = pages_of_steps()
+    hold_freed()
+    pages_of_steps()
+    held = pages_of_steps()
+    hand_back()
+    print(by_itself, held, pages_of_steps())
+
+if sys.argv[1] == "thread":  # As Ray runs trials.
+    threading.Thread(target=main).start()
+else:
+    main()
 """
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
 
 
+def step_by_step(where: str, **environment: str) -> list[int]:
+    plain = {key: value for key, value in os.environ.items() if "MALLOC" not in key and key != "GLIBC_TUNABLES"}
+    call = [sys.executable, "-c", STEP_BY_STEP, where]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=plain | environment)
+    return [int(n_pages) for n_pages in done.stdout.split()]
+
+
 @glibc
-def test_what_a_step_frees_the_next_one_finds():
-    done = subprocess.run([sys.executable, "-c", STEP_BY_STEP], capture_output=True, text=True, check=True)
-    by_itself, held, after_handing_back = map(int, done.stdout.split())
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_what_a_step_frees_the_next_one_finds(where: str):
+    by_itself, held, after_handing_back = step_by_step(where, GLIBC_TUNABLES="glibc.malloc.arena_max=1")
     a_step = 43 * 2**20 // resource.getpagesize()
     assert by_itself > 5 * a_step
     assert held < a_step / 10
     assert a_step / 2 < after_handing_back < 2 * a_step
+
+
+@glibc
+@pytest.mark.parametrize(
+    "environment",
+    [{"MALLOC_TRIM_THRESHOLD_": "131072"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}],
+)
+def test_what_the_user_says_of_memory_holds(environment: dict[str, str]):
+    by_itself, held, _ = step_by_step("main", **environment)
+    assert held > by_itself / 2
 
 
 @glibc

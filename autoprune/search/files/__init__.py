@@ -1,6 +1,7 @@
 """Files of a study that may go."""
 
 from autoprune.search.files.leftovers import (
+    MAKING,
     driver_signs,
     own_phases,
     remove_scratch,
@@ -13,6 +14,7 @@ from autoprune.search.files.retention import Holding, beaten_networks, holdings,
 from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
+    "MAKING",
     "Holding",
     "beaten_networks",
     "driver_signs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -19,6 +21,7 @@ from autoprune.search.storage import StudyHandle, schema
 from autoprune.search.trials import Attr, is_gone
 
 __all__ = [
+    "MAKING",
     "DriverSigns",
     "driver_signs",
     "own_phases",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 _OLD_S = 3600.0  # No write takes an hour, and no driver at work is silent for one.
-_GOING = "going-"  # Before the name of a scratch folder that is being deleted.
+MAKING = ".tune-"  # Before the name of a scratch folder that does not name its driver yet.
 _OF_A_TRIAL = re.compile(r"(\d+)\.(safetensors|json)(\.[0-9a-f]+\.tmp)?")
 
 
@@ -100,36 +103,62 @@ def driver_signs(study: StudyHandle) -> DriverSigns:
 
 
 def stale_scratch(folder: Path, signs: DriverSigns, *, owner_file: str) -> list[Path]:
-    """Scratch folders whose driver is known to have ended, and what is left of those whose deletion was cut short.
+    """Scratch folders whose driver is known to have ended.
 
-    One that names no driver is stale when nobody has touched anything in it for an hour and no driver is at work.
+    Of one that names no driver nothing is left, since `remove_scratch` was cut short, or it is stale when nobody has
+    touched anything in it for an hour and no driver is at work.
 
     Args:
         folder: Where the scratch folders lie.
         signs: Who may be alive.
         owner_file: The file in a scratch folder that names its driver.
     """
-    stale = [path for path in sorted(folder.glob(f"{_GOING}*")) if not path.is_symlink()]
-    for scratch in sorted(folder.glob("tune-*")):
+    stale = []
+    for scratch in sorted((*folder.glob("tune-*"), *folder.glob(f"{MAKING}*"))):
         if scratch.is_symlink() or not scratch.is_dir():
             continue
         try:
             owner = (scratch / owner_file).read_text()
         except OSError:
             owner = ""
-        if owner in signs.ended or (owner and is_gone(owner)) or (not owner and not signs.alive and _is_old(scratch)):
+        if owner:
+            is_stale = owner in signs.ended or is_gone(owner)
+        else:
+            is_left = not scratch.name.startswith(MAKING) and _is_empty(scratch)
+            is_stale = is_left or (not signs.alive and _is_old(scratch))
+        if is_stale:
             stale.append(scratch)
     return stale
 
 
-def remove_scratch(folder: Path) -> None:
-    """Delete a scratch folder under another name, so that what is left of it is known for what it is.
+def remove_scratch(folder: Path, *, owner_file: str) -> None:
+    """Delete a scratch folder, the name of its driver last, so that what is left is known for what it is.
 
-    Whose deletion is cut short would else lack the name of its driver, and be taken for one that is being made.
+    Others may delete it at the same time, or write to it: what they leave is found by the next `clean`.
+
+    Raises:
+        OSError: Something can't be deleted.
     """
-    if not folder.name.startswith(_GOING):
-        folder = folder.rename(folder.with_name(f"{_GOING}{folder.name}"))
-    shutil.rmtree(folder)
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, onerror=_unless_missing)
+            elif path.name != owner_file:
+                path.unlink(missing_ok=True)
+        (folder / owner_file).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _unless_missing(function: object, path: str, info: tuple[Any, BaseException, Any]) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return next(folder.iterdir(), None) is None
+    except OSError:
+        return False
 
 
 def _is_old(folder: Path) -> bool:

@@ -58,16 +58,23 @@ class ErrorModel:
     metric: Metric = ACCURACY
 
     @staticmethod
-    def fitted(members: Sequence[Member], *, dense_score: float | None = None, metric: Metric = ACCURACY) -> ErrorModel:
+    def fitted(
+        members: Sequence[Member],
+        *,
+        dense_score: float | None = None,
+        metric: Metric = ACCURACY,
+        least_error: float = math.inf,
+    ) -> ErrorModel:
         """The model whose logarithms fit trials best, by least squares with a prior on b and c.
 
         Args:
             members: Trained networks, at least one.
             dense_score: Of the dense network, where it is known.
             metric: What they are scored by.
+            least_error: The least that any network has, where ``members`` are not all of them.
         """
         errors = [metric.error(member.score) for member in members]
-        floor = _floor(None if dense_score is None else min(metric.error(dense_score), *errors))
+        floor = _floor(None if dense_score is None else min(metric.error(dense_score), least_error, *errors))
         rows = np.array([[1.0, -math.log(m.macs_ratio), -math.log(m.images)] for m in members])
         logs = np.array([math.log(max(error - floor, _LEAST_EXCESS)) for error in errors])
         weight = np.diag(_PRIOR_WEIGHT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ __all__ = ["Budget", "Look", "Planner", "Step"]
 _OPENING = 0.85  # Share of the time that the ladder of the opening takes.
 _NEAREST = 1.08  # Two members of the front nearer than this factor of MACs leave no gap to be filled.
 _BELOW = 0.75  # The next target under the smallest member.
+_TRIES = 2  # Cuts of one network to about the same target: a third would come out like these.
 _PARENTS = 2  # From which a new target may be cut, the smallest that can be: it may be worse than it should be.
 _PHASE_SHARE = 0.05  # Of the workers' time: what a sparsify phase may take under a time limit.
 _PROBES = 0.15  # Of the workers' time: what trials of recipes take together.
@@ -28,6 +30,7 @@ _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explo
 _SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
 _SPARE_S = 2.0
 _MOST_TOLD = 2_000  # Trials, the newest, that pace and errors are told from: more tell nothing new.
+_TRIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _ANY_PACE = Pace(base_s=0.25e-3, macs_s=0.75e-3, overhead_s=0.0)
 
 
@@ -220,15 +223,19 @@ class Planner:
                 yield member.macs_ratio, member, True
                 # One that has lost what no training brings back, such as a class, is better cut anew.
                 for larger in look.parents(member.macs_ratio * _NEAREST)[:1]:
-                    yield member.macs_ratio, larger, False
+                    if look.n_cut(larger, member.macs_ratio) < _TRIES:
+                        yield member.macs_ratio, larger, False
         ratios = sorted({*look.taken, self._worst[1]})
         targets = [(low * high) ** 0.5 for low, high in itertools.pairwise(ratios) if high / low >= _NEAREST**2]
         for target in (*targets, ratios[0] * _BELOW):
             short = float(f"{target:.4g}")
             if least <= short <= most:
-                parents: list[Member | None] = [*look.parents(short)[:_PARENTS]]
-                for parent in parents or [None]:
-                    yield short, parent, False
+                parents = look.parents(short)[:_PARENTS]
+                for parent in parents:
+                    if look.n_cut(parent, short) < _TRIES:
+                        yield short, parent, False
+                if not parents:
+                    yield short, None, False
 
 
 class Look:
@@ -252,7 +259,9 @@ class Look:
         every = [member for member in every if member.images > 0]
         dense = dense_score(complete, metric.name)
         self._dense_error = 0.0 if dense is None else metric.error(dense)
-        self.model = ErrorModel.fitted(every, dense_score=dense, metric=metric) if every else None
+        least = min((error for error, _ in self._best), default=math.inf)
+        fit = functools.partial(ErrorModel.fitted, dense_score=dense, metric=metric, least_error=least)
+        self.model = fit(every) if every else None
 
     @property
     def is_timed(self) -> bool:
@@ -271,6 +280,11 @@ class Look:
     def parents(self, target: float) -> list[Member]:
         """The networks of the front that can be cut to a target, the smallest first."""
         return [member for member in self.members if member.macs_ratio >= target]
+
+    def n_cut(self, parent: Member, target: float) -> int:
+        """How many trials have cut a network to about a target, or are at it."""
+        points = (trial.point for trial in self.trials if trial.parent == parent.number and trial.state in _TRIED)
+        return sum(max(point.macs_target, target) < _NEAREST * min(point.macs_target, target) for point in points)
 
     def front(self) -> list[tuple[float, float]]:
         """(error, MACs ratio) of the front of what is complete, and of what runs as it is expected to turn out."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.errors import StorageError
 from autoprune.search.storage import schema
 from autoprune.search.storage.database import Database
 
@@ -161,8 +162,22 @@ def _by_trial(rows: list[Any]) -> defaultdict[int, list[Any]]:
 def _attributes(rows: list[Any]) -> dict[int, dict[str, Any]]:
     """Attributes by trial."""
     # One call for all of them: a million calls take longer than what is read by them.
-    objects = json.loads(f"[{','.join([text for _, text in rows])}]")
+    try:
+        objects = json.loads(f"[{','.join([text for _, text in rows])}]")
+    except ValueError:
+        objects = [_object(trial_id, text) for trial_id, text in rows]
     return {trial_id: attributes for (trial_id, _), attributes in zip(rows, objects, strict=True)}
+
+
+def _object(trial_id: int, text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise StorageError(
+            f"the attributes of trials must be JSON, but those of the trial with id {trial_id} are not: {error}. "
+            "Somebody has changed the database; go back to a copy of it."
+        ) from error
+    return found
 
 
 @contextmanager

@@ -188,7 +188,11 @@ class StudyHandle:
         return self._trials.read()
 
     def history(self) -> list[FrozenTrial]:
-        """The same as far as a search needs them: without numeric parameters, which points have, and without widths."""
+        """The same as far as a search needs them.
+
+        Without numeric parameters, which points have, and without attributes that only people ask for, such as widths,
+        owner and the reason of a failure.
+        """
         return self._history.read()
 
     def know(self, other: StudyHandle) -> None:

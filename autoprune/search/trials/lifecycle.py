@@ -290,7 +290,7 @@ class Lifecycle:
         return TrialState.PRUNED
 
     def failed(self, trial_id: int, reason: str, *, retry: bool = False) -> None:
-        """Store a trial as FAIL with its reason.
+        """Store a trial as FAIL with its reason. To tell again what has been told changes nothing.
 
         Args:
             trial_id: One of our trials.
@@ -301,7 +301,8 @@ class Lifecycle:
             LeaseLostError: The trial is no longer ours; nothing is stored.
         """
         number = self._give_up(trial_id, reason, self._next_attempt if retry else lambda trial: None)
-        _log.warning("trial %d failed: %s", number, reason)
+        if number is not None:
+            _log.warning("trial %d failed: %s", number, reason)
 
     def release(self, trial_id: int, reason: str) -> None:
         """Give an interrupted trial back: it waits for another try, and this one is not counted.
@@ -386,27 +387,35 @@ class Lifecycle:
 
         self._end(trial_id, state, write)
 
-    def _give_up(self, trial_id: int, reason: str, next_attempt: Callable[[StoredTrial], int | None]) -> int:
-        """Fail a trial of ours; returns its number."""
-        number, retry = 0, None
+    def _give_up(self, trial_id: int, reason: str, next_attempt: Callable[[StoredTrial], int | None]) -> int | None:
+        """Fail a trial of ours; returns its number, or None where it had failed so before."""
+        number: int | None = None
+        retry: dict[str, Any] | None = None
 
         def write(connection: sa.Connection) -> None:
             nonlocal number, retry
             trial = self._read(trial_id)
             number, retry = trial.number, self._retire(connection, trial, reason, next_attempt(trial))
 
-        self._end(trial_id, TrialState.FAIL, write)
+        self._end(trial_id, TrialState.FAIL, write, reason=cut(reason))
         self._say_retry(retry)
         return number
 
-    def _end(self, trial_id: int, state: TrialState, write: Callable[[sa.Connection], None]) -> None:
-        """End a trial of ours, unless its result is there: the server may have been away before it could say so."""
+    def _end(
+        self, trial_id: int, state: TrialState, write: Callable[[sa.Connection], None], *, reason: str | None = None
+    ) -> None:
+        """End a trial of ours, unless it has ended so: the server may have been away before it could say that it did.
+
+        What has failed may have been failed by a reaper, which gives another reason.
+        """
         with self.study.lock(), self._db.durably(), self._db.writing() as connection:
             found, holder = sql.holder(connection, trial_id)
             if found is TrialState.RUNNING and holder == self.owner:
                 write(connection)
-            elif found is not state or state is TrialState.FAIL or sql.claimed_by(connection, trial_id) != self.owner:
-                raise self._lost(trial_id, found, holder)  # What has failed may have been failed by a reaper.
+                return
+            ours = {Attr.OWNER: self.owner} | ({} if reason is None else {Attr.REASON: reason})
+            if found is not state or any(sql.attribute(connection, trial_id, key) != ours[key] for key in ours):
+                raise self._lost(trial_id, found, holder)
 
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""

@@ -23,8 +23,8 @@ from autoprune.search.trials.attributes import Attr
 __all__ = [
     "Ended",
     "StaleTrial",
+    "attribute",
     "beat",
-    "claimed_by",
     "complete_with",
     "count_first_tries",
     "count_retried",
@@ -319,11 +319,11 @@ def holder(connection: sa.Connection, trial_id: int) -> tuple[TrialState | None,
     return (None, None) if row is None else (row.state, row.owner)
 
 
-def claimed_by(connection: sa.Connection, trial_id: int) -> str | None:
-    """The owner that a trial was claimed by last."""
-    owner = sa.and_(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == Attr.OWNER)
-    text = connection.execute(sa.select(_ATTRIBUTES.c.value_json).where(owner)).scalar_one_or_none()
-    return None if text is None else str(json.loads(text))
+def attribute(connection: sa.Connection, trial_id: int, key: str) -> Any:
+    """A user attribute of a trial; None where there is none."""
+    query = sa.select(_ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
+    text = connection.execute(query).scalar_one_or_none()
+    return None if text is None else json.loads(text)
 
 
 def leftovers(connection: sa.Connection, study_id: int) -> list[int]:

@@ -79,8 +79,8 @@ class StoredTrial:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The attributes that came with the proposal."""
-        return {name: self.attrs[name] for name in self.frozen.system_attrs.get(GIVEN, [])}
+        """The attributes that came with the proposal, as far as they were read."""
+        return {name: self.attrs[name] for name in self.frozen.system_attrs.get(GIVEN, []) if name in self.attrs}
 
     @property
     def found(self) -> dict[str, Any]:

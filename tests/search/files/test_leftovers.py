@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,21 +129,56 @@ def test_scratch_of_drivers_that_ended(tmp_path: Path) -> None:
     assert stale_scratch(tmp_path / "none", signs, owner_file="owner") == []
 
 
-def test_scratch_whose_deletion_was_cut_short_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_done", range(4))
+def test_scratch_whose_deletion_is_cut_short_goes_at_once(
+    n_done: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     signs = DriverSigns(alive=frozenset({"alive"}), ended=frozenset())
     made = scratch(tmp_path, "dead", dead_owner())
-
-    def die(folder: Path) -> None:
-        (folder / "owner").unlink()
-        raise KeyboardInterrupt
-
+    (made / "study").mkdir()
+    left = n_done
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "rmtree", die)
-        with pytest.raises(KeyboardInterrupt):
-            remove_scratch(made)
-    (left,) = stale_scratch(tmp_path, signs, owner_file="owner")
-    remove_scratch(left)
+
+        def dying(real: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+                real(*args, **kwargs)
+
+            return call
+
+        patched.setattr(Path, "unlink", dying(Path.unlink))
+        patched.setattr(Path, "rmdir", dying(Path.rmdir))
+        patched.setattr(shutil, "rmtree", dying(shutil.rmtree))
+        with contextlib.suppress(KeyboardInterrupt):
+            remove_scratch(made, owner_file="owner")
+        assert left < 0
+    assert made.exists()
+    assert stale_scratch(tmp_path, signs, owner_file="owner") == [made]
+    remove_scratch(made, owner_file="owner")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_that_others_delete_too_is_no_error(tmp_path: Path) -> None:
+    for i in range(20):
+        folder = scratch(tmp_path, str(i), dead_owner())
+        for k in range(30):
+            (folder / f"part{k}").mkdir()
+            (folder / f"part{k}" / "file").touch()
+        with ThreadPoolExecutor(2) as pool:
+            done = [pool.submit(remove_scratch, folder, owner_file="owner") for _ in range(2)]
+        assert [each.exception() for each in done] == [None, None]
+        assert not folder.exists()
+
+
+def test_scratch_that_is_being_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".tune-new").mkdir()
+    signs = DriverSigns(alive=frozenset(), ended=frozenset())
+    assert stale_scratch(tmp_path, signs, owner_file="owner") == []
+    aged(tmp_path / ".tune-new", hours=2)
+    assert [path.name for path in stale_scratch(tmp_path, signs, owner_file="owner")] == [".tune-new"]
 
 
 def test_scratch_without_a_name_goes_when_all_is_quiet(tmp_path: Path) -> None:

@@ -146,6 +146,28 @@ def test_a_network_that_is_worse_than_it_should_be_is_cut_anew_and_nobody_s_pare
         assert step.again is None
 
 
+@pytest.mark.parametrize("result", [0.1, 0.39])
+def test_a_cut_that_comes_out_as_badly_as_before_is_not_tried_for_ever(result: float) -> None:
+    history, cuts = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.88, parent=0), trial(2, 0.2, 0.4, parent=1)], [(1, 0.2)]
+    for number in range(3, 13):
+        step = plan(history)[0]
+        parent = None if step.parent is None else step.parent.number
+        score = max(result, 0.0 if step.again is None else step.parent.score)  # type: ignore[union-attr]
+        cuts += [] if step.again is not None else [(parent, step.macs_target)]
+        history.append(trial(number, step.macs_target, score, parent=parent))
+    for parent, target in cuts:
+        alike = [each for each in cuts if each[0] == parent and 1 / 1.08 < each[1] / target < 1.08]
+        assert parent is None or len(alike) <= 2
+
+
+def test_the_error_model_knows_the_best_network_however_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.search.proposals.planner._MOST_TOLD", 3)
+    history = [trial(0, 1.0, 0.9), trial(1, 0.9, 0.99), *(trial(i, 0.5, 0.8) for i in range(2, 6))]
+    look = planner().look(history)
+    assert look.model is not None
+    assert look.model.floor < 0.01
+
+
 def test_the_same_history_gives_the_same_plan() -> None:
     history = [trial(0, 0.8, 0.9), trial(1, 0.4, 0.85, parent=0), trial(2, 0.2, 0.8, parent=1)]
     assert plan(history) == plan(list(history))

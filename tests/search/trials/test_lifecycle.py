@@ -394,6 +394,24 @@ def test_a_result_counts_once(study: StudyHandle, mine: Lifecycle) -> None:
     assert "a" not in trial.user_attrs
 
 
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda driver, trial_id: driver.failed(trial_id, "the loss became nan " * 2_000, retry=True),
+        lambda driver, trial_id: driver.release(trial_id, "interrupted"),
+        lambda driver, trial_id: driver.complete(trial_id, [math.nan, 0.5], {}),
+    ],
+)
+def test_a_failure_counts_once(tell: Callable[[Lifecycle, int], object], study: StudyHandle, mine: Lifecycle) -> None:
+    claimed = take(mine)
+    tell(mine, claimed.trial_id)
+    before = trials(study)
+    tell(mine, claimed.trial_id)  # As after an outage in which the first one was committed.
+    assert trials(study) == before
+    with pytest.raises(LeaseLostError):
+        mine.failed(claimed.trial_id, "something else")
+
+
 def test_a_slow_driver_that_nobody_has_reaped_may_still_tell(mine: Lifecycle, clock: Any) -> None:
     claimed = take(mine)
     clock.now += 1_000

@@ -42,9 +42,11 @@ def dying(db: Database, after: int) -> Iterator[None]:
     engines = (db._engine, storage._backend.engine)
     for engine in engines:
         sa.event.listen(engine, "before_cursor_execute", execute)
-    yield
-    for engine in engines:
-        sa.event.remove(engine, "before_cursor_execute", execute)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            sa.event.remove(engine, "before_cursor_execute", execute)
 
 
 Act = Callable[[Lifecycle, Lifecycle, int], object]
