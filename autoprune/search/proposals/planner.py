@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -260,8 +261,9 @@ class Look:
         dense = dense_score(complete, metric.name)
         self._dense_error = 0.0 if dense is None else metric.error(dense)
         least = min((error for error, _ in self._best), default=math.inf)
-        fit = functools.partial(ErrorModel.fitted, dense_score=dense, metric=metric, least_error=least)
-        self.model = fit(every) if every else None
+        self.model = None
+        if every:
+            self.model = ErrorModel.fitted(every, dense_score=dense, metric=metric, least_error=least)
 
     @property
     def is_timed(self) -> bool:
@@ -283,8 +285,17 @@ class Look:
 
     def n_cut(self, parent: Member, target: float) -> int:
         """How many trials have cut a network to about a target, or are at it."""
-        points = (trial.point for trial in self.trials if trial.parent == parent.number and trial.state in _TRIED)
-        return sum(max(point.macs_target, target) < _NEAREST * min(point.macs_target, target) for point in points)
+        return sum(max(other, target) < _NEAREST * min(other, target) for other in self._cuts[parent.number])
+
+    @cached_property
+    def _cuts(self) -> defaultdict[int, list[float]]:
+        """MACs targets by the number of the trial whose network was cut."""
+        found = defaultdict[int, list[float]](list)
+        for trial in self.trials:
+            parent, target = trial.parent, trial.macs_target
+            if parent is not None and target is not None and trial.state in _TRIED:
+                found[parent].append(target)
+        return found
 
     def front(self) -> list[tuple[float, float]]:
         """(error, MACs ratio) of the front of what is complete, and of what runs as it is expected to turn out."""
