@@ -170,7 +170,9 @@ class Arena(Sandbox):
             self._judged.add(process.pid)
             said = self.output(process)
             self.endings[str(process.returncode)] += 1
-            if process.returncode not in _ENDED_WELL:
+            # One that is asked to end while Python starts ends by the signal itself, which shells tell as 130 as well.
+            is_unborn = process.returncode == -signal.SIGINT and not said
+            if process.returncode not in _ENDED_WELL and not is_unborn:
                 self.blame(f"a driver ended with {process.returncode}: {said[-300:]}")
             for part in _RAW:
                 if part in said:
