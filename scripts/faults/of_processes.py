@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 
 from faults.arena import LEASE_S, Arena, Missed
@@ -138,10 +141,7 @@ def _clock_skewed(arena: Arena) -> str:
     """A second driver whose clock is an hour, or little more than a lease, ahead or behind."""
     states, _ = arena.live()
     apart_s = arena.rng.choice((-3600, -int(LEASE_S * _OVER_S), int(LEASE_S * _OVER_S), 3600))
-    library = next(path for path in _LIBRARIES if os.path.exists(path))
-    skewed = arena.launch(
-        environment={"LD_PRELOAD": library, "FAKETIME": f"{apart_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    )
+    skewed = arena.launch(environment=_faked(apart_s))
     arena.until(lambda: "study 'chaos'" in arena.output(skewed) or skewed.poll() is not None, what="a skewed driver")
     time.sleep(LEASE_S * _OVER_S)
     arena.end_driver(skewed)
@@ -151,8 +151,23 @@ def _clock_skewed(arena: Arena) -> str:
 _LIBRARIES = [f"/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1" for machine in ("x86_64", "aarch64")]
 
 
+def _faked(apart_s: int) -> dict[str, str]:
+    library = next((path for path in _LIBRARIES if os.path.exists(path)), "")
+    return {"LD_PRELOAD": library, "FAKETIME": f"{apart_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+@functools.cache
+def _can_fake_time() -> bool:
+    """Whether libfaketime is there, and lets Python sleep: under some versions `time.sleep` fails with EINVAL."""
+    environment = _faked(-60)
+    asked = subprocess.run(
+        [sys.executable, "-c", "import time; time.sleep(0.01)"], env={**os.environ, **environment}, capture_output=True
+    )
+    return bool(environment["LD_PRELOAD"]) and asked.returncode == 0
+
+
 def _has_faketime(arena: Arena) -> bool:
-    return any(os.path.exists(path) for path in _LIBRARIES)
+    return _can_fake_time()
 
 
 KINDS = (
