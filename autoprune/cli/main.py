@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
 import logging
 import os
@@ -179,6 +180,10 @@ def _hear_no_more() -> None:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+# What disks say that are full, read-only, broken or not ours: nobody's fault here.
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
 def _outcome(args: argparse.Namespace) -> int:
     """The exit code of a command, what went wrong told in one line."""
     try:
@@ -194,6 +199,13 @@ def _outcome(args: argparse.Namespace) -> int:
         # The reader, such as `head`, has seen enough; the rest must not raise while Python shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            raise
+        what = "a file" if error.filename is None else str(error.filename)
+        told = f"{what} must be written, but can't be: {error.strerror}. Make room, or give access"
+        print(f"autoprune: {in_one_line(told)}; what is stored stays, and the same command goes on.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return _INTERRUPTED
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +62,18 @@ def test_a_reader_that_has_seen_enough() -> None:
         process.stdout.close()  # long before Python has started
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file on a full disk")
+def test_a_full_disk_is_told_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "run", lambda args: Path("/dev/full").write_text("x"))
+    answer = run("status", "digits")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("autoprune: a file must be written, but can't be: No space left on device. Make room")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_file_that_the_code_has_lost_is_a_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "run", lambda args: Path("/there/is/no/such/file").read_text())
+    with pytest.raises(FileNotFoundError):
+        run("status", "digits")
