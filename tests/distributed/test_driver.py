@@ -190,7 +190,9 @@ def test_no_more_trials_at_once_than_fit_on_the_device_and_in_memory(study, clus
 
 def test_the_scratch_folder_names_its_driver(study, cluster, tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr("autoprune.distributed.driver.remove_scratch", lambda folder, *, owner_file: left.append(folder))
+    monkeypatch.setattr(
+        "autoprune.distributed.driver.remove_scratch", lambda folder, *, owner_file: left.append(folder)
+    )
     run(study, cluster, tmp_path, n_trials=1)
     (scratch,) = (tmp_path / "ray").iterdir()
     assert left == [scratch]
