@@ -204,13 +204,13 @@ def _run(
     search, space, is_new = config.study, space_of(config, open_workbench(config.setting)), config.setting.is_open
     starting = open_cluster(address, watch=watch, verbose=verbose)
     # The cluster comes before the database: one that can't run a trial leaves no study behind.
-    with heed_signals() as signals, reading_ahead(storage_url(storage), search.name) as ahead, starting as cluster:
+    with heed_signals() as signals, reading_ahead(storage_url(storage), search.name) as give, starting as cluster:
         _note_cores(cluster, progress)
         slots, db = plan_slots(cluster, config.resources), Database.open(storage_url(storage), create=True)
         config, workbench, record = settle(
             config, db, lambda setting: measured(_threaded(setting, slots), slots=slots, progress=progress)
         )
-        ahead.give(record)
+        give(record)
         setting, ready = config.setting, _threaded(config.setting, slots)
         study, owner = Study(db, record), new_owner()
         expire_dead_leases(record)

@@ -26,8 +26,8 @@ def test_a_history_read_ahead_is_not_read_again(tmp_path: Path) -> None:
     assert isinstance(claim, Claim)
     lifecycle.complete(claim.trial_id, [0.5, 0.25], {})
     record = StudyHandle.open(db, "digits")
-    with reading_ahead(url, "digits") as ahead:
-        ahead.give(record)
+    with reading_ahead(url, "digits") as give:
+        give(record)
     with db.writing() as connection:  # What an end has left is not looked at again.
         connection.exec_driver_sql("DELETE FROM trial_values")
     assert [trial.values for trial in record.history()] == [[0.5, 0.25]]
@@ -44,12 +44,12 @@ def test_what_is_not_there_is_not_missed(there: str, tmp_path: Path, caplog: pyt
         db = Database.open(url, create=True)
         _study(db, "other")
         db.close()
-    with caplog.at_level(logging.WARNING), reading_ahead(url, "digits") as ahead:
+    with caplog.at_level(logging.WARNING), reading_ahead(url, "digits") as give:
         assert file.exists() == (there != "nothing")
         file.unlink(missing_ok=True)
         db = Database.open(url, create=True)
         record, _ = _study(db, "digits")
-        ahead.give(record)
+        give(record)
     assert record.history() == []
     assert not caplog.records
     db.close()
@@ -65,8 +65,8 @@ def test_a_history_that_cannot_be_read_is_told_when_it_is_asked_for(
     assert isinstance(claim, Claim)
     with db.writing() as connection:
         connection.exec_driver_sql("UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'attempt'")
-    with reading_ahead(url, "digits") as ahead:
-        ahead.give(study)
+    with reading_ahead(url, "digits") as give:
+        give(study)
     assert capfd.readouterr() == ("", "")
     with pytest.raises(StorageError, match=r"must be JSON, but those of the trial with id \d+ are not"):
         study.history()
