@@ -11,7 +11,6 @@ from pathlib import Path
 
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
-from autoprune.distributed import OWNER_FILE
 from autoprune.errors import StorageError
 from autoprune.search.files import (
     beaten_networks,
@@ -129,14 +128,14 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     held = holdings(trials, study.handle.objectives, newest.constraints.limits)
     beaten = beaten_networks(study.handle, held, networks) if newest.retention.networks == "front" else []
     signs = driver_signs(study.handle)
-    scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs, owner_file=OWNER_FILE)]
+    scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs)]
     parts = ("phases", "data", "checkpoints")
     kept = [path for folder in artifacts for part in parts for path in temporary_files(folder / part)]
     checkpoints = [path for folder in artifacts for path in stale_checkpoints(folder / "checkpoints", held)]
     removed = [
         _remove("networks that other trials beat", beaten, dry_run=dry_run),
         _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
-        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=_delete_scratch),
+        _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=remove_scratch),
         _remove("half-written files", kept, dry_run=dry_run),
         _remove("checkpoints of trainings that nobody goes on with", checkpoints, dry_run=dry_run),
     ]
@@ -155,10 +154,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _delete_scratch(folder: Path) -> None:
-    remove_scratch(folder, owner_file=OWNER_FILE)
 
 
 def _remove(what: str, paths: Iterable[Path], *, dry_run: bool, by: Callable[[Path], None] = _delete) -> Removed:

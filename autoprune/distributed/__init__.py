@@ -2,13 +2,12 @@
 
 from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
 from autoprune.distributed.cores import CoresWatch
-from autoprune.distributed.driver import OWNER_FILE, drive, run_once
+from autoprune.distributed.driver import drive, run_once
 from autoprune.distributed.loggers import Destination, require_loggers
 from autoprune.distributed.signals import heed_signals
 from autoprune.distributed.tasks import run_each
 
 __all__ = [
-    "OWNER_FILE",
     "Cluster",
     "CoresWatch",
     "Destination",

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import socket
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, Stopping
-from autoprune.search.files import MAKING, remove_scratch
+from autoprune.search.files import make_scratch, remove_scratch
 from autoprune.search.trials import Claim
 
 __all__ = ["Execute", "drive", "run_once"]
@@ -26,7 +25,6 @@ __all__ = ["Execute", "drive", "run_once"]
 Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
 
-OWNER_FILE = "owner"
 _TELL_EVERY_S = 1.0
 _PATIENCE_S = 30.0
 _INTERRUPTED_PATIENCE_S = 2.0  # Who signals may kill soon; trials report every two seconds while they train.
@@ -89,7 +87,7 @@ def drive(
         StudyFailedError: Too many trials failed.
         SpaceExhaustedError: The space has nothing new.
     """
-    on_progress, folder = _unless_away(on_progress), _folder_in(scratch, dispatcher.owner)
+    on_progress, folder = _unless_away(on_progress), make_scratch(scratch, dispatcher.owner)
     try:
         if dispatcher.stopping is None:  # Else Tune need not even be loaded, which takes seconds.
             _tune(
@@ -101,7 +99,7 @@ def drive(
         if dispatcher.stopping is not Stopping.INTERRUPT:
             on_progress()
         with contextlib.suppress(OSError):  # `autoprune clean` then finds it.
-            remove_scratch(Path(folder), owner_file=OWNER_FILE)
+            remove_scratch(folder)
     dispatcher.raise_if_failed()
 
 
@@ -111,7 +109,7 @@ def _tune(
     make_config: Callable[[Claim], dict[str, Any]],
     *,
     slots: Slots,
-    folder: str,
+    folder: Path,
     on_progress: Callable[[], None],
     log_to: Destination | None,
     warn: Callable[[str], None],
@@ -141,7 +139,7 @@ def _tune(
         ),
         run_config=tune.RunConfig(
             name="study",
-            storage_path=folder,
+            storage_path=str(folder),
             verbose=0,
             callbacks=[ProgressCallback(on_progress), OverdueCallback(dispatcher), logbook],
             stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
@@ -157,13 +155,6 @@ def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
             call()
 
     return attempt
-
-
-def _folder_in(scratch: Path, owner: str) -> str:
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=MAKING, dir=scratch))
-    (folder / OWNER_FILE).write_text(owner)  # So that what a killed driver leaves can be told.
-    return str(folder.rename(folder.with_name(folder.name.lstrip("."))))
 
 
 def _resources(slots: Slots) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autoprune.config import Progressed, ResourcesConfig
-from autoprune.distributed import OWNER_FILE, Slots, drive, plan_slots, run_once
+from autoprune.distributed import Slots, drive, plan_slots, run_once
 from autoprune.errors import StudyFailedError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Stopping, WindDown
 from autoprune.search.phases import PhaseRows
@@ -190,14 +190,12 @@ def test_no_more_trials_at_once_than_fit_on_the_device_and_in_memory(study, clus
 
 def test_the_scratch_folder_names_its_driver(study, cluster, tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr(
-        "autoprune.distributed.driver.remove_scratch", lambda folder, *, owner_file: left.append(folder)
-    )
+    monkeypatch.setattr("autoprune.distributed.driver.remove_scratch", left.append)
     run(study, cluster, tmp_path, n_trials=1)
     (scratch,) = (tmp_path / "ray").iterdir()
     assert left == [scratch]
     assert scratch.name.startswith("tune-")
-    assert (scratch / OWNER_FILE).read_text() == "me"
+    assert (scratch / "owner").read_text() == "me"
 
 
 def test_a_single_task_returns_raises_and_is_cancelled(cluster):

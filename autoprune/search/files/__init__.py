@@ -1,26 +1,24 @@
 """Files of a study that may go."""
 
 from autoprune.search.files.leftovers import (
-    MAKING,
     driver_signs,
     own_phases,
-    remove_scratch,
     stale_checkpoints,
-    stale_scratch,
     stray_files,
     temporary_files,
 )
 from autoprune.search.files.retention import Holding, beaten_networks, holdings, prune_networks, sha256_beside
+from autoprune.search.files.scratch import make_scratch, remove_scratch, stale_scratch
 from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
-    "MAKING",
     "Holding",
     "beaten_networks",
     "driver_signs",
     "enter_folder",
     "holdings",
     "is_shared",
+    "make_scratch",
     "own_phases",
     "prune_networks",
     "remove_scratch",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -21,19 +18,16 @@ from autoprune.search.storage import StudyHandle, schema
 from autoprune.search.trials import Attr, is_gone
 
 __all__ = [
-    "MAKING",
+    "OLD_S",
     "DriverSigns",
     "driver_signs",
     "own_phases",
-    "remove_scratch",
     "stale_checkpoints",
-    "stale_scratch",
     "stray_files",
     "temporary_files",
 ]
 
-_OLD_S = 3600.0  # No write takes an hour, and no driver at work is silent for one.
-MAKING = ".tune-"  # Before the name of a scratch folder that does not name its driver yet.
+OLD_S = 3600.0  # No write takes an hour, and no driver at work is silent for one.
 _OF_A_TRIAL = re.compile(r"(\d+)\.(safetensors|json)(\.[0-9a-f]+\.tmp)?")
 
 
@@ -63,7 +57,7 @@ def stray_files(files: Iterable[Path], trials: Collection[Holding]) -> list[Path
 def temporary_files(folder: Path) -> list[Path]:
     """Half-written files in a folder that nobody has touched for an hour: their writers died."""
     found = sorted([*folder.glob("*.tmp"), *folder.glob("*.tmp.npy")])
-    return [path for path in found if path.is_file() and time.time() - path.stat().st_mtime > _OLD_S]
+    return [path for path in found if path.is_file() and time.time() - path.stat().st_mtime > OLD_S]
 
 
 def stale_checkpoints(folder: Path, trials: Collection[Holding]) -> list[Path]:
@@ -77,7 +71,7 @@ def stale_checkpoints(folder: Path, trials: Collection[Holding]) -> list[Path]:
     """
     if any(trial.state is TrialState.WAITING for trial in trials):
         return []
-    return [path for path in sorted(folder.glob("*.checkpoint")) if time.time() - path.stat().st_mtime > _OLD_S]
+    return [path for path in sorted(folder.glob("*.checkpoint")) if time.time() - path.stat().st_mtime > OLD_S]
 
 
 @dataclass(frozen=True)
@@ -98,72 +92,8 @@ def driver_signs(study: StudyHandle) -> DriverSigns:
     table, now = schema.drivers, study.db.now()
     with study.db.reading() as connection:
         rows = connection.execute(sa.select(table.c.owner, table.c.seen_at, table.c.left_at)).all()
-    ended = {row.owner for row in rows if row.left_at is not None or now - row.seen_at > _OLD_S or is_gone(row.owner)}
+    ended = {row.owner for row in rows if row.left_at is not None or now - row.seen_at > OLD_S or is_gone(row.owner)}
     return DriverSigns(frozenset(row.owner for row in rows) - ended, frozenset(ended))
-
-
-def stale_scratch(folder: Path, signs: DriverSigns, *, owner_file: str) -> list[Path]:
-    """Scratch folders whose driver is known to have ended.
-
-    Of one that names no driver nothing is left, since `remove_scratch` was cut short, or it is stale when nobody has
-    touched anything in it for an hour and no driver is at work.
-
-    Args:
-        folder: Where the scratch folders lie.
-        signs: Who may be alive.
-        owner_file: The file in a scratch folder that names its driver.
-    """
-    stale = []
-    for scratch in sorted((*folder.glob("tune-*"), *folder.glob(f"{MAKING}*"))):
-        if scratch.is_symlink() or not scratch.is_dir():
-            continue
-        try:
-            owner = (scratch / owner_file).read_text()
-        except OSError:
-            owner = ""
-        if owner:
-            is_stale = owner in signs.ended or is_gone(owner)
-        else:
-            is_left = not scratch.name.startswith(MAKING) and _is_empty(scratch)
-            is_stale = is_left or (not signs.alive and _is_old(scratch))
-        if is_stale:
-            stale.append(scratch)
-    return stale
-
-
-def remove_scratch(folder: Path, *, owner_file: str) -> None:
-    """Delete a scratch folder, the name of its driver last, so that what is left is known for what it is.
-
-    Others may delete it at the same time, or write to it: what they leave is found by the next `clean`.
-
-    Raises:
-        OSError: Something can't be deleted.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, onerror=_unless_missing)
-            elif path.name != owner_file:
-                path.unlink(missing_ok=True)
-        (folder / owner_file).unlink(missing_ok=True)
-        folder.rmdir()
-
-
-def _unless_missing(function: object, path: str, info: tuple[Any, BaseException, Any]) -> None:
-    if not isinstance(info[1], FileNotFoundError):
-        raise info[1]
-
-
-def _is_empty(folder: Path) -> bool:
-    try:
-        return next(folder.iterdir(), None) is None
-    except OSError:
-        return False
-
-
-def _is_old(folder: Path) -> bool:
-    newest = max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
-    return time.time() - newest > _OLD_S
 
 
 def own_phases(study: StudyHandle, rows: PhaseRows, folders: Collection[Path]) -> Sequence[PhasePlace]:

@@ -125,8 +125,8 @@ def test_scratch_of_drivers_that_ended(tmp_path: Path) -> None:
     (tmp_path / "tune-file").touch()
     (tmp_path / "tune-link").symlink_to(tmp_path / "tune-left")
     (tmp_path / "other").mkdir()
-    assert [path.name for path in stale_scratch(tmp_path, signs, owner_file="owner")] == ["tune-dead", "tune-left"]
-    assert stale_scratch(tmp_path / "none", signs, owner_file="owner") == []
+    assert [path.name for path in stale_scratch(tmp_path, signs)] == ["tune-dead", "tune-left"]
+    assert stale_scratch(tmp_path / "none", signs) == []
 
 
 @pytest.mark.parametrize("n_done", range(4))
@@ -153,11 +153,11 @@ def test_scratch_whose_deletion_is_cut_short_goes_at_once(
         patched.setattr(Path, "rmdir", dying(Path.rmdir))
         patched.setattr(shutil, "rmtree", dying(shutil.rmtree))
         with contextlib.suppress(KeyboardInterrupt):
-            remove_scratch(made, owner_file="owner")
+            remove_scratch(made)
         assert left < 0
     assert made.exists()
-    assert stale_scratch(tmp_path, signs, owner_file="owner") == [made]
-    remove_scratch(made, owner_file="owner")
+    assert stale_scratch(tmp_path, signs) == [made]
+    remove_scratch(made)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,7 +168,7 @@ def test_scratch_that_others_delete_too_is_no_error(tmp_path: Path) -> None:
             (folder / f"part{k}").mkdir()
             (folder / f"part{k}" / "file").touch()
         with ThreadPoolExecutor(2) as pool:
-            done = [pool.submit(remove_scratch, folder, owner_file="owner") for _ in range(2)]
+            done = [pool.submit(remove_scratch, folder) for _ in range(2)]
         assert [each.exception() for each in done] == [None, None]
         assert not folder.exists()
 
@@ -176,9 +176,9 @@ def test_scratch_that_others_delete_too_is_no_error(tmp_path: Path) -> None:
 def test_scratch_that_is_being_made_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".tune-new").mkdir()
     signs = DriverSigns(alive=frozenset(), ended=frozenset())
-    assert stale_scratch(tmp_path, signs, owner_file="owner") == []
+    assert stale_scratch(tmp_path, signs) == []
     aged(tmp_path / ".tune-new", hours=2)
-    assert [path.name for path in stale_scratch(tmp_path, signs, owner_file="owner")] == [".tune-new"]
+    assert [path.name for path in stale_scratch(tmp_path, signs)] == [".tune-new"]
 
 
 def test_scratch_without_a_name_goes_when_all_is_quiet(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_scratch_without_a_name_goes_when_all_is_quiet(tmp_path: Path) -> None:
     scratch(tmp_path, "fresh", None, hours=0.5)
     touched = scratch(tmp_path, "touched", None, hours=2)
     aged(touched / "state.json", hours=0.1)
-    assert [path.name for path in stale_scratch(tmp_path, quiet, owner_file="owner")] == ["tune-old"]
+    assert [path.name for path in stale_scratch(tmp_path, quiet)] == ["tune-old"]
 
 
 def test_signs_of_drivers_of_all_studies(db: Database, study: StudyHandle, clock: Any) -> None:
