@@ -64,7 +64,7 @@ def failing(model: nn.Module, run: Run) -> str:
     try:
         with witness.watching(model):
             run()
-    except Exception:
+    except Exception:  # Whoever asks has met it before, and tells it beside where it was met.
         return _in(model, witness.under_way[-1][0]) if witness.under_way else "before any layer"
     return "but not a second time"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import platform
@@ -42,9 +43,9 @@ def hold_freed() -> None:
     the first one (``glibc.malloc.arena_max=1``, as in clusters that a launch starts). What the user says of either
     threshold holds, and other C libraries are left as they are.
     """
-    if platform.libc_ver()[0] != "glibc" or _is_set_by_user():
+    libc = _glibc()
+    if libc is None or _is_set_by_user():
         return
-    libc = ctypes.CDLL(None)
     # Of older ones 32 MiB is the most. The second call ends what glibc does by itself, so it stands on the first.
     if libc.mallopt(_M_MMAP_THRESHOLD, _HELD_BYTES) or libc.mallopt(_M_MMAP_THRESHOLD, _HELD_BYTES_OF_OLD):
         libc.mallopt(_M_TRIM_THRESHOLD, _HELD_BYTES)
@@ -63,5 +64,12 @@ def hand_back() -> None:
     Python's own garbage is collected.
     """
     gc.collect()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """This process's C library where it is glibc; to find out, Python reads its own executable."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -15,7 +15,7 @@ from autoprune.search.trials import Value
 __all__ = ["Choice", "Interval", "Parameter", "parameter_of"]
 
 
-_NUMBERS = {int, float, bool}
+_NUMBERS = (int, float)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Interval:
     def holds(self, *values: Any) -> bool:
         """Whether all values lie between the ends."""
         # In few steps of Python: histories of tens of thousands of points of dozens of numbers are held against it.
-        if not ({*map(type, values)} <= _NUMBERS or all(isinstance(value, int | float) for value in values)):
+        if not all(isinstance(value, _NUMBERS) for value in values):
             return False
         return all(map(float(self.low).__le__, values)) and all(map(float(self.high).__ge__, values))
 
