@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections import Counter
 from contextlib import closing
+from mmap import mmap
 from pathlib import Path
 from random import Random
 
@@ -55,7 +56,8 @@ def stubborn(end: object) -> object:
             if isinstance(end, BaseException):
                 raise end
             if end == "memory":
-                bytearray((fuzz.LIMIT_MB + 50) * 2**20)
+                with mmap(-1, (fuzz.LIMIT_MB + 50) * 2**20) as fresh:  # `bytearray` may take what the process holds.
+                    fresh.write(bytes(len(fresh)))
             if end == "database":
                 with closing(sqlite3.connect(bed.folder / "autoprune.db")) as connection, connection:
                     connection.execute("UPDATE autoprune_drivers SET seen_at = seen_at + 1")
