@@ -94,6 +94,7 @@ def dispatcher(
     """A driver's desk, put together as a launch does."""
     cache = PhaseCache(PhaseRows(record.db), folder=folder / "artifacts" / "phases", limit_bytes=phase_bytes)
     cache.shrink()
+    study = Study(record.db, record)
     lifecycle = Lifecycle(record, owner=owner, n_trials=n_trials, grace_s=grace_s, max_retry=10)
     return Dispatcher(
         lifecycle,
@@ -102,7 +103,7 @@ def dispatcher(
         goals=Goals(OBJECTIVES),
         concurrency=concurrency,
         shared=SharedPhases(phase_of, cache.shrink),
-        on_complete=lambda: retain(Study(record.db, record)),
+        on_complete=lambda: retain(study),
     )
 
 

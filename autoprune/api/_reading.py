@@ -46,6 +46,7 @@ class Study:
 
     def __init__(self, db: Database, handle: StudyHandle) -> None:
         self._db, self._handle = db, handle
+        self._configs: dict[int, StudyConfig] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +74,10 @@ class Study:
 
     def configs(self) -> dict[int, StudyConfig]:
         """Every configuration that the study has had, by the number of its revision; a trial's is its ``revision``."""
-        return {number: self._read(stored) for number, stored in self._handle.revisions().items()}
+        for number, stored in self._handle.revisions().items():
+            if number not in self._configs:  # What a revision says never changes.
+                self._configs[number] = self._read(stored)
+        return dict(self._configs)
 
     def _read(self, stored: Mapping[str, Any]) -> StudyConfig:
         try:

@@ -343,6 +343,8 @@ def _dispatcher(
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
     params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
+    study = Study(record.db, record)
+
     def key_of(point: Point) -> str | None:
         return phase_of(workbench, point, params=params, activation_bytes=activation_bytes)
 
@@ -353,7 +355,7 @@ def _dispatcher(
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
         shared=SharedPhases(key_of, cache.shrink),
-        on_complete=lambda: _retain(record, events),
+        on_complete=lambda: _retain(study, events),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
         events=events,
@@ -362,8 +364,8 @@ def _dispatcher(
     )
 
 
-def _retain(record: StudyHandle, events: Events) -> None:
-    if gone := retain(Study(record.db, record)):
+def _retain(study: Study, events: Events) -> None:
+    if gone := retain(study):
         events("retention", deleted=[str(path) for path in gone])
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "contributions",
     "crowding_distance",
     "front_mask",
+    "gains",
     "hypervolume",
     "non_domination_rank",
     "thin",
@@ -197,6 +198,50 @@ def _exclusive(rows: Floats, corner: Floats) -> Floats:
     for i, row in enumerate(rows):
         lost[i] = max(0.0, lost[i] - hypervolume(np.maximum(np.delete(rows, i, axis=0), row), corner))
     return lost
+
+
+def gains(points: npt.ArrayLike, front: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
+    """What each of some points, taken alone, would add to the hypervolume of two objectives.
+
+    O(T log T), and for each point O(log T) and the members that it passes.
+
+    Args:
+        points: Objectives of P points, shape (P, 2), minimised; one with NaN adds nothing.
+        front: Those of T trials, shape (T, 2), of which the dominated don't matter; see `hypervolume`.
+        reference: Shape (2,), finite.
+
+    Returns:
+        Shape (P,), >= 0.
+
+    Raises:
+        ConfigError: As `hypervolume`, or other than two objectives.
+
+    Example:
+        >>> gains([[1.0, 1.0], [2.0, 2.0]], [[0.0, 2.0], [2.0, 0.0]], [3.0, 3.0]).tolist()
+        [1.0, 0.0]
+    """
+    asked, values, corner = _points(points), _points(front), np.asarray(reference, dtype=np.float64)
+    hypervolume(values[:0], corner)  # refuses what does not fit
+    if asked.shape[1] != 2 or values.shape[1] != 2:
+        raise ConfigError(f"gains need two objectives, but got {asked.shape[1]} and {values.shape[1]}.")
+    values = values[(values < corner).all(axis=1)]
+    rows = np.unique(values[front_mask(values)], axis=0)
+    xs, ys = rows[:, 0].tolist(), rows[:, 1].tolist()
+    return np.array([_gain(x, y, xs, ys, corner.tolist()) for x, y in asked.tolist()], dtype=np.float64)
+
+
+def _gain(x: float, y: float, xs: list[float], ys: list[float], corner: list[float]) -> float:
+    """Area between a point and the steps of a front, of which ``xs`` ascend and ``ys`` descend."""
+    if not (x < corner[0] and y < corner[1]):
+        return 0.0
+    after = bisect_right(xs, x)
+    added, height = 0.0, corner[1] if after == 0 else ys[after - 1]
+    for right, below in zip([*xs[after:], corner[0]], [*ys[after:], y], strict=True):
+        if height <= y:
+            break
+        added += (height - y) * (right - x)
+        x, height = right, below
+    return added
 
 
 def non_domination_rank(points: npt.ArrayLike) -> Ints:

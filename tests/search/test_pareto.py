@@ -18,6 +18,7 @@ from autoprune.search.pareto import (
     contributions,
     crowding_distance,
     front_mask,
+    gains,
     hypervolume,
     non_domination_rank,
     thin,
@@ -158,6 +159,25 @@ def test_contributions_are_what_the_front_loses_without_a_member(objectives: int
         assert (found >= 0).all()
 
     check()
+
+
+@given(tables(COARSE, 2), tables(COARSE, 2))
+@settings(deadline=None)
+def test_gains_are_what_the_hypervolume_grows_by(front: np.ndarray, points: np.ndarray) -> None:
+    corner = [3.0, 3.5]
+    before = hypervolume(front, corner)
+    grown = [hypervolume(np.vstack([front, point]), corner) - before for point in points]
+    assert gains(points, front, corner) == pytest.approx(grown, abs=1e-9)
+
+
+def test_gains_by_hand() -> None:
+    # Between (0.1, 0.8) and (0.3, 0.2) up to (0.5, 1): (0.2, 0.5) alone dominates 0.1 x 0.3.
+    assert gains([[0.2, 0.5]], [[0.1, 0.8], [0.3, 0.2]], [0.5, 1.0]).tolist() == pytest.approx([0.1 * 0.3])
+    points = [[0.2, 0.9], [0.1, 0.8], [math.nan, 0.1], [0.5, 0.1]]
+    assert gains(points, [[0.1, 0.8]], [0.5, 1.0]).tolist() == [0, 0, 0, 0]
+    assert gains([[0.25, 0.5]], np.empty((0, 2)), [0.5, 1.0]).tolist() == [0.125]
+    with pytest.raises(ConfigError, match="two objectives"):
+        gains([[0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]], [1.0, 1.0, 1.0])
 
 
 def test_contributions_refuse_what_a_hypervolume_refuses() -> None:

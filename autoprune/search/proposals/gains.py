@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.config import ACCURACY, Metric
-from autoprune.search import pareto
 
-__all__ = ["ErrorModel", "Member", "error_at", "gain", "worth"]
+__all__ = ["ErrorModel", "Member", "error_at", "worth"]
 
 _PRIOR = np.array([0.0, 0.6, 0.3])  # Of a ResNet-20 on CIFAR-10; any other network's trials soon outvote it.
 _PRIOR_WEIGHT = np.array([0.0, 1.0, 4.0])  # Squared errors of the logarithm that a squared deviation from it weighs.
@@ -128,19 +127,6 @@ def worth(images: float, *, of: float, at: float) -> float:
         at: MACs ratio of the smaller one.
     """
     return images * min(at / of, 1.0)
-
-
-def gain(front: Sequence[tuple[float, float]], point: tuple[float, float], *, worst: tuple[float, float]) -> float:
-    """Hypervolume that a point adds to a front, as a share of the box up to the reference point.
-
-    Args:
-        front: (error, MACs ratio) of trials.
-        point: The same of the new one.
-        worst: The reference point.
-    """
-    before = pareto.hypervolume(np.array(front, dtype=np.float64).reshape(-1, 2), worst)
-    after = pareto.hypervolume(np.array([*front, point], dtype=np.float64), worst)
-    return (after - before) / (worst[0] * worst[1])
 
 
 def error_at(n_images: float, *, error: float, trained_on: float, dense_error: float | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections import defaultdict
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
-from autoprune.search.proposals.gains import ErrorModel, Member, gain, worth
+from autoprune.search.proposals.gains import ErrorModel, Member, worth
 from autoprune.search.proposals.pace import Pace, TimeLeft
 from autoprune.search.trials import Attr, Point, StoredTrial, dense_score, lineage_of
 
@@ -72,6 +73,15 @@ class Budget:
     epochs: float
     least_epochs: float
     phase_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A step with the error that it is expected to come to, and the seconds that it takes."""
+
+    step: Step
+    error: float
+    seconds: float
 
 
 class Planner:
@@ -193,11 +203,9 @@ class Planner:
         return min(known, key=known.__getitem__) if best_known in known else best_known
 
     def _best(self, look: Look, model: ErrorModel) -> list[Step]:
-        front, found = look.front(), []
         method = self._ranking(look) if look.n_to_come() < _TO_EXPLORE else None
-        metric = self._metric
+        metric, seconds, found = self._metric, look.later_s(), []
         for target, parent, is_more in self._candidates(look):
-            seconds = look.later_s()
             epochs = look.epochs(target, seconds=seconds)
             if epochs is None and look.is_timed:
                 continue
@@ -208,13 +216,27 @@ class Planner:
                 score = model.of_child(parent, macs_ratio=target, images=images)
                 what = f"{target:.3g} of the MACs, from {_named(parent)}"
             again = look.point(parent) if is_more and parent is not None else None
-            more = gain(front, (metric.error(score), target), worst=self._worst)
-            taking = look.pace.seconds(images, target)
-            expected = f"{metric.name} {metric.text(score, digits=3)} and {more:+.4f} hypervolume"
-            why = f"{what}: {expected} expected in {taking:.0f} s"
-            found.append((more / taking, Step(target, parent, epochs, why, method, again)))
-        found.sort(key=lambda entry: (-entry[0], entry[1].macs_target))
-        return [step for _, step in found]
+            reached = f"{what}: {metric.name} {metric.text(score, digits=3)}"
+            step = Step(target, parent, epochs, reached, method, again)
+            found.append(_Option(step, error=metric.error(score), seconds=look.pace.seconds(images, target)))
+        return self._by_gain(found, look)
+
+    def _by_gain(self, options: Sequence[_Option], look: Look) -> list[Step]:
+        """The steps, what is expected to add most hypervolume a second first; each says how much."""
+        points = np.array([(option.error, option.step.macs_target) for option in options]).reshape(-1, 2)
+        front = np.array(look.front()).reshape(-1, 2)
+        gains = pareto.gains(points, front, self._worst) / (self._worst[0] * self._worst[1])
+        ordered = sorted(
+            zip(options, gains.tolist(), strict=True),
+            key=lambda pair: (-pair[1] / pair[0].seconds, pair[0].step.macs_target),
+        )
+        return [
+            dataclasses.replace(
+                option.step,
+                why=f"{option.step.why} and {gain:+.4f} hypervolume expected in {option.seconds:.0f} s",
+            )
+            for option, gain in ordered
+        ]
 
     def _candidates(self, look: Look) -> Iterator[tuple[float, Member | None, bool]]:
         """Targets with their parents, and whether the parent keeps its widths."""

@@ -48,15 +48,17 @@ class Counts:
         return self.waiting + self.running + self.finished
 
 
+_TRIALS = schema.optuna_trials
+_BY_STATE = (
+    sa.select(_TRIALS.c.state, sa.func.count().label("n"))
+    .where(_TRIALS.c.study_id == sa.bindparam("study_id"))
+    .group_by(_TRIALS.c.state)
+)
+
+
 def count(connection: sa.Connection, study_id: int) -> Counts:
     """Number of trials of a study by state."""
-    trials = schema.optuna_trials
-    query = (
-        sa.select(trials.c.state, sa.func.count().label("n"))
-        .where(trials.c.study_id == study_id)
-        .group_by(trials.c.state)
-    )
-    by_state = {row.state: row.n for row in connection.execute(query)}
+    by_state = {row.state: row.n for row in connection.execute(_BY_STATE, {"study_id": study_id})}
     return Counts(
         waiting=by_state.get(TrialState.WAITING, 0),
         running=by_state.get(TrialState.RUNNING, 0),

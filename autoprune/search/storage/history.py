@@ -7,7 +7,7 @@ import json
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +28,11 @@ _FOR_PEOPLE = (
     "widths", "hyper", "why", "method", "host", "node", "owner", "revision", "claimed_at", "result_key", "reason",
     "stop_reason",
 )  # fmt: skip
+_NEWS = sa.and_(
+    _TRIALS.c.study_id == sa.bindparam("study_id"),
+    sa.or_(_TRIALS.c.trial_id > sa.bindparam("known"), _TRIALS.c.trial_id.in_(sa.bindparam("open", expanding=True))),
+)
+_SOME = _TRIALS.c.trial_id.in_(sa.bindparam("ids", expanding=True))
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
@@ -48,11 +53,13 @@ class History:
         self._trials: dict[int, FrozenTrial] = {}
         self._open: set[int] = set()
         self._distribution = _memo(json_to_distribution)
+        self._news, self._some = _Queries(_NEWS, db, brief=brief), _Queries(_SOME, db, brief=brief)
 
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""
         with self._guard, _uncollected():
-            for trial in self._read(self._news()):
+            news = {"study_id": self._study_id, "known": max(self._trials, default=0), "open": sorted(self._open)}
+            for trial in self._read(self._news, news):
                 trial_id = trial._trial_id
                 self._trials[trial_id] = trial
                 (self._open.discard if trial.state.is_finished() else self._open.add)(trial_id)
@@ -77,42 +84,27 @@ class History:
             # By their ids, so that parameters and attributes are looked up rather than gone through.
             with self._db.reading() as connection:
                 ids = connection.execute(sa.select(_TRIALS.c.trial_id).where(*asked)).scalars().all()
-            found = self._read(_TRIALS.c.trial_id.in_(ids)) if ids else []
+            found = self._read(self._some, {"ids": ids}) if ids else []
         return sorted(found, key=lambda trial: trial.number)
 
-    def _news(self) -> sa.ColumnElement[bool]:
-        known = max(self._trials, default=0)
-        is_new = sa.or_(_TRIALS.c.trial_id > known, _TRIALS.c.trial_id.in_(sorted(self._open)))
-        return sa.and_(_TRIALS.c.study_id == self._study_id, is_new)
+    def one(self, trial_id: int) -> FrozenTrial:
+        """The trial with this id, which must be there, as it is now; nothing is kept of it."""
+        [trial] = self._read(self._some, {"ids": [trial_id]})
+        return trial
 
-    def _read(self, wanted: sa.ColumnElement[bool]) -> list[FrozenTrial]:
-        kind = sa.cast(_VALUES.c.value_type, sa.String)
-        value = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
-        columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
-        param = sa.select(*columns).order_by(_PARAMS.c.param_id)
-        tables = schema.optuna_trial_attributes, schema.optuna_trial_system_attributes
-        user, system = (self._attributes_by_trial(table) for table in tables)
-        if self._brief:
-            param = param.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
-            user = user.where(schema.optuna_trial_attributes.c.key.not_in(_FOR_PEOPLE))
+    def _read(self, queries: _Queries, asked: Mapping[str, Any]) -> list[FrozenTrial]:
         with self._db.reading() as connection:
             # The trials first: one that has ended had all the rest written before.
-            trials = connection.execute(sa.select(_TRIALS).where(wanted)).all()
-            values = _by_trial(raw_rows(connection, value, wanted))
-            params = _by_trial(raw_rows(connection, param, wanted))
-            attrs = [_attributes(raw_rows(connection, query, wanted)) for query in (user, system)]
+            trials = connection.execute(queries.trials, asked).all()
+            if not trials:
+                return []
+            values = _by_trial(_raw(connection, queries.values, asked))
+            params = _by_trial(_raw(connection, queries.params, asked))
+            attrs = [_attributes(_raw(connection, query, asked)) for query in (queries.user, queries.system)]
         return [
             self._trial(row, values[row.trial_id], params[row.trial_id], *(own.get(row.trial_id, {}) for own in attrs))
             for row in trials
         ]
-
-    def _attributes_by_trial(self, table: sa.TableClause) -> sa.Select[Any]:
-        """Trials with their attributes as one JSON object, which the database puts together: rows are what costs."""
-        quoted = (
-            sa.func.json_quote(table.c.key) if self._db.is_sqlite else sa.cast(sa.func.to_json(table.c.key), sa.Text)
-        )
-        text = sa.func.aggregate_strings(quoted + ":" + table.c.value_json, ",")
-        return sa.select(table.c.trial_id, "{" + text + "}").group_by(table.c.trial_id)
 
     def _trial(
         self, row: Any, values: list[Any], params: list[Any], user: dict[str, Any], system: dict[str, Any]
@@ -139,15 +131,55 @@ class History:
         )
 
 
+class _Queries:
+    """All that is read of some trials; built once, since to build it takes longer than to read a few trials.
+
+    Args:
+        wanted: Which trials.
+        db: The database.
+        brief: As for `History`.
+    """
+
+    def __init__(self, wanted: sa.ColumnElement[bool], db: Database, *, brief: bool) -> None:
+        kind = sa.cast(_VALUES.c.value_type, sa.String)
+        values = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
+        columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
+        params = sa.select(*columns).order_by(_PARAMS.c.param_id)
+        user = _attributes_by_trial(schema.optuna_trial_attributes, is_sqlite=db.is_sqlite)
+        if brief:
+            params = params.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
+            user = user.where(schema.optuna_trial_attributes.c.key.not_in(_FOR_PEOPLE))
+        system = _attributes_by_trial(schema.optuna_trial_system_attributes, is_sqlite=db.is_sqlite)
+        self.trials = sa.select(_TRIALS).where(wanted)
+        self.values, self.params, self.user, self.system = (
+            _of_trials(query, wanted) for query in (values, params, user, system)
+        )
+
+
+def _attributes_by_trial(table: sa.TableClause, *, is_sqlite: bool) -> sa.Select[Any]:
+    """Trials with their attributes as one JSON object, which the database puts together: rows are what costs."""
+    quoted = sa.func.json_quote(table.c.key) if is_sqlite else sa.cast(sa.func.to_json(table.c.key), sa.Text)
+    text = sa.func.aggregate_strings(quoted + ":" + table.c.value_json, ",")
+    return sa.select(table.c.trial_id, "{" + text + "}").group_by(table.c.trial_id)
+
+
 def raw_rows(connection: sa.Connection, query: sa.Select[Any], where: sa.ColumnElement[bool]) -> list[Any]:
     """All rows of a query, restricted by a condition on their trials, as the database's driver gives them.
 
     There are hundreds of thousands of them, for which SQLAlchemy's own rows cost too much.
     """
+    return _raw(connection, _of_trials(query, where), {})
+
+
+def _of_trials(query: sa.Select[Any], where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     table = query.get_final_froms()[0]
     if table is not _TRIALS:
         query = query.select_from(_TRIALS.join(table, table.c.trial_id == _TRIALS.c.trial_id))
-    cursor = connection.execute(query.where(where)).cursor
+    return query.where(where)
+
+
+def _raw(connection: sa.Connection, query: sa.Select[Any], asked: Mapping[str, Any]) -> list[Any]:
+    cursor = connection.execute(query, asked).cursor
     assert cursor is not None
     return list(cursor.fetchall())
 

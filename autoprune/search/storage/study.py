@@ -211,6 +211,10 @@ class StudyHandle:
         """The trials of these numbers or states, by number; the others are not read, however many there are."""
         return self._trials.some(numbers=numbers, states=states)
 
+    def trial(self, trial_id: int) -> FrozenTrial:
+        """The trial with this id, which must be there, as it is now."""
+        return self._trials.one(trial_id)
+
     def revisions(self) -> dict[int, dict[str, Any]]:
         """Every configuration that the study has had, by the number of its revision, oldest first."""
         table = schema.revisions

@@ -141,7 +141,8 @@ class Lifecycle:
         study_id = self.study.study_id
         with self.study.lock():
             self._reap()
-            with self._db.reading() as connection:
+            now = self._db.now()
+            with self._db.durably(), self._db.writing() as connection:
                 if count(connection, study_id).taken >= self.n_trials:
                     return NotClaimed.FULL
                 if sql.key_is_taken(connection, study_id, proposal.key):
@@ -149,9 +150,7 @@ class Lifecycle:
                 if self._is_orphan(connection, proposal):
                     return NotClaimed.ORPHAN
                 seed_number = sql.count_first_tries(connection, study_id)
-            now = self._db.now()
-            booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
-            with self._db.durably(), self._db.writing() as connection:
+                booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
                 trial_id, number = self._create(
                     connection, TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked
                 )
@@ -160,7 +159,12 @@ class Lifecycle:
         return Claim(trial_id=trial_id, number=number, params=params, attrs=attrs, attempt=0, seed_number=seed_number)
 
     def claim_waiting(self) -> Claim | None:
-        """Take the oldest trial that waits for another try, if there is one and the study still wants it."""
+        """Take the oldest trial that waits for another try, if there is one and the study still wants it.
+
+        Orphans are reaped before, so that they may be taken at once.
+        """
+        if not self.counts().waiting and not self._may_reap():  # Most often: without the lock.
+            return None
         with self.study.lock():
             self._reap()
             with self._db.reading() as connection:
@@ -188,13 +192,8 @@ class Lifecycle:
 
         Any driver may do this at any time, also several at once; without orphans it is one short look.
         """
-        now = self._db.now()
-        if now < self._reaps_from:
+        if not self._may_reap():
             return []
-        with self._db.reading() as connection:
-            orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
-            if not orphans and not sql.leftovers(connection, self.study.study_id):
-                return []
         with self.study.lock():
             return self._reap()
 
@@ -360,8 +359,7 @@ class Lifecycle:
             ) from error
 
     def _read(self, trial_id: int) -> StoredTrial:
-        with self._db.translating_errors(), self._db.reading_only():
-            return StoredTrial(self._db.storage.get_trial(trial_id))
+        return StoredTrial(self.study.trial(trial_id))
 
     def _lost(self, trial_id: int, state: TrialState | None, holder: str | None) -> LeaseLostError:
         now = "gone" if state is None else f"{state.name} with a lease of {holder}" if holder else state.name
@@ -416,6 +414,15 @@ class Lifecycle:
             ours = {Attr.OWNER: self.owner} | ({} if reason is None else {Attr.REASON: reason})
             if found is not state or any(sql.attribute(connection, trial_id, key) != ours[key] for key in ours):
                 raise self._lost(trial_id, found, holder)
+
+    def _may_reap(self) -> bool:
+        """Whether there is something to reap, looked up without the lock."""
+        now = self._db.now()
+        if now < self._reaps_from:
+            return False
+        with self._db.reading() as connection:
+            orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
+            return bool(orphans or sql.leftovers(connection, self.study.study_id))
 
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""

@@ -1,4 +1,7 @@
-"""The SQL behind lifecycle: single statements over leases and trials, each inside a transaction of the caller."""
+"""The SQL behind lifecycle: single statements over leases and trials, each inside a transaction of the caller.
+
+Statements are built once: to build one costs a driver more than the database takes to answer it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +51,18 @@ __all__ = [
 
 _LEASES, _TRIALS, _ATTRIBUTES = schema.leases, schema.optuna_trials, schema.optuna_trial_attributes
 _PARAMS, _VALUES = schema.optuna_trial_params, schema.optuna_trial_values
+_STUDY: sa.BindParameter[int] = sa.bindparam("study_id")
+_TRIAL: sa.BindParameter[int] = sa.bindparam("trial_id")
+# An UPDATE takes the names of columns for the values that it sets, hence `at_trial`.
+_AT_TRIAL: sa.BindParameter[int] = sa.bindparam("at_trial")
+_OF_STUDY = _TRIALS.c.study_id == _STUDY
+_HAVING = (
+    sa.select(_TRIALS.c.trial_id)
+    .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+    .where(_OF_STUDY)
+    .where(_ATTRIBUTES.c.key == sa.bindparam("name"), _ATTRIBUTES.c.value_json == sa.bindparam("value"))
+)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -67,101 +83,140 @@ class Ended:
     reason: str | None
 
 
+_RETRIES = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == Attr.RETRY_OF)
+_COUNT_FIRST_TRIES = sa.select(sa.func.count()).where(_OF_STUDY, _TRIALS.c.trial_id.not_in(_RETRIES))
+
+
 def count_first_tries(connection: sa.Connection, study_id: int) -> int:
     """Number of trials of the study that retry no other one."""
-    of_study = _TRIALS.c.study_id == study_id
-    retries = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == Attr.RETRY_OF)
-    query = sa.select(sa.func.count()).where(of_study, _TRIALS.c.trial_id.not_in(retries))
-    n_trials: int = connection.execute(query).scalar_one()
+    n_trials: int = connection.execute(_COUNT_FIRST_TRIES, {"study_id": study_id}).scalar_one()
     return n_trials
+
+
+_CLAIMED = _ATTRIBUTES.alias("claimed")
+_STALE = (
+    sa.select(_TRIALS.c.trial_id, _LEASES.c.owner, _CLAIMED.c.value_json)
+    .select_from(_TRIALS)
+    .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
+    .outerjoin(_CLAIMED, sa.and_(_CLAIMED.c.trial_id == _TRIALS.c.trial_id, _CLAIMED.c.key == Attr.CLAIMED_AT))
+    .where(_OF_STUDY, _TRIALS.c.state == TrialState.RUNNING)
+    .where(sa.or_(_LEASES.c.trial_id.is_(None), _LEASES.c.expires_at <= sa.bindparam("now")))
+    .order_by(_TRIALS.c.trial_id)
+)
 
 
 def stale(connection: sa.Connection, study_id: int, *, now: float, grace_s: float) -> list[StaleTrial]:
     """RUNNING trials whose lease has expired, or that have had none for ``grace_s`` since they were claimed."""
-    claimed = _ATTRIBUTES.alias("claimed")
-    query = (
-        sa.select(_TRIALS.c.trial_id, _LEASES.c.owner, claimed.c.value_json)
-        .select_from(_TRIALS)
-        .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
-        .outerjoin(claimed, sa.and_(claimed.c.trial_id == _TRIALS.c.trial_id, claimed.c.key == Attr.CLAIMED_AT))
-        .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
-        .where(sa.or_(_LEASES.c.trial_id.is_(None), _LEASES.c.expires_at <= now))
-        .order_by(_TRIALS.c.trial_id)
-    )
     found = []
-    for trial_id, owner, claimed_at in connection.execute(query):
+    for trial_id, owner, claimed_at in connection.execute(_STALE, {"study_id": study_id, "now": now}):
         # A trial without `claimed_at` was not claimed by us, so nobody will ever tell its result to us.
         if owner is not None or claimed_at is None or json.loads(claimed_at) + grace_s <= now:
             found.append(StaleTrial(trial_id=trial_id, owner=owner))
     return found
 
 
+_OLDEST_WAITING = sa.select(sa.func.min(_TRIALS.c.trial_id)).where(_OF_STUDY, _TRIALS.c.state == TrialState.WAITING)
+
+
 def oldest_waiting(connection: sa.Connection, study_id: int) -> int | None:
     """The WAITING trial that has waited longest."""
-    query = sa.select(sa.func.min(_TRIALS.c.trial_id)).where(
-        _TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.WAITING
-    )
-    found: int | None = connection.execute(query).scalar_one()
+    found: int | None = connection.execute(_OLDEST_WAITING, {"study_id": study_id}).scalar_one()
     return found
+
+
+_WITH_KEY = _HAVING.where(_TRIALS.c.state != TrialState.FAIL, _TRIALS.c.trial_id != sa.bindparam("besides")).limit(1)
 
 
 def key_is_taken(connection: sa.Connection, study_id: int, key: str, *, besides: int | None = None) -> bool:
     """Whether a trial of this study that did not fail, other than ``besides``, has this key."""
-    query = _having(study_id, Attr.KEY, key).where(_TRIALS.c.state != TrialState.FAIL)
-    if besides is not None:
-        query = query.where(_TRIALS.c.trial_id != besides)
-    return connection.execute(query.limit(1)).first() is not None
+    asked = {**_named(study_id, Attr.KEY, key), "besides": -1 if besides is None else besides}
+    return connection.execute(_WITH_KEY, asked).first() is not None
+
+
+_WITH_NUMBER = _HAVING.limit(1)
 
 
 def is_requeued(connection: sa.Connection, study_id: int, number: int) -> bool:
     """Whether the trial with this number has been given another try."""
-    return connection.execute(_having(study_id, Attr.RETRY_OF, number).limit(1)).first() is not None
+    return connection.execute(_WITH_NUMBER, _named(study_id, Attr.RETRY_OF, number)).first() is not None
+
+
+_COUNT_RETRIED = sa.select(sa.func.count()).where(
+    _ATTRIBUTES.c.key == Attr.RETRY_OF, _ATTRIBUTES.c.trial_id.in_(sa.select(_TRIALS.c.trial_id).where(_OF_STUDY))
+)
 
 
 def count_retried(connection: sa.Connection, study_id: int) -> int:
     """Number of failed trials of the study that were given another try."""
-    again = sa.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
-    query = sa.select(sa.func.count()).where(_ATTRIBUTES.c.key == Attr.RETRY_OF, _ATTRIBUTES.c.trial_id.in_(again))
-    found: int = connection.execute(query).scalar_one()
+    found: int = connection.execute(_COUNT_RETRIED, {"study_id": study_id}).scalar_one()
     return found
+
+
+_WITH_RESULT = _HAVING.where(_TRIALS.c.state == TrialState.COMPLETE).order_by(_TRIALS.c.trial_id).limit(1)
 
 
 def complete_with(connection: sa.Connection, study_id: int, result_key: str) -> int | None:
     """The first COMPLETE trial of this study that has this result."""
-    query = _having(study_id, Attr.RESULT_KEY, result_key).where(_TRIALS.c.state == TrialState.COMPLETE)
-    found: int | None = connection.execute(query.order_by(_TRIALS.c.trial_id).limit(1)).scalar_one_or_none()
+    asked = _named(study_id, Attr.RESULT_KEY, result_key)
+    found: int | None = connection.execute(_WITH_RESULT, asked).scalar_one_or_none()
     return found
+
+
+_LATER = _OF_STUDY, _TRIALS.c.trial_id > sa.bindparam("since")
+_REASON = _ATTRIBUTES.alias("reason")
+_FAILED = (
+    sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete, _REASON.c.value_json)
+    .select_from(_TRIALS)
+    .outerjoin(_REASON, sa.and_(_REASON.c.trial_id == _TRIALS.c.trial_id, _REASON.c.key == Attr.REASON))
+    .where(*_LATER, _TRIALS.c.state == TrialState.FAIL)
+)
+_RETRIED = (
+    sa.select(_ATTRIBUTES.c.value_json)
+    .join(_TRIALS, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
+    .where(*_LATER, _ATTRIBUTES.c.key == Attr.RETRY_OF)
+)
 
 
 def failed_for_good(connection: sa.Connection, study_id: int, *, since_trial_id: int) -> list[Ended]:
     """Failed trials that were not given another try, in the order in which they ended."""
-    reason, retry = _ATTRIBUTES.alias("reason"), _ATTRIBUTES.alias("retry")
-    query = (
-        sa.select(retry.c.value_json)
-        .join(_TRIALS, retry.c.trial_id == _TRIALS.c.trial_id)
-        .where(_TRIALS.c.study_id == study_id, _TRIALS.c.trial_id > since_trial_id, retry.c.key == Attr.RETRY_OF)
-    )
-    requeued = {json.loads(number) for number in connection.execute(query).scalars()}
-    failed = (
-        sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete, reason.c.value_json)
-        .select_from(_TRIALS)
-        .outerjoin(reason, sa.and_(reason.c.trial_id == _TRIALS.c.trial_id, reason.c.key == Attr.REASON))
-        .where(_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.FAIL, _TRIALS.c.trial_id > since_trial_id)
-    )
-    rows = [row for row in connection.execute(failed) if row.number not in requeued]
+    asked = {"study_id": study_id, "since": since_trial_id}
+    failed = connection.execute(_FAILED, asked).all()
+    if not failed:
+        return []
+    requeued = {json.loads(number) for number in connection.execute(_RETRIED, asked).scalars()}
+    rows = [row for row in failed if row.number not in requeued]
     return sorted((_ended(row, row.value_json) for row in rows), key=lambda trial: trial.at)
+
+
+_LAST_SUCCESS = (
+    sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete)
+    .where(*_LATER, _TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]))
+    .order_by(_TRIALS.c.datetime_complete.desc(), _TRIALS.c.trial_id.desc())
+    .limit(1)
+)
 
 
 def last_success(connection: sa.Connection, study_id: int, *, since_trial_id: int) -> Ended | None:
     """The trial that got its result last."""
-    query = (
-        sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete)
-        .where(_TRIALS.c.study_id == study_id, _TRIALS.c.trial_id > since_trial_id)
-        .where(_TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]))
-        .order_by(_TRIALS.c.datetime_complete.desc(), _TRIALS.c.trial_id.desc())
-    )
-    row = connection.execute(query.limit(1)).first()
+    row = connection.execute(_LAST_SUCCESS, {"study_id": study_id, "since": since_trial_id}).first()
     return None if row is None else _ended(row, None)
+
+
+# Optuna's own trials, should anybody make some, take this row before they count.
+_TAKE_STUDY = (
+    sa.select(schema.optuna_studies.c.study_id).where(schema.optuna_studies.c.study_id == _STUDY).with_for_update()
+)
+_CREATE = (
+    sa.insert(_TRIALS)
+    .values(
+        study_id=_STUDY,
+        number=sa.select(sa.func.count()).where(_OF_STUDY).scalar_subquery(),
+        state=sa.bindparam("state", type_=_TRIALS.c.state.type),
+        datetime_start=sa.bindparam("datetime_start", type_=sa.DateTime()),
+    )
+    .returning(_TRIALS.c.trial_id, _TRIALS.c.number)
+)
+_ADD_PARAMS = sa.insert(_PARAMS)
 
 
 def create(
@@ -184,18 +239,11 @@ def create(
     """
     texts = {name: distribution_to_json(distribution) for name, distribution in template.distributions.items()}
     _check_distributions(connection, study_id, template.distributions, texts=texts, fitting=fitting)
-    studies = schema.optuna_studies
-    # Optuna's own trials, should anybody make some, take this row before they count.
-    connection.execute(sa.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update())
-    earlier = sa.select(sa.func.count()).where(_TRIALS.c.study_id == study_id).scalar_subquery()
-    row = {
-        "study_id": study_id,
-        "number": earlier,
-        "state": template.state,
-        "datetime_start": _utc_now() if template.state is TrialState.RUNNING else None,
-    }
-    insert = sa.insert(_TRIALS).values(**row).returning(_TRIALS.c.trial_id, _TRIALS.c.number)
-    trial_id, number = connection.execute(insert).one()
+    if connection.dialect.name != "sqlite":  # There the transaction has the whole database.
+        connection.execute(_TAKE_STUDY, {"study_id": study_id})
+    started_at = _utc_now() if template.state is TrialState.RUNNING else None
+    row = {"study_id": study_id, "state": template.state, "datetime_start": started_at}
+    trial_id, number = connection.execute(_CREATE, row).one()
     params = [
         {
             "trial_id": trial_id,
@@ -206,9 +254,17 @@ def create(
         for name, distribution in template.distributions.items()
     ]
     if params:
-        connection.execute(sa.insert(_PARAMS), params)
-    write_attributes(connection, trial_id, user=template.user_attrs, system=template.system_attrs)
+        connection.execute(_ADD_PARAMS, params)
+    write_attributes(connection, trial_id, user=template.user_attrs, system=template.system_attrs, is_new=True)
     return trial_id, number
+
+
+_RECORDED = (
+    sa.select(_PARAMS.c.distribution_json)
+    .join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
+    .where(_OF_STUDY, _PARAMS.c.param_name == sa.bindparam("name"))
+    .limit(1)
+)
 
 
 def _check_distributions(
@@ -219,23 +275,35 @@ def _check_distributions(
     texts: Mapping[str, str],
     fitting: set[tuple[str, str]],
 ) -> None:
-    of_study = sa.select(_PARAMS.c.distribution_json).join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
     for name, text in texts.items():
         if (name, text) in fitting:
             continue
-        query = of_study.where(_TRIALS.c.study_id == study_id, _PARAMS.c.param_name == name).limit(1)
-        recorded = connection.execute(query).scalar_one_or_none()
+        recorded = connection.execute(_RECORDED, {"study_id": study_id, "name": name}).scalar_one_or_none()
         if recorded is not None and recorded != text:
             check_distribution_compatibility(json_to_distribution(recorded), distributions[name])
         if recorded is not None:  # And so are all that are recorded later, since they fit this one.
             fitting.add((name, text))
 
 
+_START = (
+    sa.update(_TRIALS)
+    .where(_TRIALS.c.trial_id == _AT_TRIAL)
+    .values(state=TrialState.RUNNING, datetime_start=sa.bindparam("now"))
+)
+
+
 def start(connection: sa.Connection, trial_id: int, booked: Mapping[str, Any]) -> None:
     """Make a WAITING trial RUNNING; ``booked`` are attributes of whoever takes it."""
     write_attributes(connection, trial_id, user=booked)
-    now = {"state": TrialState.RUNNING, "datetime_start": _utc_now()}
-    connection.execute(sa.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(**now))
+    connection.execute(_START, {"at_trial": trial_id, "now": _utc_now()})
+
+
+_ADD_VALUES = sa.insert(_VALUES)
+_END = (
+    sa.update(_TRIALS)
+    .where(_TRIALS.c.trial_id == _AT_TRIAL)
+    .values(state=sa.bindparam("now_is", type_=_TRIALS.c.state.type), datetime_complete=sa.bindparam("now"))
+)
 
 
 def end(connection: sa.Connection, trial_id: int, state: TrialState, *, values: Sequence[float] = ()) -> None:
@@ -244,9 +312,8 @@ def end(connection: sa.Connection, trial_id: int, state: TrialState, *, values: 
         {"trial_id": trial_id, "objective": i, "value": value, "value_type": "FINITE"} for i, value in enumerate(values)
     ]
     if rows:
-        connection.execute(sa.insert(_VALUES), rows)
-    now = {"state": state, "datetime_complete": _utc_now()}
-    connection.execute(sa.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(**now))
+        connection.execute(_ADD_VALUES, rows)
+    connection.execute(_END, {"at_trial": trial_id, "now_is": state, "now": _utc_now()})
     drop(connection, trial_id)
 
 
@@ -254,30 +321,61 @@ def _utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+_ADD_LEASE = sa.insert(_LEASES)
+
+
 def write(connection: sa.Connection, trial_id: int, *, study_id: int, owner: str, expires_at: float) -> None:
     """Give the lease of a trial to ``owner``, whoever had it; only under the study's lock."""
     drop(connection, trial_id)
-    values = {"trial_id": trial_id, "study_id": study_id, "owner": owner, "expires_at": expires_at}
-    connection.execute(_LEASES.insert().values(**values))
+    row = {"trial_id": trial_id, "study_id": study_id, "owner": owner, "expires_at": expires_at}
+    connection.execute(_ADD_LEASE, row)
+
+
+_BEAT = (
+    sa.update(_LEASES)
+    .where(_LEASES.c.owner == sa.bindparam("whose"), _LEASES.c.trial_id.in_(sa.bindparam("trial_ids", expanding=True)))
+    .values(expires_at=sa.bindparam("until"))
+    .returning(_LEASES.c.trial_id)
+)
 
 
 def beat(connection: sa.Connection, trial_ids: Collection[int], *, owner: str, expires_at: float) -> set[int]:
     """Extend the leases of all these trials that are still those of ``owner``; returns which they are."""
-    update = sa.update(_LEASES).where(_LEASES.c.owner == owner, _LEASES.c.trial_id.in_(sorted(trial_ids)))
-    rows = connection.execute(update.values(expires_at=expires_at).returning(_LEASES.c.trial_id))
-    return set(rows.scalars())
+    if not trial_ids:
+        return set()
+    asked = {"whose": owner, "trial_ids": sorted(trial_ids), "until": expires_at}
+    return set(connection.execute(_BEAT, asked).scalars())
+
+
+_TELL = (
+    sa.update(_ATTRIBUTES)
+    .where(_ATTRIBUTES.c.trial_id == _AT_TRIAL, _ATTRIBUTES.c.key == Attr.PROGRESS)
+    .values(value_json=sa.bindparam("text"))
+)
+_TELL_FIRST = sa.insert(_ATTRIBUTES)
 
 
 def tell_progress(connection: sa.Connection, trial_id: int, progress: Mapping[str, Any]) -> None:
     """Write how far a trial is; in the transaction that has found its lease to be ours."""
     text = json.dumps(progress)
-    if not connection.execute(sa.update(_ATTRIBUTES).where(*_is_progress(trial_id)).values(value_json=text)).rowcount:
-        row = {"trial_id": trial_id, "key": Attr.PROGRESS, "value_json": text}
-        connection.execute(sa.insert(_ATTRIBUTES).values(**row))
+    if not connection.execute(_TELL, {"at_trial": trial_id, "text": text}).rowcount:
+        connection.execute(_TELL_FIRST, {"trial_id": trial_id, "key": Attr.PROGRESS, "value_json": text})
+
+
+_AMONG: sa.BindParameter[list[str]] = sa.bindparam("names", expanding=True)
+_WRITE = tuple(
+    (sa.delete(table).where(table.c.trial_id == _TRIAL, table.c.key.in_(_AMONG)), sa.insert(table))
+    for table in (_ATTRIBUTES, schema.optuna_trial_system_attributes)
+)
 
 
 def write_attributes(
-    connection: sa.Connection, trial_id: int, *, user: Mapping[str, Any], system: Mapping[str, Any] | None = None
+    connection: sa.Connection,
+    trial_id: int,
+    *,
+    user: Mapping[str, Any],
+    system: Mapping[str, Any] = _NOTHING,
+    is_new: bool = False,
 ) -> None:
     """Write attributes of a trial, all at once: Optuna takes a transaction for each, and a disk a flush.
 
@@ -288,52 +386,61 @@ def write_attributes(
         trial_id: The trial.
         user: Its user attributes by name, JSON.
         system: Its system attributes by name, JSON.
+        is_new: Whether the trial is known to have none of them yet.
     """
-    for table, attrs in ((_ATTRIBUTES, user), (schema.optuna_trial_system_attributes, system or {})):
+    for (delete, insert), attrs in zip(_WRITE, (user, system), strict=True):
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
+        if rows and not is_new:
+            connection.execute(delete, {"trial_id": trial_id, "names": sorted(attrs)})
         if rows:
-            known = sa.and_(table.c.trial_id == trial_id, table.c.key.in_(sorted(attrs)))
-            connection.execute(sa.delete(table).where(known))
-            connection.execute(sa.insert(table), rows)
+            connection.execute(insert, rows)
 
 
-def _is_progress(trial_id: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return _ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == Attr.PROGRESS
+_DROP = sa.delete(_LEASES).where(_LEASES.c.trial_id == _TRIAL)
+_DROP_PROGRESS = sa.delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id == _TRIAL, _ATTRIBUTES.c.key == Attr.PROGRESS)
 
 
 def drop(connection: sa.Connection, trial_id: int) -> None:
     """Delete the lease of a trial, if there is one, and how far it is."""
-    connection.execute(sa.delete(_LEASES).where(_LEASES.c.trial_id == trial_id))
-    connection.execute(sa.delete(_ATTRIBUTES).where(*_is_progress(trial_id)))
+    connection.execute(_DROP, {"trial_id": trial_id})
+    connection.execute(_DROP_PROGRESS, {"trial_id": trial_id})
+
+
+_HOLDER = (
+    sa.select(_TRIALS.c.state, _LEASES.c.owner)
+    .select_from(_TRIALS)
+    .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
+    .where(_TRIALS.c.trial_id == _TRIAL)
+)
 
 
 def holder(connection: sa.Connection, trial_id: int) -> tuple[TrialState | None, str | None]:
     """State of a trial and owner of its lease; None where there is none."""
-    query = (
-        sa.select(_TRIALS.c.state, _LEASES.c.owner)
-        .select_from(_TRIALS)
-        .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
-        .where(_TRIALS.c.trial_id == trial_id)
-    )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_HOLDER, {"trial_id": trial_id}).one_or_none()
     return (None, None) if row is None else (row.state, row.owner)
+
+
+_ATTRIBUTE = sa.select(_ATTRIBUTES.c.value_json).where(
+    _ATTRIBUTES.c.trial_id == _TRIAL, _ATTRIBUTES.c.key == sa.bindparam("name")
+)
 
 
 def attribute(connection: sa.Connection, trial_id: int, key: str) -> Any:
     """A user attribute of a trial; None where there is none."""
-    query = sa.select(_ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.trial_id == trial_id, _ATTRIBUTES.c.key == key)
-    text = connection.execute(query).scalar_one_or_none()
+    text = connection.execute(_ATTRIBUTE, {"trial_id": trial_id, "name": key}).scalar_one_or_none()
     return None if text is None else json.loads(text)
+
+
+_LEFTOVERS = (
+    sa.select(_LEASES.c.trial_id)
+    .join(_TRIALS, _LEASES.c.trial_id == _TRIALS.c.trial_id)
+    .where(_LEASES.c.study_id == _STUDY, _TRIALS.c.state.in_(_FINISHED))
+)
 
 
 def leftovers(connection: sa.Connection, study_id: int) -> list[int]:
     """Trials that have ended, but not their lease, as drivers of earlier versions left some when they died."""
-    query = (
-        sa.select(_LEASES.c.trial_id)
-        .join(_TRIALS, _LEASES.c.trial_id == _TRIALS.c.trial_id)
-        .where(_LEASES.c.study_id == study_id, _TRIALS.c.state.in_(_FINISHED))
-    )
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(_LEFTOVERS, {"study_id": study_id}).scalars())
 
 
 def _ended(row: Any, reason_json: str | None) -> Ended:
@@ -344,10 +451,5 @@ def _ended(row: Any, reason_json: str | None) -> Ended:
     )
 
 
-def _having(study_id: int, name: str, value: str | int) -> sa.Select[Any]:
-    return (
-        sa.select(_TRIALS.c.trial_id)
-        .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-        .where(_TRIALS.c.study_id == study_id)
-        .where(_ATTRIBUTES.c.key == name, _ATTRIBUTES.c.value_json == json.dumps(value))
-    )
+def _named(study_id: int, name: str, value: str | int) -> dict[str, Any]:
+    return {"study_id": study_id, "name": name, "value": json.dumps(value)}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.proposals.gains import ErrorModel, Member, error_at, gain, worth
+from autoprune.search.proposals.gains import ErrorModel, Member, error_at, worth
 from tests.search.fakes import RMSE
 
 # error = 0.1 + exp(-1) macs_ratio^(-1/4) images^(-1/10)
@@ -139,11 +139,3 @@ def test_errors_at_other_numbers_of_images() -> None:
     found = error_at(8_000, error=0.195, trained_on=1_000, dense_error=0.1)
     assert found == pytest.approx(0.095 + 0.1 * 8**-0.3)
     assert error_at(8_000, error=0.2, trained_on=8_000) == pytest.approx(0.2)
-
-
-def test_what_a_point_adds_is_the_box_that_only_it_dominates() -> None:
-    # Between (0.1, 0.8) and (0.3, 0.2) up to (0.5, 1): (0.2, 0.5) alone dominates 0.1 x 0.3.
-    found = gain([(0.1, 0.8), (0.3, 0.2)], (0.2, 0.5), worst=(0.5, 1.0))
-    assert found == pytest.approx(0.1 * 0.3 / 0.5)
-    assert gain([(0.1, 0.8)], (0.2, 0.9), worst=(0.5, 1.0)) == 0
-    assert gain([], (0.25, 0.5), worst=(0.5, 1.0)) == pytest.approx(0.25)
