@@ -24,10 +24,11 @@ from optuna.trial import TrialState, create_trial
 
 from autoprune.errors import ConfigError, LeaseLostError
 from autoprune.search.events import Events, silent
-from autoprune.search.storage import Counts, StudyHandle, count, schema
+from autoprune.search.storage import Counts, StudyHandle, schema
 from autoprune.search.trials import sql
 from autoprune.search.trials.attributes import Attr, cut, plain, wrong_attrs, wrong_numbers, wrong_values
 from autoprune.search.trials.records import Claim, EarlierResult, Failures, NotClaimed, Proposal, Room
+from autoprune.search.trials.register import Register
 from autoprune.search.trials.stored import GIVEN, StoredTrial
 
 __all__ = ["Lifecycle"]
@@ -75,6 +76,7 @@ class Lifecycle:
         self._events = events
         self._db = study.db
         self._reaps_from = 0.0
+        self._register = Register(study.study_id)
         self._fitting: set[tuple[str, str]] = set()
 
     # What a driver asks
@@ -88,7 +90,8 @@ class Lifecycle:
 
     def counts(self) -> Counts:
         """Number of trials by state."""
-        return self.study.counts()
+        with self._db.reading() as connection:
+            return self._register.read(connection)
 
     def newest_trial_id(self) -> int:
         """The highest trial id of the study, 0 when it has no trial."""
@@ -114,7 +117,8 @@ class Lifecycle:
     def result_of(self, result_key: str) -> EarlierResult | None:
         """The result of a COMPLETE trial whose attribute ``result_key`` is this, if there is one."""
         with self._db.reading() as connection:
-            trial_id = sql.complete_with(connection, self.study.study_id, result_key)
+            self._register.read(connection)
+            trial_id = self._register.with_result(result_key)
         if trial_id is None:
             return None
         trial = self._read(trial_id)
@@ -138,18 +142,17 @@ class Lifecycle:
         if wrong:
             raise ConfigError(f"a proposal must carry plain attributes, but {wrong}.")
         attrs = plain(proposal.attrs)
-        study_id = self.study.study_id
         with self.study.lock():
             self._reap()
             now = self._db.now()
             with self._db.durably(), self._db.writing() as connection:
-                if count(connection, study_id).taken >= self.n_trials:
+                counts, seed_number = self._register.read(connection), self._register.n_first_tries
+                if counts.taken >= self.n_trials:
                     return NotClaimed.FULL
-                if sql.key_is_taken(connection, study_id, proposal.key):
+                if self._register.is_taken(proposal.key):
                     return NotClaimed.DUPLICATE
-                if self._is_orphan(connection, proposal):
+                if self._is_orphan(proposal, counts):
                     return NotClaimed.ORPHAN
-                seed_number = sql.count_first_tries(connection, study_id)
                 booked = {Attr.KEY: proposal.key, Attr.ATTEMPT: 0, Attr.SEED_NUMBER: seed_number, **self._booking(now)}
                 trial_id, number = self._create(
                     connection, TrialState.RUNNING, proposal.params, proposal.distributions, attrs, booked
@@ -168,8 +171,7 @@ class Lifecycle:
         with self.study.lock():
             self._reap()
             with self._db.reading() as connection:
-                counts = count(connection, self.study.study_id)
-                trial_id = sql.oldest_waiting(connection, self.study.study_id)
+                counts, trial_id = self._register.read(connection), self._register.oldest_waiting()
             # Clones may outnumber the free places only after `n_trials` was lowered: then they stay.
             if trial_id is None or counts.running + counts.finished >= self.n_trials:
                 return None
@@ -313,9 +315,9 @@ class Lifecycle:
 
     # How it is done
 
-    def _is_orphan(self, connection: sa.Connection, proposal: Proposal) -> bool:
+    def _is_orphan(self, proposal: Proposal, counts: Counts) -> bool:
         """Whether the parent's network has gone while the proposal was made; under the lock, in which it is dropped."""
-        if proposal.parent is None or count(connection, self.study.study_id).finished == proposal.n_finished:
+        if proposal.parent is None or counts.finished == proposal.n_finished:
             return False
         parent = StoredTrial(self.study.history()[proposal.parent])
         return parent.weights is None or not Path(parent.weights).is_file()
@@ -457,14 +459,14 @@ class Lifecycle:
         self, connection: sa.Connection, trial: StoredTrial, reason: str, next_attempt: int | None
     ) -> dict[str, Any] | None:
         """Fail a trial, and queue a clone of it where there is a next attempt; returns what to say of the clone."""
-        frozen, trial_id, study_id = trial.frozen, trial.frozen._trial_id, self.study.study_id
-        said = None
+        frozen, trial_id, said = trial.frozen, trial.frozen._trial_id, None
+        self._register.read(connection)
         if (
             next_attempt is not None
             and trial.key is not None
             # Drivers of earlier versions died between the clone and the failure, too.
-            and not sql.is_requeued(connection, study_id, trial.number)
-            and not sql.key_is_taken(connection, study_id, trial.key, besides=trial_id)
+            and not self._register.is_retried(trial.number)
+            and not self._register.is_taken(trial.key, besides=trial_id)
         ):
             booked = {Attr.KEY: trial.key, Attr.ATTEMPT: next_attempt, Attr.RETRY_OF: trial.number}
             booked[Attr.SEED_NUMBER] = trial.seed_number

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from optuna.distributions import (
@@ -26,22 +26,19 @@ from autoprune.search.trials.attributes import Attr
 
 __all__ = [
     "Ended",
+    "Entry",
     "StaleTrial",
     "attribute",
     "beat",
-    "complete_with",
-    "count_first_tries",
     "count_retried",
     "create",
     "drop",
     "end",
     "failed_for_good",
     "holder",
-    "is_requeued",
-    "key_is_taken",
     "last_success",
     "leftovers",
-    "oldest_waiting",
+    "news",
     "stale",
     "start",
     "tell_progress",
@@ -56,12 +53,6 @@ _TRIAL: sa.BindParameter[int] = sa.bindparam("trial_id")
 # An UPDATE takes the names of columns for the values that it sets, hence `at_trial`.
 _AT_TRIAL: sa.BindParameter[int] = sa.bindparam("at_trial")
 _OF_STUDY = _TRIALS.c.study_id == _STUDY
-_HAVING = (
-    sa.select(_TRIALS.c.trial_id)
-    .join(_ATTRIBUTES, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-    .where(_OF_STUDY)
-    .where(_ATTRIBUTES.c.key == sa.bindparam("name"), _ATTRIBUTES.c.value_json == sa.bindparam("value"))
-)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -83,14 +74,37 @@ class Ended:
     reason: str | None
 
 
-_RETRIES = sa.select(_ATTRIBUTES.c.trial_id).where(_ATTRIBUTES.c.key == Attr.RETRY_OF)
-_COUNT_FIRST_TRIES = sa.select(sa.func.count()).where(_OF_STUDY, _TRIALS.c.trial_id.not_in(_RETRIES))
+class Entry(NamedTuple):
+    """A trial as far as claims ask for it; see `Register`. What it is known by is JSON, as it is stored."""
+
+    trial_id: int
+    state: TrialState
+    key: str | None
+    retry_of: str | None
+    result_key: str | None
 
 
-def count_first_tries(connection: sa.Connection, study_id: int) -> int:
-    """Number of trials of the study that retry no other one."""
-    n_trials: int = connection.execute(_COUNT_FIRST_TRIES, {"study_id": study_id}).scalar_one()
-    return n_trials
+_KEY, _RETRY, _RESULT = (_ATTRIBUTES.alias(name) for name in ("of_key", "of_retry", "of_result"))
+_NEWS = (
+    sa.select(_TRIALS.c.trial_id, _TRIALS.c.state, _KEY.c.value_json, _RETRY.c.value_json, _RESULT.c.value_json)
+    .select_from(_TRIALS)
+    .outerjoin(_KEY, sa.and_(_KEY.c.trial_id == _TRIALS.c.trial_id, _KEY.c.key == Attr.KEY))
+    .outerjoin(_RETRY, sa.and_(_RETRY.c.trial_id == _TRIALS.c.trial_id, _RETRY.c.key == Attr.RETRY_OF))
+    .outerjoin(_RESULT, sa.and_(_RESULT.c.trial_id == _TRIALS.c.trial_id, _RESULT.c.key == Attr.RESULT_KEY))
+    .where(
+        _OF_STUDY,
+        sa.or_(
+            _TRIALS.c.trial_id > sa.bindparam("newest"),
+            _TRIALS.c.trial_id.in_(sa.bindparam("open_ids", expanding=True)),
+        ),
+    )
+)
+
+
+def news(connection: sa.Connection, study_id: int, *, newest: int, open_ids: Sequence[int]) -> list[Entry]:
+    """The trials made after ``newest``, and those of ``open_ids``, as they are now."""
+    rows = connection.execute(_NEWS, {"study_id": study_id, "newest": newest, "open_ids": open_ids})
+    return [Entry(*row) for row in rows]
 
 
 _CLAIMED = _ATTRIBUTES.alias("claimed")
@@ -115,32 +129,6 @@ def stale(connection: sa.Connection, study_id: int, *, now: float, grace_s: floa
     return found
 
 
-_OLDEST_WAITING = sa.select(sa.func.min(_TRIALS.c.trial_id)).where(_OF_STUDY, _TRIALS.c.state == TrialState.WAITING)
-
-
-def oldest_waiting(connection: sa.Connection, study_id: int) -> int | None:
-    """The WAITING trial that has waited longest."""
-    found: int | None = connection.execute(_OLDEST_WAITING, {"study_id": study_id}).scalar_one()
-    return found
-
-
-_WITH_KEY = _HAVING.where(_TRIALS.c.state != TrialState.FAIL, _TRIALS.c.trial_id != sa.bindparam("besides")).limit(1)
-
-
-def key_is_taken(connection: sa.Connection, study_id: int, key: str, *, besides: int | None = None) -> bool:
-    """Whether a trial of this study that did not fail, other than ``besides``, has this key."""
-    asked = {**_named(study_id, Attr.KEY, key), "besides": -1 if besides is None else besides}
-    return connection.execute(_WITH_KEY, asked).first() is not None
-
-
-_WITH_NUMBER = _HAVING.limit(1)
-
-
-def is_requeued(connection: sa.Connection, study_id: int, number: int) -> bool:
-    """Whether the trial with this number has been given another try."""
-    return connection.execute(_WITH_NUMBER, _named(study_id, Attr.RETRY_OF, number)).first() is not None
-
-
 _COUNT_RETRIED = sa.select(sa.func.count()).where(
     _ATTRIBUTES.c.key == Attr.RETRY_OF, _ATTRIBUTES.c.trial_id.in_(sa.select(_TRIALS.c.trial_id).where(_OF_STUDY))
 )
@@ -149,16 +137,6 @@ _COUNT_RETRIED = sa.select(sa.func.count()).where(
 def count_retried(connection: sa.Connection, study_id: int) -> int:
     """Number of failed trials of the study that were given another try."""
     found: int = connection.execute(_COUNT_RETRIED, {"study_id": study_id}).scalar_one()
-    return found
-
-
-_WITH_RESULT = _HAVING.where(_TRIALS.c.state == TrialState.COMPLETE).order_by(_TRIALS.c.trial_id).limit(1)
-
-
-def complete_with(connection: sa.Connection, study_id: int, result_key: str) -> int | None:
-    """The first COMPLETE trial of this study that has this result."""
-    asked = _named(study_id, Attr.RESULT_KEY, result_key)
-    found: int | None = connection.execute(_WITH_RESULT, asked).scalar_one_or_none()
     return found
 
 
@@ -427,8 +405,7 @@ _ATTRIBUTE = sa.select(_ATTRIBUTES.c.value_json).where(
 
 def attribute(connection: sa.Connection, trial_id: int, key: str) -> Any:
     """A user attribute of a trial; None where there is none."""
-    text = connection.execute(_ATTRIBUTE, {"trial_id": trial_id, "name": key}).scalar_one_or_none()
-    return None if text is None else json.loads(text)
+    return _loaded(connection.execute(_ATTRIBUTE, {"trial_id": trial_id, "name": key}).scalar_one_or_none())
 
 
 _LEFTOVERS = (
@@ -447,9 +424,9 @@ def _ended(row: Any, reason_json: str | None) -> Ended:
     return Ended(
         number=row.number,
         at=(row.datetime_complete or datetime.min, row.trial_id),
-        reason=None if reason_json is None else json.loads(reason_json),
+        reason=_loaded(reason_json),
     )
 
 
-def _named(study_id: int, name: str, value: str | int) -> dict[str, Any]:
-    return {"study_id": study_id, "name": name, "value": json.dumps(value)}
+def _loaded(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

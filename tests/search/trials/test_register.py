@@ -1,0 +1,67 @@
+"""What a register has read bit by bit is what the whole study says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState
+
+from autoprune.search.storage import StudyHandle
+from autoprune.search.trials import Claim, Lifecycle, Proposal, StoredTrial
+from autoprune.search.trials.register import Register
+
+
+def claimed(lifecycle: Lifecycle, x: int) -> Claim:
+    key, distribution = f'a "key" {x}', IntDistribution(0, 100)
+    found = lifecycle.claim(Proposal(params={"x": x}, distributions={"x": distribution}, key=key, attrs={}))
+    assert isinstance(found, Claim)
+    return found
+
+
+def check(register: Register, study: StudyHandle) -> None:
+    with study.db.reading() as connection:
+        assert register.read(connection) == study.counts()
+    trials = [StoredTrial(trial) for trial in study.trials()]
+    for trial in trials:
+        taken = [one for one in trials if one.key == trial.key and one.state is not TrialState.FAIL]
+        assert register.is_taken(str(trial.key)) == bool(taken)
+        assert not register.is_taken(str(trial.key), besides=taken[0].frozen._trial_id if taken else None)
+        assert register.is_retried(trial.number) == any(one.retry_of == trial.number for one in trials)
+        result_key = trial.attrs.get("result_key")
+        if result_key is not None:
+            same = [one for one in trials if one.attrs.get("result_key") == result_key]
+            complete = [one.frozen._trial_id for one in same if one.state is TrialState.COMPLETE]
+            assert register.with_result(result_key) == min(complete, default=None)
+    waiting = [trial.frozen._trial_id for trial in trials if trial.state is TrialState.WAITING]
+    assert register.oldest_waiting() == min(waiting, default=None)
+    assert register.n_first_tries == sum(trial.retry_of is None for trial in trials)
+    assert not register.is_taken("none has this")
+    assert not register.is_retried(10**6)
+    assert register.with_result("none has this") is None
+
+
+@pytest.mark.parametrize("n_drivers", [1, 2])
+def test_it_reads_on_where_it_was(study: StudyHandle, clock: Any, n_drivers: int) -> None:
+    drivers = [Lifecycle(study, owner=f"driver {i}", n_trials=9, grace_s=60) for i in range(n_drivers)]
+    mine, theirs = drivers[0], drivers[-1]
+    register = Register(study.study_id)
+    check(register, study)
+    first, second, third, fourth = (claimed(driver, x) for x, driver in enumerate((mine, theirs, mine, theirs)))
+    check(register, study)
+    mine.complete(first.trial_id, [0.5, 0.5], {"result_key": "one"})
+    theirs.failed(second.trial_id, "its worker died", retry=True)
+    check(register, study)
+    mine.stopped(third.trial_id, {"result_key": "two"})
+    again = theirs.claim_waiting()
+    assert again is not None
+    check(register, study)
+    theirs.complete(again.trial_id, [0.5, 0.5], {"result_key": "one"})
+    check(register, study)
+    clock.now += 61  # Nobody has stood for the fourth.
+    assert mine.reap() == [fourth.trial_id]
+    check(register, study)
+    theirs.release(claimed(theirs, 7).trial_id, "interrupted")
+    check(register, study)
+    check(Register(study.study_id), study)
