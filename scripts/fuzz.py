@@ -188,6 +188,7 @@ def _count(found: Found, kind: str, number: int, end: str) -> None:
     found.ends[name] += 1
     if name == "failed":
         found.failures.append(f"{kind}:{number}\n{end}")
+        print(f"{kind}:{number} failed: {end.strip().splitlines()[-1][:200]}", file=sys.stderr, flush=True)
 
 
 def fuzz_processes(n: int, *, seed: int, folder: Path) -> Found:

@@ -291,10 +291,10 @@ def parquet(rng: Random, bed: Bed) -> Input:
 
 
 def _odd_table(rng: Random, columns: dict[str, list[Any]]) -> bytes:
-    rows = len(columns["img"])
     for _ in range(rng.choice((1, 2))):
+        rows = max(map(len, columns.values()))
+        columns = {name: columns.get(name) or [None] * rows for name in ("img", "label")} | columns
         name = rng.choice(("img", "label"))
-        columns.setdefault("img", [None] * rows)
         match rng.randrange(5):
             case 0:
                 columns[name] = [odd_value(rng)] * rows

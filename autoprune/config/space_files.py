@@ -33,6 +33,7 @@ __all__ = [
 _MACS_TARGET = Range(low=0.2, high=0.9, step=0.05)
 SHAPE = Range(low=0.5, high=1.5, step=0.125)
 _ANY = ("*",)
+_MOST_BYTES = 16 * 2**20
 _DEFAULT_RULES = tuple(name for name, rule in WIDTH_RULES.items() if rule.is_default)
 
 Catalogue = Mapping[str, Mapping[str, Range | None]]
@@ -114,20 +115,25 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: It is not there, or not TOML.
+        ConfigError: It is not there, too large, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Some editors put a byte-order mark first.
+        with path.open("rb") as file:  # Which may be a pipe, or a device without an end.
+            content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file. Check the path.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: this is a folder, but a TOML file is needed.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path}: a TOML file must be smaller than {_MOST_BYTES // 2**20} MiB. Check the path.")
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))  # Some editors put a byte-order mark first.
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: this is not a text in UTF-8, but a TOML file is needed.") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an endless number.
         raise ConfigError(f"{path}: this is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
 
 
 def table_of(value: Any, where: str, key: str) -> Mapping[str, Any]:

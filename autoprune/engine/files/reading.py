@@ -65,16 +65,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _unpickled(path: Path) -> Any:
     """What is in a file of PyTorch, as far as it is made of tensors and plain values."""
-    if zipfile.is_zipfile(path):
-        _check_archive(path)
     try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
         # Opened here: by its path, a file that is named `.safetensors` would be taken for one.
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns of its own older formats.
             return torch.load(file, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         raise WeightsError(_pickled_objects(path)) from error
-    except Exception as error:  # torch.load raises whatever a damaged archive makes it stumble over.
+    except Exception as error:  # `zipfile` and PyTorch raise whatever a damaged archive makes them stumble over.
         raise WeightsError(
             f"weights: {path} must be a whole .pt file, but can't be read ({type(error).__name__}). Copy it again."
         ) from error

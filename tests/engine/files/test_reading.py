@@ -103,6 +103,18 @@ def test_what_holds_no_state_dict(tmp_path, content, told):
         read_tensors(tmp_path / "a.pt")
 
 
+def test_an_archive_that_only_looks_like_one(tmp_path):
+    """Whatever `zipfile` stumbles over, such as a name that says to be UTF-8 and is not."""
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 9] |= 0x08  # Of its flags the one that says UTF-8.
+    content[entry + 46] = 0x88
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"must be a whole \.pt file, but can't be read \(UnicodeDecodeError\)"):
+        read_tensors(tmp_path / "a.pt")
+
+
 def test_an_optimizer_s_state(tmp_path):
     torch.save(torch.optim.Adam(made().parameters()).state_dict(), tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=r"a network's state_dict, but holds an optimizer's \(`state`, `param_gr"):
