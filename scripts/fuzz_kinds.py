@@ -292,8 +292,8 @@ def parquet(rng: Random, bed: Bed) -> Input:
 
 def _odd_table(rng: Random, columns: dict[str, list[Any]]) -> bytes:
     for _ in range(rng.choice((1, 2))):
-        rows = max(map(len, columns.values()))
-        columns = {name: columns.get(name) or [None] * rows for name in ("img", "label")} | columns
+        rows = max(1, *map(len, columns.values()))
+        columns |= {name: columns.get(name) or [None] * rows for name in ("img", "label")}
         name = rng.choice(("img", "label"))
         match rng.randrange(5):
             case 0:

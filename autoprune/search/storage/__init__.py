@@ -4,6 +4,7 @@ from autoprune.search.storage import schema
 from autoprune.search.storage.counts import Counts, count
 from autoprune.search.storage.database import Database
 from autoprune.search.storage.history import raw_rows
+from autoprune.search.storage.position import Position
 from autoprune.search.storage.quiet import quiet
 from autoprune.search.storage.study import DriverRow, StudyHandle, StudyRow, list_studies
 
@@ -11,6 +12,7 @@ __all__ = [
     "Counts",
     "Database",
     "DriverRow",
+    "Position",
     "StudyHandle",
     "StudyRow",
     "count",

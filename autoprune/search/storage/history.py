@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.errors import StorageError
 from autoprune.search.storage import schema
 from autoprune.search.storage.database import Database
+from autoprune.search.storage.position import Position
 
 __all__ = ["History", "raw_rows"]
 
@@ -28,10 +29,6 @@ _FOR_PEOPLE = (
     "widths", "hyper", "why", "method", "host", "node", "owner", "revision", "claimed_at", "result_key", "reason",
     "stop_reason",
 )  # fmt: skip
-_NEWS = sa.and_(
-    _TRIALS.c.study_id == sa.bindparam("study_id"),
-    sa.or_(_TRIALS.c.trial_id > sa.bindparam("known"), _TRIALS.c.trial_id.in_(sa.bindparam("open", expanding=True))),
-)
 _SOME = _TRIALS.c.trial_id.in_(sa.bindparam("ids", expanding=True))
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
@@ -43,7 +40,7 @@ class History:
         db: An open database.
         study_id: Optuna's id of the study.
         brief: Whether what no search asks for is left out, which is most of it: numeric parameters, which are in the
-            trial's point as well, widths, and who ran the trial where.
+            trial's point as well, widths, who ran the trial where, and how far it is while it runs.
     """
 
     def __init__(self, db: Database, study_id: int, *, brief: bool = False) -> None:
@@ -51,25 +48,24 @@ class History:
         self._study_id = study_id
         self._guard = threading.Lock()
         self._trials: dict[int, FrozenTrial] = {}
-        self._open: set[int] = set()
+        self._position = Position(study_id)
         self._distribution = _memo(json_to_distribution)
-        self._news, self._some = _Queries(_NEWS, db, brief=brief), _Queries(_SOME, db, brief=brief)
+        self._news = _Queries(Position.CHANGED if brief else Position.UNFINISHED, db, brief=brief)
+        self._some = _Queries(_SOME, db, brief=brief)
 
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""
         with self._guard, _uncollected():
-            news = {"study_id": self._study_id, "known": max(self._trials, default=0), "open": sorted(self._open)}
-            for trial in self._read(self._news, news):
-                trial_id = trial._trial_id
-                self._trials[trial_id] = trial
-                (self._open.discard if trial.state.is_finished() else self._open.add)(trial_id)
+            for trial in self._read(self._news, self._position.asked):
+                self._trials[trial._trial_id] = trial
+                self._position.saw(trial._trial_id, trial.state)
             # Within a study Optuna gives ids and numbers in the same order.
             return [self._trials[trial_id] for trial_id in sorted(self._trials)]
 
     def take_over(self, other: History) -> None:
         """Know what another history of the same study and kind has read; it is not to be read from again."""
         with self._guard, other._guard:
-            self._trials, self._open = other._trials, other._open
+            self._trials, self._position = other._trials, other._position
 
     def some(
         self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 import sqlalchemy as sa
 from optuna.trial import TrialState
 
-from autoprune.search.storage import Counts
+from autoprune.search.storage import Counts, Position
 from autoprune.search.trials import sql
 
 __all__ = ["Register"]
@@ -18,19 +18,15 @@ __all__ = ["Register"]
 class Register:
     """The trials of a study by state, key, result and what they retry, so that a claim costs the same in a long study.
 
-    Trials are made one after the other, under the study's lock and with their keys, and one that has ended never
-    changes: only new ones and those that have not ended are read again. Read before a transaction makes trials, since
-    what it takes back would be remembered. Threads may share one.
+    Read before a transaction makes trials, since what it takes back would be remembered. Threads may share one.
 
     Args:
         study_id: Optuna's id of the study.
     """
 
     def __init__(self, study_id: int) -> None:
-        self._study_id = study_id
         self._guard = threading.Lock()
-        self._newest = 0
-        self._open: dict[int, TrialState] = {}
+        self._position = Position(study_id)
         self._ended = Counter[TrialState]()
         # By their JSON, as it is stored.
         self._keys = defaultdict[str, list[int]](list)
@@ -43,9 +39,9 @@ class Register:
     def read(self, connection: sa.Connection) -> Counts:
         """Read on, and count the trials by state."""
         with self._guard:
-            for row in sql.news(connection, self._study_id, newest=self._newest, open_ids=sorted(self._open)):
-                self._take_in(row)
-            n = self._ended + Counter(self._open.values())
+            for entry in sql.news(connection, self._position):
+                self._take_in(entry)
+            n = self._ended + Counter(self._position.unfinished.values())
         return Counts(
             waiting=n[TrialState.WAITING],
             running=n[TrialState.RUNNING],
@@ -54,28 +50,25 @@ class Register:
             failed=n[TrialState.FAIL],
         )
 
-    def _take_in(self, row: sql.Entry) -> None:
-        if row.trial_id not in self._open:
-            self._newest = max(self._newest, row.trial_id)
-            if row.retry_of is None:
+    def _take_in(self, entry: sql.Entry) -> None:
+        if self._position.saw(entry.trial_id, entry.state):
+            if entry.retry_of is None:
                 self.n_first_tries += 1
             else:
-                self._retried.add(row.retry_of)
-            if row.key is not None:
-                self._keys[row.key].append(row.trial_id)
-        if not row.state.is_finished():
-            self._open[row.trial_id] = row.state
-            return
-        self._open.pop(row.trial_id, None)
-        self._ended[row.state] += 1
-        if row.state is TrialState.FAIL:
-            self._failed.add(row.trial_id)
-        elif row.state is TrialState.COMPLETE and row.result_key is not None:
-            self._results[row.result_key] = min(row.trial_id, self._results.get(row.result_key, row.trial_id))
+                self._retried.add(entry.retry_of)
+            if entry.key is not None:
+                self._keys[entry.key].append(entry.trial_id)
+        if entry.state.is_finished():
+            self._ended[entry.state] += 1
+        if entry.state is TrialState.FAIL:
+            self._failed.add(entry.trial_id)
+        elif entry.state is TrialState.COMPLETE and entry.result_key is not None:
+            first = self._results.get(entry.result_key, entry.trial_id)
+            self._results[entry.result_key] = min(entry.trial_id, first)
 
     def oldest_waiting(self) -> int | None:
         """The WAITING trial that has waited longest."""
-        return min((one for one, state in self._open.items() if state is TrialState.WAITING), default=None)
+        return min((one for one, at in self._position.unfinished.items() if at is TrialState.WAITING), default=None)
 
     def is_taken(self, key: str, *, besides: int | None = None) -> bool:
         """Whether a trial that did not fail, other than ``besides``, has this key."""

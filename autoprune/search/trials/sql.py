@@ -21,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.search.storage import schema
+from autoprune.search.storage import Position, schema
 from autoprune.search.trials.attributes import Attr
 
 __all__ = [
@@ -91,20 +91,13 @@ _NEWS = (
     .outerjoin(_KEY, sa.and_(_KEY.c.trial_id == _TRIALS.c.trial_id, _KEY.c.key == Attr.KEY))
     .outerjoin(_RETRY, sa.and_(_RETRY.c.trial_id == _TRIALS.c.trial_id, _RETRY.c.key == Attr.RETRY_OF))
     .outerjoin(_RESULT, sa.and_(_RESULT.c.trial_id == _TRIALS.c.trial_id, _RESULT.c.key == Attr.RESULT_KEY))
-    .where(
-        _OF_STUDY,
-        sa.or_(
-            _TRIALS.c.trial_id > sa.bindparam("newest"),
-            _TRIALS.c.trial_id.in_(sa.bindparam("open_ids", expanding=True)),
-        ),
-    )
+    .where(Position.CHANGED)
 )
 
 
-def news(connection: sa.Connection, study_id: int, *, newest: int, open_ids: Sequence[int]) -> list[Entry]:
-    """The trials made after ``newest``, and those of ``open_ids``, as they are now."""
-    rows = connection.execute(_NEWS, {"study_id": study_id, "newest": newest, "open_ids": open_ids})
-    return [Entry(*row) for row in rows]
+def news(connection: sa.Connection, position: Position) -> list[Entry]:
+    """The trials that are new, or in another state than they were."""
+    return [Entry(*row) for row in connection.execute(_NEWS, position.asked)]
 
 
 _CLAIMED = _ATTRIBUTES.alias("claimed")

@@ -1,0 +1,64 @@
+"""How far a reader of a study's trials has come, so that it reads on instead of all again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from autoprune.search.storage import schema
+
+__all__ = ["Position"]
+
+_TRIALS = schema.optuna_trials
+_UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+
+
+def _open_ids(state: TrialState) -> str:
+    return f"open_{state.name.lower()}"
+
+
+def _any_of(*, if_changed: bool) -> sa.ColumnElement[bool]:
+    among = {state: _TRIALS.c.trial_id.in_(sa.bindparam(_open_ids(state), expanding=True)) for state in _UNFINISHED}
+    known = [sa.and_(each, _TRIALS.c.state != state) if if_changed else each for state, each in among.items()]
+    is_new = _TRIALS.c.trial_id > sa.bindparam("newest")
+    return sa.and_(_TRIALS.c.study_id == sa.bindparam("study_id"), sa.or_(is_new, *known))
+
+
+class Position:
+    """The newest trial that a reader knows, and those that had not ended when it read them.
+
+    Trials are made one after the other, under the study's lock, wait before they run, and never change once they have
+    ended.
+
+    Args:
+        study_id: Optuna's id of the study.
+    """
+
+    CHANGED = _any_of(if_changed=True)
+    """Condition on trials: they are new, or in another state than they were."""
+    UNFINISHED = _any_of(if_changed=False)
+    """The same, or had not ended: for readers of what changes while a trial runs."""
+
+    def __init__(self, study_id: int) -> None:
+        self._study_id = study_id
+        self._newest = 0
+        self.unfinished: dict[int, TrialState] = {}
+        """State by trial id."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters of both conditions."""
+        ids = {_open_ids(state): [one for one, at in self.unfinished.items() if at is state] for state in _UNFINISHED}
+        return {"study_id": self._study_id, "newest": self._newest, **ids}
+
+    def saw(self, trial_id: int, state: TrialState) -> bool:
+        """Go on to a trial; returns whether it is new."""
+        is_new = trial_id not in self.unfinished
+        if state.is_finished():
+            self.unfinished.pop(trial_id, None)
+        else:
+            self.unfinished[trial_id] = state
+        self._newest = max(self._newest, trial_id)
+        return is_new
