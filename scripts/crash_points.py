@@ -76,7 +76,7 @@ AT = {
     ("ledger.py", "publish"): "phases: publish",
     ("ledger.py", "give_up"): "phases: give up",
     ("cache.py", "shrink"): "phases: shrink",
-    ("_cleaning.py", "retain"): "retain",
+    ("_cleaning.py", "apply"): "retain",
     ("_cleaning.py", "clean"): "clean",
     ("phases.py", "get"): "worker: phase file",
     ("weights.py", "publish"): "worker: network file",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from autoprune import methods
-from autoprune.api._cleaning import retain
+from autoprune.api._cleaning import Retention
 from autoprune.api._reading import Study
 from autoprune.config import Completed, Failed, Progressed, Range, Report, SpaceConfig, Stopped, digest, load_study
 from autoprune.cost import CostModel, LayerCost, Limits, LinearForm
@@ -94,7 +94,7 @@ def dispatcher(
     """A driver's desk, put together as a launch does."""
     cache = PhaseCache(PhaseRows(record.db), folder=folder / "artifacts" / "phases", limit_bytes=phase_bytes)
     cache.shrink()
-    study = Study(record.db, record)
+    retention = Retention(Study(record.db, record))
     lifecycle = Lifecycle(record, owner=owner, n_trials=n_trials, grace_s=grace_s, max_retry=10)
     return Dispatcher(
         lifecycle,
@@ -103,7 +103,7 @@ def dispatcher(
         goals=Goals(OBJECTIVES),
         concurrency=concurrency,
         shared=SharedPhases(phase_of, cache.shrink),
-        on_complete=lambda: retain(study),
+        on_complete=retention.apply,
     )
 
 

@@ -20,6 +20,7 @@ from autoprune.search.files import (
     own_phases,
     prune_networks,
     remove_scratch,
+    settled,
     stale_checkpoints,
     stale_scratch,
     stray_files,
@@ -28,7 +29,7 @@ from autoprune.search.files import (
 from autoprune.search.phases import PhaseRows, discard
 from autoprune.search.storage import Database, StudyHandle
 
-__all__ = ["Removed", "clean", "retain"]
+__all__ = ["Removed", "Retention", "clean"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,33 +59,46 @@ def _newest(study: Study) -> StudyConfig:
     return configs[max(configs)]
 
 
-def retain(study: Study) -> list[Path]:
-    """Delete the networks that the study's ``[retention]`` lets go; to be called after each finished trial.
+class Retention:
+    """Deletes the networks that a study's ``[retention]`` lets go, after each finished trial; several drivers may.
 
-    Several drivers may call it at any time. Trials that have ended are read once per study record, so that a call costs
-    little also among thousands of trials.
+    What has been beaten stays so: a trial whose network has gone is not looked at again, or each call would take
+    longer than the one before.
 
     Args:
         study: Opened on the driver's own study record.
-
-    Returns:
-        The weights files that were deleted.
     """
-    with study.handle.lock():  # So that nobody claims a trial that starts from what is being deleted.
-        # The trials first: what completes under a revision that we don't know yet must not be among them.
-        trials = study.handle.history()
-        try:
-            configs = study.configs()
-        except StorageError as error:  # A driver of a newer version may have written the revision.
-            _log.warning("no network was dropped, since %s", error)
-            return []
-        newest = configs[max(configs)]
-        held = holdings(trials, study.handle.objectives, newest.constraints.limits)
-        for checkpoint in stale_checkpoints(Path(newest.setting.artifacts) / "checkpoints", held):
-            checkpoint.unlink(missing_ok=True)
-        if newest.retention.networks == "all":
-            return []
-        return prune_networks(study.handle, held, [folder / "trials" / study.name for folder in _artifacts(configs)])
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._settled: set[int] = set()
+        self._limits: Mapping[str, float] = {}
+
+    def apply(self) -> list[Path]:
+        """Delete them; returns the weights files that were deleted."""
+        study, handle = self._study, self._study.handle
+        with handle.lock():  # So that nobody claims a trial that starts from what is being deleted.
+            # The trials first: what completes under a revision that we don't know yet must not be among them.
+            trials = handle.history()
+            try:
+                configs = study.configs()
+            except StorageError as error:  # A driver of a newer version may have written the revision.
+                _log.warning("no network was dropped, since %s", error)
+                return []
+            newest = configs[max(configs)]
+            if newest.constraints.limits != self._limits:  # Then other trials are feasible.
+                self._settled.clear()
+                self._limits = newest.constraints.limits
+            left = [trial for trial in trials if trial.number not in self._settled]
+            held = holdings(left, handle.objectives, self._limits)
+            for checkpoint in stale_checkpoints(Path(newest.setting.artifacts) / "checkpoints", held):
+                checkpoint.unlink(missing_ok=True)
+            if newest.retention.networks == "all":
+                return []
+            folders = [folder / "trials" / study.name for folder in _artifacts(configs)]
+            gone = prune_networks(handle, held, folders)
+            self._settled |= settled(held, handle.directions, folders)
+            return gone
 
 
 def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:
@@ -119,7 +133,7 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     name, db = study.name, study.handle.db
     artifacts = _artifacts(study.configs())
     networks = [folder / "trials" / name for folder in artifacts]
-    # Files before trials, and trials before the configuration: see `stray_files` and `retain`.
+    # Files before trials, and trials before the configuration: see `stray_files` and `Retention`.
     # In a folder that another database's study of the name uses as well, what is unknown here may be known there.
     own = [folder for folder in networks if folder.is_dir() and not is_shared(folder, study.handle)]
     files = [path for folder in own for path in sorted(folder.iterdir())]

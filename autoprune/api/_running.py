@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.api._ahead import reading_ahead
-from autoprune.api._cleaning import retain
+from autoprune.api._cleaning import Retention
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
 from autoprune.api._phases import measured_pace, phase_of, prepare_dense
@@ -343,7 +343,7 @@ def _dispatcher(
     caps = FailureCaps(in_a_row=search.max_failures_in_a_row, in_all=search.max_failures)
     params, activation_bytes = config.constraints.params, space.activation_limit_bytes
 
-    study = Study(record.db, record)
+    retention = Retention(Study(record.db, record))
 
     def key_of(point: Point) -> str | None:
         return phase_of(workbench, point, params=params, activation_bytes=activation_bytes)
@@ -355,7 +355,7 @@ def _dispatcher(
         goals=Goals(search.objectives, config.constraints.limits, search.score_metric),
         concurrency=concurrency,
         shared=SharedPhases(key_of, cache.shrink),
-        on_complete=lambda: _retain(study, events),
+        on_complete=lambda: _retain(retention, events),
         patience=_patience(search) if search.patience else None,
         stopper=_stopper(config) if search.stopper else None,
         events=events,
@@ -364,8 +364,8 @@ def _dispatcher(
     )
 
 
-def _retain(study: Study, events: Events) -> None:
-    if gone := retain(study):
+def _retain(retention: Retention, events: Events) -> None:
+    if gone := retention.apply():
         events("retention", deleted=[str(path) for path in gone])
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import autoprune
 from autoprune import api
-from autoprune.api._cleaning import retain
+from autoprune.api._cleaning import Retention
 from autoprune.config import ConstraintsConfig, StudyConfig, load_study
 from autoprune.config.study_files import RetentionConfig
 from autoprune.errors import ConfigError, StorageError, WeightsError
@@ -87,7 +87,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_study_of_200_trials_never_holds_more_than_its_front_and_what_runs(disk: Disk) -> None:
-    rng, running, done = random.Random(0), [], {}
+    rng, running, done, retention = random.Random(0), [], {}, Retention(disk.study)
     for i in range(200):
         running.append(disk.start(str(i)))
         if len(running) < 4:
@@ -100,10 +100,11 @@ def test_a_study_of_200_trials_never_holds_more_than_its_front_and_what_runs(dis
         accuracy = round(0.5 + 0.4 * ratio**0.5 + 0.02 * rng.random(), 3)
         disk.finish(claim, accuracy, ratio)
         done[str(disk.folder / f"{claim.number:05d}.safetensors")] = (accuracy, ratio)
-        retain(disk.study)
+        retention.apply()
         front = {path for path, one in done.items() if not any(beats(other, one) for other in done.values())}
         assert disk.weights() == front  # none lost, none too many
         assert sum(Path(path).stat().st_size for path in front) <= (len(front) + len(running)) * SIZE
+    assert Retention(disk.study).apply() == []  # One that looks at all of them agrees.
     assert set(disk.study.front()["weights"]) == front
     assert len(list(disk.folder.glob("*.json"))) == len(done) > 150  # the small records stay
     assert 5 < len(front) < 100
@@ -115,19 +116,19 @@ def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 def test_networks_of_the_feasible_front_stay_too_and_limits_count_as_they_are_now(tmp_path: Path) -> None:
     disk = Disk(tmp_path, constraints=ConstraintsConfig(params=500))
-    rng = random.Random(1)
+    rng, retention = random.Random(1), Retention(disk.study)
     for i in range(40):
         ratio, params = rng.randrange(1, 20) / 20, rng.choice([400, 600])
         accuracy = round(0.5 + 0.4 * ratio + 0.1 * rng.random() - 0.1 * (params == 400), 2)
         disk.finish(disk.start(str(i)), accuracy, ratio, params=params)
-        retain(disk.study)
+        retention.apply()
         assert set(disk.study.front()["weights"]) <= disk.weights()
     feasible, every = disk.study.front(), disk.weights()
     assert (feasible["params"] == 400).all()
     assert set(feasible["weights"]) < every
     # Another driver lifts the constraint; this one hears of it without being told.
     lifted = disk.revised(constraints=ConstraintsConfig())
-    retain(disk.study)
+    retention.apply()
     assert set(lifted.front()["weights"]) == disk.weights() < every
     disk.db.close()
 
@@ -136,11 +137,11 @@ def test_all_networks_stay_where_the_study_says_so(tmp_path: Path) -> None:
     disk = Disk(tmp_path, retention=RetentionConfig(networks="all"))
     for i in range(5):
         disk.finish(disk.start(str(i)), 0.5, 0.5 + i / 10)
-        assert retain(disk.study) == []
+        assert Retention(disk.study).apply() == []
     assert len(disk.weights()) == 5
     assert api.clean("s", storage=disk.url) == []
     disk.revised(retention=RetentionConfig(networks="front"))
-    assert len(retain(disk.study)) == 4
+    assert len(Retention(disk.study).apply()) == 4
     disk.db.close()
 
 
@@ -151,7 +152,7 @@ def test_a_revision_of_a_newer_autoprune_lets_nothing_go(disk: Disk, caplog: pyt
         disk.db, name="s", identity={}, config={"config": {**disk.config.to_dict(), "retention": {"networks": "few"}}},
         directions=disk.config.study.directions, objectives=disk.config.study.objectives,
     )  # fmt: skip
-    assert retain(disk.study) == []
+    assert Retention(disk.study).apply() == []
     assert "no network was dropped, since the configuration of study 's' must be one that this auto" in caplog.text
     assert len(disk.weights()) == 2
 
@@ -163,7 +164,7 @@ def test_artifacts_that_moved_are_looked_after_in_both_places(disk: Disk, tmp_pa
     disk.folder.mkdir(parents=True)
     disk.revised(setting=dataclasses.replace(disk.config.setting, artifacts=str(tmp_path / "moved")))
     disk.finish(disk.start("b"), 0.9, 0.5)
-    assert retain(disk.study) == [old / "00000.safetensors"]
+    assert Retention(disk.study).apply() == [old / "00000.safetensors"]
     assert len(disk.weights()) == 1
 
 
@@ -196,9 +197,9 @@ def test_ten_thousand_trials_are_looked_through_in_no_time(disk: Disk) -> None:
             for key, value in {"weights": str(disk.folder / f"{i:05d}.safetensors"), "sha256": "0", "params": i}.items()
         ]
         connection.execute(attributes.insert(), rows)
-    retain(disk.study)
+    Retention(disk.study).apply()
     start = time.perf_counter()
-    retain(disk.study)
+    Retention(disk.study).apply()
     assert time.perf_counter() - start < 1.0  # 0.08 s where nothing else runs
 
 
@@ -284,7 +285,7 @@ def test_checkpoints_go_once_nobody_goes_on_with_them(disk: Disk) -> None:
     os.utime(old, (then, then))
     interrupted = disk.start("a")
     disk.lifecycle.release(interrupted.trial_id, "interrupted")
-    retain(disk.study)
+    Retention(disk.study).apply()
     assert api.clean("s", storage=disk.url) == []
     assert old.exists()  # The trial that waits may go on with it.
     again = disk.lifecycle.claim_waiting()
@@ -292,7 +293,7 @@ def test_checkpoints_go_once_nobody_goes_on_with_them(disk: Disk) -> None:
     disk.finish(again, 0.9, 0.5)
     (told,) = api.clean("s", dry_run=True, storage=disk.url)
     assert (told.what, told.paths) == ("checkpoints of trainings that nobody goes on with", (old,))
-    retain(disk.study)
+    Retention(disk.study).apply()
     assert [path.name for path in folder.iterdir()] == [new.name]
 
 
@@ -332,7 +333,7 @@ def test_what_can_t_be_deleted_is_told(disk: Disk, monkeypatch: pytest.MonkeyPat
 
 def test_a_study_without_files(disk: Disk) -> None:
     disk.folder.rmdir()
-    assert retain(disk.study) == []
+    assert Retention(disk.study).apply() == []
     assert api.clean("s", phases=True, storage=disk.url) == []
     with pytest.raises(StorageError, match="there is no study 'x'"):
         api.clean("x", storage=disk.url)
@@ -348,7 +349,7 @@ def test_export_latency_and_load_say_that_retention_dropped_it(tmp_path: Path) -
         connection.execute("UPDATE trial_values SET value = 0 WHERE trial_id = 1 AND objective = 0")
     connection.close()
     db = Database.open(real.url, create=False)
-    dropped = retain(autoprune.Study(db, StudyHandle.open(db, "tiny")))
+    dropped = Retention(autoprune.Study(db, StudyHandle.open(db, "tiny"))).apply()
     assert [path.name for path in dropped] == ["00000.safetensors"]
     db.close()
     told = (

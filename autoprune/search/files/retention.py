@@ -17,7 +17,16 @@ from autoprune.search import pareto
 from autoprune.search.storage import StudyHandle
 from autoprune.search.trials import StoredTrial
 
-__all__ = ["Holding", "beaten_networks", "droppable", "holdings", "prune_networks", "sha256_beside", "weights_in"]
+__all__ = [
+    "Holding",
+    "beaten_networks",
+    "droppable",
+    "holdings",
+    "prune_networks",
+    "settled",
+    "sha256_beside",
+    "weights_in",
+]
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -133,6 +142,26 @@ def prune_networks(study: StudyHandle, trials: Collection[Holding], folders: Col
         The files deleted; one that can't be is told in a warning and tried again by the next call.
     """
     return [path for path in beaten_networks(study, trials, folders) if _unlink(path)]
+
+
+def settled(trials: Collection[Holding], directions: Sequence[str], folders: Collection[Path]) -> set[int]:
+    """Numbers of the trials that have ended and that nobody has to ask for files again.
+
+    They are beaten, which they stay while the study's limits are what they are, and their networks have gone.
+
+    Args:
+        trials: As for `droppable`; those that were found settled before may be left out.
+        directions: As for `droppable`.
+        folders: Where the study's networks lie on this disk.
+    """
+    may_go = droppable(trials, directions)
+    there = {str(path) for folder in folders for path in weights_in(folder)}
+    gone = may_go.keys() - there
+    return {
+        trial.number
+        for trial in trials
+        if trial.state.is_finished() and (trial.state is not TrialState.COMPLETE or trial.path in gone)
+    }
 
 
 def weights_in(folder: Path) -> list[Path]:
