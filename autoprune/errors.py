@@ -16,6 +16,7 @@
     ├── TrialError(RuntimeError)       a trial broke a promise (attach is the identity, a finite score, ...)
     ├── TrialStoppedError(RuntimeError)  a trial ended itself early, its network can't keep a limit
     └── StudyFailedError(RuntimeError) the study ended early: too many trials failed
+        └── WorkerDiedError            a worker died twice in what has to be done before or after trials
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ __all__ = [
     "TrialError",
     "TrialStoppedError",
     "WeightsError",
+    "WorkerDiedError",
     "first_line",
     "in_one_line",
     "unknown_name",
@@ -111,6 +113,10 @@ class TrialStoppedError(AutopruneError, RuntimeError):
 
 class StudyFailedError(AutopruneError, RuntimeError):
     """The study ended early because too many of its trials failed."""
+
+
+class WorkerDiedError(StudyFailedError):
+    """A worker died twice in a task that is no trial: out of memory, killed, or its machine was lost."""
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:

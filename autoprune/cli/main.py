@@ -180,8 +180,14 @@ def _hear_no_more() -> None:
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-# What disks say that are full, read-only, broken or not ours: nobody's fault here.
-_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG}
+# What disks say that are full, read-only, broken or not ours, which is nobody's fault here: what they refuse, and what
+# to do.
+_OF_DISKS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ("written", "Make room")),
+    errno.EROFS: ("written", "Make the file system writable"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), ("opened", "Give yourself the right to")),
+    errno.EIO: ("read and written", "Check the disk"),
+}
 
 
 def _outcome(args: argparse.Namespace) -> int:
@@ -202,9 +208,14 @@ def _outcome(args: argparse.Namespace) -> int:
     except OSError as error:
         if error.errno not in _OF_DISKS:
             raise
+        refused, advice = _OF_DISKS[error.errno]
         what = "a file" if error.filename is None else str(error.filename)
-        told = f"{what} must be written, but can't be: {error.strerror}. Make room, or give access"
+        told = f"{what} must be {refused}, but can't be: {error.strerror}. {advice}"
         print(f"autoprune: {in_one_line(told)}; what is stored stays, and the same command goes on.", file=sys.stderr)
+        return 2
+    except MemoryError:
+        told = "this needs more memory than there is. Make some free, or give a smaller input"
+        print(f"autoprune: {told}; what is stored stays.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _INTERRUPTED

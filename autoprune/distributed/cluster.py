@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "10",
+    "RAY_task_oom_retries": "1",  # Ray's own is for ever, without a word.
     "RAY_DEDUP_LOGS": "0",  # Where workers' lines are wanted, all of them are.
     "RAY_COLOR_PREFIX": "0",  # They may go to a file.
     "TUNE_MAX_PENDING_TRIALS_PG": "1",

@@ -20,7 +20,7 @@ from autoprune.search.dispatch import Dispatcher, Stopping
 from autoprune.search.files import make_scratch, remove_scratch
 from autoprune.search.trials import Claim
 
-__all__ = ["Execute", "drive", "run_once"]
+__all__ = ["Execute", "drive"]
 
 Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
@@ -160,29 +160,3 @@ def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
 def _resources(slots: Slots) -> dict[str, float]:
     shares = {"CPU": slots.cpu, "GPU": slots.gpu, "memory": slots.memory_bytes}
     return {kind: share for kind, share in shares.items() if share}
-
-
-def run_once(work: Callable[[], dict[str, Any]], *, slots: Slots, go_on: Callable[[], bool]) -> dict[str, Any] | None:
-    """Run ``work`` as a single Ray task.
-
-    Args:
-        work: Picklable; returns plain data.
-        slots: The resources that it takes, those of one trial.
-        go_on: Asked about once a second; False cancels the task.
-
-    Returns:
-        What ``work`` returned, or None when it was cancelled; what it raised is raised here.
-    """
-    import ray
-
-    task = ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu, memory=slots.memory_bytes or None, max_retries=1)(work)
-    reference = task.remote()
-    try:
-        while not ray.wait([reference], timeout=_TELL_EVERY_S)[0]:
-            if not go_on():
-                ray.cancel(reference, force=True)
-                return None
-        result: dict[str, Any] = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    return result

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from autoprune.config import Progressed, ResourcesConfig
-from autoprune.distributed import Slots, drive, plan_slots, run_once
+from autoprune.distributed import drive, plan_slots
 from autoprune.errors import StudyFailedError, TrialStoppedError
 from autoprune.search.dispatch import Dispatcher, FailureCaps, Goals, Stopping, WindDown
 from autoprune.search.phases import PhaseRows
@@ -196,26 +196,3 @@ def test_the_scratch_folder_names_its_driver(study, cluster, tmp_path, monkeypat
     assert left == [scratch]
     assert scratch.name.startswith("tune-")
     assert (scratch / "owner").read_text() == "me"
-
-
-def test_a_single_task_returns_raises_and_is_cancelled(cluster):
-    slots = Slots(1, 1, 0, 1)
-    assert run_once(lambda: {"x": 1}, slots=slots, go_on=lambda: True) == {"x": 1}
-
-    def bad():
-        raise KeyError("inside")
-
-    with pytest.raises(KeyError, match="inside"):
-        run_once(bad, slots=slots, go_on=lambda: True)
-    assert run_once(lambda: time.sleep(60) or {}, slots=slots, go_on=lambda: False) is None
-    assert run_once(lambda: {"y": [1, 2]}, slots=slots, go_on=lambda: True) == {"y": [1, 2]}
-
-
-def test_a_single_task_takes_what_it_is_given(cluster):
-    def taken():
-        import ray
-
-        return ray.get_runtime_context().get_assigned_resources()
-
-    got = run_once(taken, slots=Slots(1, 2, 0.5, 2, 10**8), go_on=lambda: True)
-    assert got == {"CPU": 2, "GPU": 0.5, "memory": 10**8}

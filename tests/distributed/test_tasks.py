@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoprune.distributed import Cluster, Slots, run_each
-from autoprune.errors import ConfigError
+from autoprune.distributed import Cluster, Slots, run_each, run_once
+from autoprune.errors import ConfigError, WorkerDiedError
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]  # Ray warns of itself.
 
@@ -47,6 +48,7 @@ def test_each_job_is_worked_on_once_whatever_becomes_of_the_others(cluster: Clus
     assert set(heard.failed) == {1, 3}
     assert isinstance(heard.failed[1], ConfigError)
     assert str(heard.failed[1]) == "no such luck"
+    assert isinstance(heard.failed[3], WorkerDiedError)
     assert "worker died unexpectedly" in str(heard.failed[3])
 
 
@@ -96,3 +98,37 @@ def test_an_error_of_the_listener_is_not_swallowed(cluster: Cluster) -> None:
     listening = Heard().listen() | {"on_done": refuse}
     with pytest.raises(OSError, match="the disk is full"):
         run_each([0, 1], lambda job: {}, slots=TWO, **listening)
+
+
+def test_a_single_task_returns_raises_and_is_cancelled(cluster: Cluster) -> None:
+    slots = Slots(1, 1, 0, 1)
+    assert run_once(lambda: {"x": 1}, slots=slots, go_on=lambda: True) == {"x": 1}
+
+    def bad() -> dict[str, Any]:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        run_once(bad, slots=slots, go_on=lambda: True)
+    assert run_once(lambda: time.sleep(60) or {}, slots=slots, go_on=lambda: False) is None
+    assert run_once(lambda: {"y": [1, 2]}, slots=slots, go_on=lambda: True) == {"y": [1, 2]}
+
+
+def test_a_single_task_takes_what_it_is_given(cluster: Cluster) -> None:
+    def taken() -> dict[str, Any]:
+        import ray
+
+        return dict(ray.get_runtime_context().get_assigned_resources())
+
+    got = run_once(taken, slots=Slots(1, 2, 0.5, 2, 10**8), go_on=lambda: True)
+    assert got == {"CPU": 2, "GPU": 0.5, "memory": 10**8}
+
+
+def test_a_single_task_whose_workers_die(cluster: Cluster, tmp_path: Path) -> None:
+    def die() -> dict[str, Any]:
+        (tmp_path / str(os.getpid())).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    with pytest.raises(WorkerDiedError, match=r"^a worker must live until its task is done, but it died twice: killed"):
+        run_once(die, slots=TWO, go_on=lambda: True)
+    assert len(list(tmp_path.iterdir())) == 2  # It was tried again, on another worker.
