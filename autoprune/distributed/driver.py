@@ -13,6 +13,7 @@ from typing import Any
 
 from autoprune.config import Completed, Failed, Progressed, Report, Stopped
 from autoprune.distributed.cluster import Slots
+from autoprune.distributed.deaths import deaths_of_workers_alone
 from autoprune.distributed.loggers import Destination
 from autoprune.distributed.reports import pack
 from autoprune.errors import AutopruneError, OutageError, TrialStoppedError
@@ -128,7 +129,7 @@ def _tune(
     from autoprune.distributed.searcher import StudySearcher
 
     logbook = Logbook(dispatcher, log_to, warn=warn)
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(_trainable(execute, verbose=verbose), _resources(slots)),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(dispatcher, make_config, on_ended=logbook.note_end),
@@ -144,7 +145,9 @@ def _tune(
             callbacks=[ProgressCallback(on_progress), OverdueCallback(dispatcher), logbook],
             stop=PatienceStopper(dispatcher, patience_s=_PATIENCE_S, interrupted_s=_INTERRUPTED_PATIENCE_S),
         ),
-    ).fit()
+    )
+    with deaths_of_workers_alone():
+        tuner.fit()
 
 
 def _unless_away(call: Callable[[], None]) -> Callable[[], None]:
