@@ -202,8 +202,8 @@ class Arena(Sandbox):
             self.kill(process)
         self.judge()
 
-    def until(self, ready: Callable[[], Any], *, what: str, within_s: float = _PATIENCE_S) -> Any:
-        """Wait for something, starting drivers as long as there is none; a hang where it never comes.
+    def until(self, ready: Callable[[], Any], *, what: str, within_s: float = _PATIENCE_S, n_drivers: int = 1) -> Any:
+        """Wait for something, starting so many drivers whenever there is none; a hang where it never comes.
 
         Raises:
             Missed: It did not come.
@@ -215,7 +215,8 @@ class Arena(Sandbox):
                 states = self.look()
                 if states.get("COMPLETE", 0) + states.get("PRUNED", 0) >= self.wanted:
                     self.wanted += _STEP
-                self.launch()
+                for _ in range(n_drivers):
+                    self.launch()
             if answer := ready():
                 return answer
             time.sleep(0.2)
@@ -236,7 +237,7 @@ class Arena(Sandbox):
             states, workers = self.look(), self.workers
             return (states, self.rng.choice(workers)) if states.get("RUNNING") and workers else None
 
-        return self.until(ready, what="a running trial")
+        return self.until(ready, what="a running trial", n_drivers=n_drivers)
 
     def settle(self) -> None:
         """Two drivers share the study from here on, or one that has a cluster of its own."""
