@@ -27,6 +27,16 @@ def _may_trace() -> bool:
     return subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False).returncode == 0
 
 
+def _end(tracer: subprocess.Popen[bytes]) -> None:
+    """End strace, which may wait for a process that dies while it is traced, as that waits for strace."""
+    tracer.terminate()
+    try:
+        tracer.wait(5)
+    except subprocess.TimeoutExpired:
+        tracer.kill()
+        tracer.wait()
+
+
 def failing(pid: int, calls: str, error: str, *, for_s: float, paths: Sequence[Path] = (), when: str = "1+") -> str:
     """Let some system calls of a process and its threads fail for a while.
 
@@ -57,8 +67,7 @@ def failing(pid: int, calls: str, error: str, *, for_s: float, paths: Sequence[P
                     time.sleep(0.5)
                     break
         finally:
-            tracer.terminate()
-            tracer.wait(10)
+            _end(tracer)
         hits = [line for line in Path(log.name).read_text().splitlines() if "INJECTED" in line]
     if not hits:
         raise Missed(f"process {pid} made no such call")
