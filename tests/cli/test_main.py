@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +72,40 @@ def test_a_full_disk_is_told_in_one_line(run: Run, monkeypatch: pytest.MonkeyPat
     answer = run("status", "digits")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("autoprune: a file must be written, but can't be: No space left on device. Make room")
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "f"),
+            "f must be written, but can't be: Read-only file system. M",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "f"),
+            "f must be opened, but can't be: Permission denied. G",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error"),
+            "a file must be read and written, but can't be: Input/output error. C",
+        ),
+        (
+            MemoryError(),
+            "this needs more memory than there is. Make some free, or give a smaller input; what is stored",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def refuse(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(status, "run", refuse)
+    answer = run("status", "digits")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"autoprune: {told}")
     assert answer.err.count("\n") == 1
 
 
