@@ -160,6 +160,7 @@ def _facts(point: Point, number: int) -> dict[str, Any]:
     target = point.macs_target
     bonus = 0.0 if point.parent is None else 0.01
     bonus -= 0.3 if number % 7 in (2, 6) else 0.0  # beaten, so that its network may go
+    bonus -= 0.1 * (number * 7_919 % 10_007) / 10_007  # Luck, or nearly all trials of a long study were on its front.
     accuracy = 0.5 + 0.4 * target**0.5 + bonus
     return {
         "accuracy": accuracy,
