@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,12 @@ _TABLES = {
 }
 
 WriteStudy = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also in the background of a shell, whose jobs ignore it, and so do the processes that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
