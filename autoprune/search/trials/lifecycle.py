@@ -166,7 +166,8 @@ class Lifecycle:
 
         Orphans are reaped before, so that they may be taken at once.
         """
-        if not self.counts().waiting and not self._may_reap():  # Most often: without the lock.
+        counts, stale, leftovers = self._look()
+        if not (counts.waiting or stale or leftovers):  # Most often: without the lock.
             return None
         with self.study.lock():
             self._reap()
@@ -194,7 +195,8 @@ class Lifecycle:
 
         Any driver may do this at any time, also several at once; without orphans it is one short look.
         """
-        if not self._may_reap():
+        _, stale, leftovers = self._look()
+        if not stale and not leftovers:
             return []
         with self.study.lock():
             return self._reap()
@@ -417,23 +419,19 @@ class Lifecycle:
             if found is not state or any(sql.attribute(connection, trial_id, key) != ours[key] for key in ours):
                 raise self._lost(trial_id, found, holder)
 
-    def _may_reap(self) -> bool:
-        """Whether there is something to reap, looked up without the lock."""
+    def _look(self) -> tuple[Counts, list[sql.StaleTrial], list[int]]:
+        """Trials by state, those that nobody stands for, and those that have ended, but not their lease."""
         now = self._db.now()
-        if now < self._reaps_from:
-            return False
         with self._db.reading() as connection:
-            orphans = sql.stale(connection, self.study.study_id, now=now, grace_s=self.grace_s)
-            return bool(orphans or sql.leftovers(connection, self.study.study_id))
+            counts, stale, leftovers = self._register.read(connection), list[sql.StaleTrial](), list[int]()
+            if now >= self._reaps_from:
+                stale = sql.stale(connection, self._register.running(), now=now, grace_s=self.grace_s)
+                leftovers = sql.leftovers(connection, self.study.study_id)
+        return counts, stale, leftovers
 
     def _reap(self) -> list[int]:
         """Reap, under the study's lock."""
-        study_id, now = self.study.study_id, self._db.now()
-        if now < self._reaps_from:
-            return []
-        with self._db.reading() as connection:
-            orphans = sql.stale(connection, study_id, now=now, grace_s=self.grace_s)
-            leftovers = sql.leftovers(connection, study_id)
+        _, orphans, leftovers = self._look()
         if leftovers:
             with self._db.writing() as connection:
                 for trial_id in leftovers:

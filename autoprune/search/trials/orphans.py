@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from optuna.trial import TrialState
 
 from autoprune.search.storage import StudyHandle, schema
 from autoprune.search.trials import sql
@@ -35,13 +36,15 @@ def orphans(study: StudyHandle, *, grace_s: float) -> list[Orphan]:
         grace_s: As of `Lifecycle`.
     """
     leases, now = schema.leases, study.db.now()
+    trials = [StoredTrial(trial) for trial in study.trials()]
+    running = [trial.frozen._trial_id for trial in trials if trial.state is TrialState.RUNNING]
     with study.db.reading() as connection:
-        stale = {one.trial_id for one in sql.stale(connection, study.study_id, now=now, grace_s=grace_s)}
+        stale = {one.trial_id for one in sql.stale(connection, running, now=now, grace_s=grace_s)}
         left = set(sql.leftovers(connection, study.study_id))
         query = sa.select(leases.c.trial_id, leases.c.owner).where(leases.c.study_id == study.study_id)
         gone = {row.trial_id for row in connection.execute(query) if is_gone(row.owner)}
     found = []
-    for trial in map(StoredTrial, study.trials()):
+    for trial in trials:
         trial_id = trial.frozen._trial_id
         if trial_id in left:
             found.append(Orphan(trial.number, "has ended, but its lease is still there"))

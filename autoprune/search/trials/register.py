@@ -66,6 +66,10 @@ class Register:
             first = self._results.get(entry.result_key, entry.trial_id)
             self._results[entry.result_key] = min(entry.trial_id, first)
 
+    def running(self) -> list[int]:
+        """The RUNNING trials."""
+        return [one for one, at in self._position.unfinished.items() if at is TrialState.RUNNING]
+
     def oldest_waiting(self) -> int | None:
         """The WAITING trial that has waited longest."""
         return min((one for one, at in self._position.unfinished.items() if at is TrialState.WAITING), default=None)

@@ -106,16 +106,16 @@ _STALE = (
     .select_from(_TRIALS)
     .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
     .outerjoin(_CLAIMED, sa.and_(_CLAIMED.c.trial_id == _TRIALS.c.trial_id, _CLAIMED.c.key == Attr.CLAIMED_AT))
-    .where(_OF_STUDY, _TRIALS.c.state == TrialState.RUNNING)
+    .where(_TRIALS.c.trial_id.in_(sa.bindparam("running", expanding=True)), _TRIALS.c.state == TrialState.RUNNING)
     .where(sa.or_(_LEASES.c.trial_id.is_(None), _LEASES.c.expires_at <= sa.bindparam("now")))
     .order_by(_TRIALS.c.trial_id)
 )
 
 
-def stale(connection: sa.Connection, study_id: int, *, now: float, grace_s: float) -> list[StaleTrial]:
-    """RUNNING trials whose lease has expired, or that have had none for ``grace_s`` since they were claimed."""
+def stale(connection: sa.Connection, running: Collection[int], *, now: float, grace_s: float) -> list[StaleTrial]:
+    """Those of the RUNNING trials whose lease has expired, or that have had none for ``grace_s`` since the claim."""
     found = []
-    for trial_id, owner, claimed_at in connection.execute(_STALE, {"study_id": study_id, "now": now}):
+    for trial_id, owner, claimed_at in connection.execute(_STALE, {"running": list(running), "now": now}):
         # A trial without `claimed_at` was not claimed by us, so nobody will ever tell its result to us.
         if owner is not None or claimed_at is None or json.loads(claimed_at) + grace_s <= now:
             found.append(StaleTrial(trial_id=trial_id, owner=owner))
