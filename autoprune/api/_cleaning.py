@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
 from autoprune.search.files import (
     beaten_networks,
+    beaten_without_network,
     driver_signs,
     holdings,
     is_shared,
     own_phases,
     prune_networks,
     remove_scratch,
-    settled,
     stale_checkpoints,
     stale_scratch,
     stray_files,
@@ -32,6 +33,7 @@ from autoprune.search.storage import Database, StudyHandle
 __all__ = ["Removed", "Retention", "clean"]
 
 _log = logging.getLogger(__name__)
+_GONE_S = 600.0  # Shared folders show within a minute what another machine has written.
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def _newest(study: Study) -> StudyConfig:
 class Retention:
     """Deletes the networks that a study's ``[retention]`` lets go, after each finished trial; several drivers may.
 
-    What has been beaten stays so: a trial whose network has gone is not looked at again, or each call would take
-    longer than the one before.
+    What has been beaten stays so: a trial whose network has gone is settled and not looked at again, or each call would
+    take longer than the one before. Gone is what was deleted here, or has not been seen for a while.
 
     Args:
         study: Opened on the driver's own study record.
@@ -72,6 +74,7 @@ class Retention:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._settled: set[int] = set()
+        self._unseen_since: dict[int, float] = {}
         self._limits: Mapping[str, float] = {}
 
     def apply(self) -> list[Path]:
@@ -97,8 +100,16 @@ class Retention:
                 return []
             folders = [folder / "trials" / study.name for folder in _artifacts(configs)]
             gone = prune_networks(handle, held, folders)
-            self._settled |= settled(held, handle.directions, folders)
+            self._settle(beaten_without_network(held, handle.directions, folders), deleted=gone)
             return gone
+
+    def _settle(self, beaten: Mapping[int, str], *, deleted: Collection[Path]) -> None:
+        """Note which trials have no more to let go; ``beaten`` have no network to be seen at the moment."""
+        now, here = time.monotonic(), set(map(str, deleted))
+        self._unseen_since = {number: self._unseen_since.get(number, now) for number in beaten}
+        self._settled |= {
+            number for number, path in beaten.items() if path in here or now - self._unseen_since[number] > _GONE_S
+        }
 
 
 def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:

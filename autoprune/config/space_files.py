@@ -126,10 +126,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: this is a folder, but a TOML file is needed.") from None
     except OSError as error:
         raise ConfigError(f"{path}: this file can't be read: {error.strerror}.") from None
+    except ValueError as error:  # A path with a zero byte.
+        raise ConfigError(f"{path}: this file can't be read: {error}.") from None
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{path}: a TOML file must be smaller than {_MOST_BYTES // 2**20} MiB. Check the path.")
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # Some editors put a byte-order mark first.
+        text = content.decode("utf-8-sig")  # Some editors put a byte-order mark first.
+        return tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: this is not a text in UTF-8, but a TOML file is needed.") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an endless number.

@@ -108,7 +108,8 @@ def _told(error: Exception) -> Exception:
             "a worker needs memory, but its machine ran out of it twice, and Ray ended the worker. Lower "
             "`--concurrency` or `batch_size`, or end what else is running there; the same command goes on."
         )
+    lost = ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.ObjectLostError
+    what = "it died twice: killed, out of memory, or its machine was lost" if isinstance(error, lost) else "Ray lost it"
     return WorkerDiedError(
-        f"a worker must live until its task is done, but it died twice: killed, out of memory, or its machine was lost "
-        f"({first_line(error)}). The same command goes on."
+        f"a worker must live until its task is done, but {what} ({first_line(error)}). The same command goes on."
     )

@@ -16,6 +16,7 @@ import pytest
 
 import autoprune
 from autoprune import api
+from autoprune.api import _cleaning
 from autoprune.api._cleaning import Retention
 from autoprune.config import ConstraintsConfig, StudyConfig, load_study
 from autoprune.config.study_files import RetentionConfig
@@ -108,6 +109,29 @@ def test_a_study_of_200_trials_never_holds_more_than_its_front_and_what_runs(dis
     assert set(disk.study.front()["weights"]) == front
     assert len(list(disk.folder.glob("*.json"))) == len(done) > 150  # the small records stay
     assert 5 < len(front) < 100
+
+
+def test_a_network_that_shows_late_goes_all_the_same(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(_cleaning.time, "monotonic", lambda: clock[0])
+    retention = Retention(disk.study)
+    for name, accuracy in (("a", 0.8), ("b", 0.7), ("c", 0.9)):
+        disk.finish(disk.start(name), accuracy, 0.5)
+    first, second = (disk.folder / f"0000{i}.safetensors" for i in range(2))
+    away = disk.folder.with_name("away")
+    disk.folder.rename(away)
+    assert retention.apply() == []
+    clock[0] += 10_000  # The folder is away; that says nothing.
+    assert retention.apply() == []
+    away.rename(disk.folder)
+    first.rename(away)  # Another machine has written it, and this one does not see it yet.
+    assert retention.apply() == [second]
+    clock[0] += 60
+    away.rename(first)
+    assert retention.apply() == [first]
+    assert disk.weights() == {str(disk.folder / "00002.safetensors")}
+    second.touch()  # What this driver has deleted, or what was not seen for long, is not looked for again.
+    assert retention.apply() == []
 
 
 def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:

@@ -586,6 +586,8 @@ def test_files_that_can_not_be_read(load: Load, tmp_path: Path) -> None:
         load_study(tmp_path, CATALOGUE)
     with refused("study.toml/x.toml: this file can't be read: Not a directory."):
         load_study(Path("study.toml/x.toml"), CATALOGUE)
+    with refused("a\0.toml: this file can't be read: embedded null byte."):
+        load_study(Path("a\0.toml"), CATALOGUE)
     with refused("/dev/zero: a TOML file must be smaller than 16 MiB. Check the path."):
         load_study(Path("/dev/zero"), CATALOGUE)
     Path("binary.toml").write_bytes(b"\xff\xfe\x00name")

@@ -7,13 +7,21 @@ from autoprune.search.files.leftovers import (
     stray_files,
     temporary_files,
 )
-from autoprune.search.files.retention import Holding, beaten_networks, holdings, prune_networks, settled, sha256_beside
+from autoprune.search.files.retention import (
+    Holding,
+    beaten_networks,
+    beaten_without_network,
+    holdings,
+    prune_networks,
+    sha256_beside,
+)
 from autoprune.search.files.scratch import make_scratch, remove_scratch, stale_scratch
 from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
     "Holding",
     "beaten_networks",
+    "beaten_without_network",
     "driver_signs",
     "enter_folder",
     "holdings",
@@ -22,7 +30,6 @@ __all__ = [
     "own_phases",
     "prune_networks",
     "remove_scratch",
-    "settled",
     "sha256_beside",
     "stale_checkpoints",
     "stale_scratch",

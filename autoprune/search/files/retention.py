@@ -20,10 +20,10 @@ from autoprune.search.trials import StoredTrial
 __all__ = [
     "Holding",
     "beaten_networks",
+    "beaten_without_network",
     "droppable",
     "holdings",
     "prune_networks",
-    "settled",
     "sha256_beside",
     "weights_in",
 ]
@@ -144,24 +144,24 @@ def prune_networks(study: StudyHandle, trials: Collection[Holding], folders: Col
     return [path for path in beaten_networks(study, trials, folders) if _unlink(path)]
 
 
-def settled(trials: Collection[Holding], directions: Sequence[str], folders: Collection[Path]) -> set[int]:
-    """Numbers of the trials that have ended and that nobody has to ask for files again.
+def beaten_without_network(
+    trials: Collection[Holding], directions: Sequence[str], folders: Collection[Path]
+) -> dict[int, str]:
+    """The trials that are beaten, by number, and whose networks are not to be seen at the moment: their paths.
 
-    They are beaten, which they stay while the study's limits are what they are, and their networks have gone.
+    Beaten they stay while the study's limits are what they are. A network may come to be seen later, where a shared
+    folder shows late what another machine has written into it; of a folder that is away nothing is told.
 
     Args:
-        trials: As for `droppable`; those that were found settled before may be left out.
+        trials: As for `droppable`.
         directions: As for `droppable`.
         folders: Where the study's networks lie on this disk.
     """
-    may_go = droppable(trials, directions)
-    there = {str(path) for folder in folders for path in weights_in(folder)}
-    gone = may_go.keys() - there
-    return {
-        trial.number
-        for trial in trials
-        if trial.state.is_finished() and (trial.state is not TrialState.COMPLETE or trial.path in gone)
-    }
+    there = {str(folder) for folder in folders if folder.is_dir()}
+    seen = {str(path) for folder in folders for path in weights_in(folder)}
+    absent = {path for path in droppable(trials, directions).keys() - seen if os.path.dirname(path) in there}
+    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
+    return {trial.number: trial.path for trial in complete if trial.path is not None and trial.path in absent}
 
 
 def weights_in(folder: Path) -> list[Path]:

@@ -62,6 +62,11 @@ class History:
             # Within a study Optuna gives ids and numbers in the same order.
             return [self._trials[trial_id] for trial_id in sorted(self._trials)]
 
+    def forget(self) -> None:
+        """Read everything again: a server that was away may have lost what it had said to have."""
+        with self._guard:
+            self._trials, self._position = {}, Position(self._study_id)
+
     def take_over(self, other: History) -> None:
         """Know what another history of the same study and kind has read; it is not to be read from again."""
         with self._guard, other._guard:
@@ -146,7 +151,7 @@ class _Queries:
             params = params.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
             user = user.where(schema.optuna_trial_attributes.c.key.not_in(_FOR_PEOPLE))
         system = _attributes_by_trial(schema.optuna_trial_system_attributes, is_sqlite=db.is_sqlite)
-        self.trials = sa.select(_TRIALS).where(wanted)
+        self.trials = sa.select(_TRIALS).where(wanted).order_by(_TRIALS.c.trial_id)
         self.values, self.params, self.user, self.system = (
             _of_trials(query, wanted) for query in (values, params, user, system)
         )

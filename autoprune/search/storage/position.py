@@ -55,12 +55,14 @@ class Position:
         ids = {_open_ids(state): [one for one, at in self.unfinished.items() if at is state] for state in _UNFINISHED}
         return {"study_id": self._study_id, "newest": self._newest, **ids}
 
-    def saw(self, trial_id: int, state: TrialState) -> bool:
-        """Go on to a trial; returns whether it is new."""
-        is_new = trial_id not in self.unfinished
+    def is_new(self, trial_id: int) -> bool:
+        """Whether a trial that was read has not been read before."""
+        return trial_id > self._newest
+
+    def saw(self, trial_id: int, state: TrialState) -> None:
+        """Go on to a trial; to be told in the order of ids."""
         if state.is_finished():
             self.unfinished.pop(trial_id, None)
         else:
             self.unfinished[trial_id] = state
         self._newest = max(self._newest, trial_id)
-        return is_new

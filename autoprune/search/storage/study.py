@@ -205,6 +205,11 @@ class StudyHandle:
             raise ValueError(f"{other!r} must be a record of the study of {self!r}, but is one of another study.")
         self._history.take_over(other._history)
 
+    def forget(self) -> None:
+        """Read all trials again the next time: a server that was away may have lost what it had said to have."""
+        self._trials.forget()
+        self._history.forget()
+
     def some_trials(
         self, *, numbers: Collection[int] | None = None, states: Collection[TrialState] | None = None
     ) -> list[FrozenTrial]:

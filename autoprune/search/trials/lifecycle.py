@@ -202,7 +202,12 @@ class Lifecycle:
             return self._reap()
 
     def spare_orphans(self) -> None:
-        """Reap nothing for one grace period: the database was away, so that no driver could say that it lives."""
+        """Reap nothing for one grace period: the database was away, so that no driver could say that it lives.
+
+        It may have come back without what it had last: all trials are read again.
+        """
+        self._register = Register(self.study.study_id)
+        self.study.forget()
         self._reaps_from = self._db.now() + self.grace_s
 
     # What a driver tells

@@ -51,7 +51,7 @@ class Register:
         )
 
     def _take_in(self, entry: sql.Entry) -> None:
-        if self._position.saw(entry.trial_id, entry.state):
+        if self._position.is_new(entry.trial_id):
             if entry.retry_of is None:
                 self.n_first_tries += 1
             else:
@@ -65,14 +65,19 @@ class Register:
         elif entry.state is TrialState.COMPLETE and entry.result_key is not None:
             first = self._results.get(entry.result_key, entry.trial_id)
             self._results[entry.result_key] = min(entry.trial_id, first)
+        self._position.saw(entry.trial_id, entry.state)  # At last: what an interrupt cuts short is read again.
 
     def running(self) -> list[int]:
         """The RUNNING trials."""
-        return [one for one, at in self._position.unfinished.items() if at is TrialState.RUNNING]
+        return self._unfinished(TrialState.RUNNING)
 
     def oldest_waiting(self) -> int | None:
         """The WAITING trial that has waited longest."""
-        return min((one for one, at in self._position.unfinished.items() if at is TrialState.WAITING), default=None)
+        return min(self._unfinished(TrialState.WAITING), default=None)
+
+    def _unfinished(self, state: TrialState) -> list[int]:
+        with self._guard:
+            return [one for one, at in self._position.unfinished.items() if at is state]
 
     def is_taken(self, key: str, *, besides: int | None = None) -> bool:
         """Whether a trial that did not fail, other than ``besides``, has this key."""

@@ -92,6 +92,7 @@ _NEWS = (
     .outerjoin(_RETRY, sa.and_(_RETRY.c.trial_id == _TRIALS.c.trial_id, _RETRY.c.key == Attr.RETRY_OF))
     .outerjoin(_RESULT, sa.and_(_RESULT.c.trial_id == _TRIALS.c.trial_id, _RESULT.c.key == Attr.RESULT_KEY))
     .where(Position.CHANGED)
+    .order_by(_TRIALS.c.trial_id)
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
@@ -40,6 +41,18 @@ def check(register: Register, study: StudyHandle) -> None:
     assert not register.is_taken("none has this")
     assert not register.is_retried(10**6)
     assert register.with_result("none has this") is None
+
+
+def test_what_a_server_lost_while_it_was_away_is_not_remembered(study: StudyHandle, clock: Any) -> None:
+    mine = Lifecycle(study, owner="mine", n_trials=2, grace_s=60)
+    claimed(mine, 0), claimed(mine, 1)
+    assert mine.counts().running == len(study.history()) == 2
+    with study.db.writing() as connection:  # As a server that had not yet written it down.
+        for table in ("trial_user_attributes", "trial_system_attributes", "trial_params", "autoprune_leases", "trials"):
+            connection.execute(sa.text(f"DELETE FROM {table} WHERE trial_id > 1"))
+    mine.spare_orphans()
+    assert mine.counts().running == len(study.history()) == len(study.trials()) == 1
+    assert claimed(mine, 1).number == 1
 
 
 @pytest.mark.parametrize("n_drivers", [1, 2])
