@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autoprune.api._ahead import reading_ahead
+from autoprune.api._ahead import meanwhile, reading_ahead
 from autoprune.api._cleaning import Retention
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
@@ -37,6 +37,7 @@ from autoprune.distributed import (
     Slots,
     drive,
     heed_signals,
+    load_tune,
     open_cluster,
     plan_alone,
     plan_slots,
@@ -286,7 +287,8 @@ def _make_ready(
         planner.pace = pace or planner.pace
     is_given = setting.network.weights is not None  # Then it is only scored, in a process that is there already.
     slots = slots if is_given else alone
-    prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
+    with meanwhile(load_tune, dispatcher.look_ahead):  # Neither is to slow what is measured before.
+        prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
 
 
 def _enter(folder: Path, record: StudyHandle, *, owner: str, progress: Progress) -> None:
