@@ -279,15 +279,17 @@ def _make_ready(
     is_new: bool,
 ) -> None:
     """Measure the pace where the planner has to keep to a time, and have the dense network there."""
+    early = load_tune, dispatcher.look_ahead  # Beside nothing that trials are planned by.
     if not is_new:
-        warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
+        with meanwhile(*early):
+            warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
     pace = None
     if planner is not None and dispatcher.seconds_left is not None:
         pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
         planner.pace = pace or planner.pace
     is_given = setting.network.weights is not None  # Then it is only scored, in a process that is there already.
     slots = slots if is_given else alone
-    with meanwhile(load_tune, dispatcher.look_ahead):  # Neither is to slow what is measured before.
+    with meanwhile(*early):
         prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
 
 
