@@ -1,4 +1,4 @@
-"""What a launch can do while it waits for other processes."""
+"""What a launch can read while something else starts."""
 
 from __future__ import annotations
 
@@ -10,21 +10,7 @@ from typing import Any
 from autoprune.errors import AutopruneError
 from autoprune.search.storage import Database, StudyHandle
 
-__all__ = ["meanwhile", "reading_ahead"]
-
-
-@contextlib.contextmanager
-def meanwhile(*works: Callable[[], object]) -> Iterator[None]:
-    """Do some things in a thread, one after the other, while others wait for what other processes do.
-
-    Args:
-        works: What is done; each has to be of use alone, as what goes wrong in it does so again, and is told, where it
-            is needed.
-    """
-    with ThreadPoolExecutor(1, "autoprune-meanwhile") as thread:
-        for work in works:
-            thread.submit(work)
-        yield
+__all__ = ["reading_ahead"]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autoprune.api._ahead import meanwhile, reading_ahead
+from autoprune.api._ahead import reading_ahead
 from autoprune.api._cleaning import Retention
 from autoprune.api._kept import kept_at
 from autoprune.api._numerics import measured, settle, warn_where_slow
@@ -37,7 +37,6 @@ from autoprune.distributed import (
     Slots,
     drive,
     heed_signals,
-    load_tune,
     open_cluster,
     plan_alone,
     plan_slots,
@@ -279,18 +278,15 @@ def _make_ready(
     is_new: bool,
 ) -> None:
     """Measure the pace where the planner has to keep to a time, and have the dense network there."""
-    early = load_tune, dispatcher.look_ahead  # Beside nothing that trials are planned by.
     if not is_new:
-        with meanwhile(*early):
-            warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
+        warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
     pace = None
     if planner is not None and dispatcher.seconds_left is not None:
         pace = measured_pace(setting, dispatcher, slots=slots, progress=progress)
         planner.pace = pace or planner.pace
     is_given = setting.network.weights is not None  # Then it is only scored, in a process that is there already.
     slots = slots if is_given else alone
-    with meanwhile(*early):
-        prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
+    prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
 
 
 def _enter(folder: Path, record: StudyHandle, *, owner: str, progress: Progress) -> None:

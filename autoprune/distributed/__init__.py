@@ -2,7 +2,7 @@
 
 from autoprune.distributed.cluster import Cluster, Node, Slots, open_cluster, plan_alone, plan_slots
 from autoprune.distributed.cores import CoresWatch
-from autoprune.distributed.driver import drive, load_tune
+from autoprune.distributed.driver import drive
 from autoprune.distributed.loggers import Destination, require_loggers
 from autoprune.distributed.signals import heed_signals
 from autoprune.distributed.tasks import run_each, run_once
@@ -15,7 +15,6 @@ __all__ = [
     "Slots",
     "drive",
     "heed_signals",
-    "load_tune",
     "open_cluster",
     "plan_alone",
     "plan_slots",

@@ -21,7 +21,7 @@ from autoprune.search.dispatch import Dispatcher, Stopping
 from autoprune.search.files import make_scratch, remove_scratch
 from autoprune.search.trials import Claim
 
-__all__ = ["Execute", "drive", "load_tune"]
+__all__ = ["Execute", "drive"]
 
 Execute = Callable[[dict[str, Any], Callable[[Progressed], None]], dict[str, Any]]
 """Runs one trial in a worker: (configuration as plain data, report) -> result as plain data."""
@@ -57,13 +57,6 @@ def _trainable(execute: Execute, *, verbose: bool) -> Callable[[dict[str, Any]],
                 report(Completed(result=result))
 
     return run
-
-
-def load_tune() -> None:
-    """Import what `drive` needs, which takes a second or two."""
-    from ray import tune  # noqa: F401
-
-    from autoprune.distributed import logbook, scheduler, searcher  # noqa: F401
 
 
 def drive(

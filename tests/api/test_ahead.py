@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 import pytest
 
-from autoprune.api._ahead import meanwhile, reading_ahead
+from autoprune.api._ahead import reading_ahead
 from autoprune.errors import StorageError
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Proposal
@@ -33,24 +32,6 @@ def test_a_history_read_ahead_is_not_read_again(tmp_path: Path) -> None:
         connection.exec_driver_sql("DELETE FROM trial_values")
     assert [trial.values for trial in record.history()] == [[0.5, 0.25]]
     db.close()
-
-
-def test_what_is_done_meanwhile_is_done_in_turn_whatever_goes_wrong() -> None:
-    done: list[str] = []
-
-    def fail() -> None:
-        done.append("failed")
-        raise OSError("it is needed later, and fails there")
-
-    def last() -> None:
-        done.append(threading.current_thread().name)
-
-    started = threading.Event()
-    with meanwhile(started.wait, fail, last):
-        assert done == []
-        started.set()
-    assert done[0] == "failed"
-    assert done[1] != threading.current_thread().name
 
 
 @pytest.mark.parametrize("there", ["nothing", "rubbish", "another study"])

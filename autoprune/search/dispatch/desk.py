@@ -181,10 +181,6 @@ class Dispatcher:
 
     # Handing out
 
-    def look_ahead(self) -> None:
-        """Learn what the first proposal asks of a long history, while there is nothing to hand out yet."""
-        self._proposer.look_ahead(self._lifecycle.study.history())
-
     def next(self, handle: str) -> Claim | Nothing:
         """Hand out a trial to be run under ``handle``, the name that the caller knows it by."""
         if self.stopping is not None or self._finished:

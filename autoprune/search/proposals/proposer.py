@@ -158,10 +158,6 @@ class Proposer:
         for point in others:
             self._opening.setdefault(self._key(point), point)
 
-    def look_ahead(self, history: Sequence[FrozenTrial]) -> None:
-        """Learn from a history, so that the next proposal takes less long."""
-        self._observer.look(history)
-
     def propose(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Proposal | None:
         """Propose a point that no trial of the history has tried.
 

@@ -80,15 +80,6 @@ def test_the_same_history_and_seed_give_the_same_proposals():
     assert [t.params for t in first] != [t.params for t in other]
 
 
-def test_to_look_ahead_changes_no_proposal():
-    history = search(12, seed=3)
-    proposer = fakes.proposer(fakes.space(), n_trials=30, seed=3, sampler="tpe")
-    proposer.look_ahead(history)
-    assert proposer.propose(history) == fakes.proposer(fakes.space(), n_trials=30, seed=3, sampler="tpe").propose(
-        history
-    )
-
-
 def test_no_point_is_proposed_twice_until_the_space_is_exhausted():
     space = fakes.space(methods={"plain": {}}, macs_target=Range(low=0.2, high=0.8, step=0.2))
     # Dense, and four targets by each of two rules.
