@@ -28,6 +28,7 @@ from autoprune.errors import (
     TrialError,
     TrialStoppedError,
     WeightsError,
+    WorkerDiedError,
 )
 from autoprune.importing import lazy_names
 
@@ -109,6 +110,7 @@ __all__ = [
     "TrialError",
     "TrialStoppedError",
     "WeightsError",
+    "WorkerDiedError",
     "best_trial",
     "clean",
     "evaluate",
