@@ -27,8 +27,9 @@ LEAVES = {
 
 def test_the_tree_is_complete() -> None:
     classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
-    assert classes == {*LEAVES, "AutopruneError", "OutageError"}
+    assert classes == {*LEAVES, "AutopruneError", "OutageError", "WorkerDiedError"}
     assert errors.OutageError.__bases__ == (errors.StorageError,)
+    assert errors.WorkerDiedError.__bases__ == (errors.StudyFailedError,)
     assert set(errors.__all__) == classes | {"first_line", "in_one_line", "unknown_name"}
 
 
