@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -32,6 +33,17 @@ class Counts:
     failed: int
     retried: int = 0
 
+    @classmethod
+    def of(cls, by_state: Mapping[TrialState, int]) -> Counts:
+        """From numbers by Optuna's states, of which those that have no trial may be left out."""
+        return cls(
+            waiting=by_state.get(TrialState.WAITING, 0),
+            running=by_state.get(TrialState.RUNNING, 0),
+            complete=by_state.get(TrialState.COMPLETE, 0),
+            pruned=by_state.get(TrialState.PRUNED, 0),
+            failed=by_state.get(TrialState.FAIL, 0),
+        )
+
     @property
     def failed_for_good(self) -> int:
         """Failed trials that nothing takes the place of."""
@@ -58,11 +70,4 @@ _BY_STATE = (
 
 def count(connection: sa.Connection, study_id: int) -> Counts:
     """Number of trials of a study by state."""
-    by_state = {row.state: row.n for row in connection.execute(_BY_STATE, {"study_id": study_id})}
-    return Counts(
-        waiting=by_state.get(TrialState.WAITING, 0),
-        running=by_state.get(TrialState.RUNNING, 0),
-        complete=by_state.get(TrialState.COMPLETE, 0),
-        pruned=by_state.get(TrialState.PRUNED, 0),
-        failed=by_state.get(TrialState.FAIL, 0),
-    )
+    return Counts.of({row.state: row.n for row in connection.execute(_BY_STATE, {"study_id": study_id})})

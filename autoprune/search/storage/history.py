@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,8 +51,14 @@ class History:
         self._trials: dict[int, FrozenTrial] = {}
         self._position = Position(study_id)
         self._distribution = _memo(json_to_distribution)
-        self._news = _Queries(Position.CHANGED if brief else Position.UNFINISHED, db, brief=brief)
-        self._some = _Queries(_SOME, db, brief=brief)
+
+    @cached_property
+    def _news(self) -> _Queries:
+        return _Queries(Position.CHANGED if self._brief else Position.UNFINISHED, self._db, brief=self._brief)
+
+    @cached_property
+    def _some(self) -> _Queries:
+        return _Queries(_SOME, self._db, brief=self._brief)
 
     def read(self) -> list[FrozenTrial]:
         """All trials by number; change nothing in them, they are shared with the next call."""

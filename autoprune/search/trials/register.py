@@ -41,14 +41,7 @@ class Register:
         with self._guard:
             for entry in sql.news(connection, self._position):
                 self._take_in(entry)
-            n = self._ended + Counter(self._position.unfinished.values())
-        return Counts(
-            waiting=n[TrialState.WAITING],
-            running=n[TrialState.RUNNING],
-            complete=n[TrialState.COMPLETE],
-            pruned=n[TrialState.PRUNED],
-            failed=n[TrialState.FAIL],
-        )
+            return Counts.of(self._ended + Counter(self._position.unfinished.values()))
 
     def _take_in(self, entry: sql.Entry) -> None:
         if self._position.is_new(entry.trial_id):
