@@ -25,10 +25,13 @@ from typing import Any
 
 import machine
 import search_report
+import torch
+from safetensors.torch import save_file
 from search_scores import LEVELS, best_at, hypervolume, mean
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = str(ROOT / "scripts" / "bench_search_ours.py")
+ON_OTHER = str(ROOT / "scripts" / "bench_search_peer.py")
 OWN, PEER, FASTNAS = "own", "peer", "fastnas"  # whose Python runs a row
 RATE = "0.05"  # the peers' learning rate
 
@@ -58,13 +61,15 @@ class Task:
 
     Args:
         study: Its study file.
-        dense: The dense checkpoint, in the peers' folder.
-        convert: The script that renames its tensors to autoprune's: ``convert IN OUT``.
+        dense: The dense checkpoint, in the peers' folder; one of ours is made by their script, beside the results.
+        convert: The script that renames its tensors to autoprune's: ``convert IN OUT``; None: they have these names.
+        network: ``"module:function"`` that makes a network which the peers don't have; None: it is their own.
     """
 
     study: Path
     dense: str
-    convert: Path
+    convert: Path | None = None
+    network: str | None = None
 
 
 _OURS_HAS = {"PYTHONPATH": str(ROOT)}  # What lies here is measured, wherever autoprune is installed from.
@@ -84,11 +89,12 @@ ROWS: Mapping[str, Row] = {
     "diy": Row("diy.py", needs=("torch_pruning", "pyarrow", "PIL", "optuna")),
 }
 _STOCK_ROWS = [name for name in ROWS if name.removeprefix("ours_") not in ABLATED]
-TASKS: Mapping[str, Task] = {  # A second network goes here; its peers must know it, too.
-    "resnet20": Task(
-        ROOT / "studies/bench_search/study.toml", "dense_resnet20.pt", ROOT / "studies/cifar10_resnet20/convert.py"
-    ),
+_STUDY = ROOT / "studies/bench_search/study.toml"
+TASKS: Mapping[str, Task] = {
+    "resnet20": Task(_STUDY, "dense_resnet20.pt", ROOT / "studies/cifar10_resnet20/convert.py"),
+    "narrow_vgg": Task(_STUDY, "dense_narrow_vgg.pt", network="studies.bench_search.narrow_vgg:narrow_vgg"),
 }
+_DENSE_EPOCHS = 24  # Of a network that the peers don't have.
 
 
 class RowError(Exception):
@@ -128,22 +134,35 @@ class Place:
         """The file of a run's result."""
         return self.out / f"{run}.json"
 
+    def dense(self, network: str) -> Path:
+        """The dense checkpoint under the peers' names."""
+        task = TASKS[network]
+        return (self.peers if task.network is None else self.out) / task.dense
+
     def weights(self, network: str) -> Path:
         """The dense weights under autoprune's names."""
         return self.out / Path(TASKS[network].dense).with_suffix(".safetensors").name
+
+    def script(self, network: str, name: str, *, python: str = PEER) -> list[str]:
+        """A script of the peers, or a full path, on a network."""
+        other = TASKS[network].network
+        around = [] if other is None or python == OWN else [ON_OTHER, other]
+        return [self.pythons[python], *around, str(self.peers / name)]
 
     def command(self, run: Run, out: Path) -> list[str]:
         """What to execute."""
         row = ROWS[run.row]
         arguments = [argument.format(study=TASKS[run.network].study) for argument in row.arguments]
-        return [self.pythons[row.python], str(self.peers / row.script), *arguments, f"{60 * run.minutes:g}", str(out)]
+        script = self.script(run.network, row.script, python=row.python)
+        return [*script, *arguments, f"{60 * run.minutes:g}", str(out)]
 
     def environment(self, run: Run) -> dict[str, str]:
         """What each row is told, the same for all."""
-        native = machine.has_bfloat16()
+        native, network = machine.has_bfloat16(), TASKS[run.network].network
         return {
+            **({} if network is None else {"NETWORK": network, "PYTHONPATH": str(ROOT)}),
             "DATA": str(self.data),
-            "DENSE": str(self.peers / TASKS[run.network].dense),
+            "DENSE": str(self.dense(run.network)),
             "WEIGHTS": str(self.weights(run.network)),
             "SEED": str(run.seed),
             "LR": RATE,
@@ -194,8 +213,16 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
         execute(command, folder=folder, log=log, environment=environment, limit_s=limit_s)
 
     step([place.pythons[row.python], "-c", "; ".join(f"import {name}" for name in row.needs)])
-    if row.python == OWN and not place.weights(run.network).exists():
-        step([sys.executable, str(TASKS[run.network].convert), environment["DENSE"], environment["WEIGHTS"]])
+    task, dense, weights = TASKS[run.network], place.dense(run.network), place.weights(run.network)
+    if task.network is not None and not dense.exists():
+        half = dense.with_suffix(".part")
+        step([*place.script(run.network, "dense.py"), str(_DENSE_EPOCHS), str(half)], limit_s=3 * 3600)
+        half.replace(dense)
+    if row.python == OWN and not weights.exists():
+        if task.convert is None:
+            save_file({name: t.contiguous() for name, t in torch.load(dense, weights_only=True).items()}, weights)
+        else:
+            step([sys.executable, str(task.convert), str(dense), str(weights)])
     facts: dict[str, Any] = {"cpu": machine.cpu(), "cores": os.cpu_count(), "precision": environment["PRECISION"]}
     facts |= {"commit": machine.commit(), "busy_before": round(machine.busy(), 3)}
     start = time.monotonic()
@@ -272,9 +299,9 @@ def arguments() -> argparse.Namespace:
         "--fastnas-python", default=env.get("FASTNAS_PYTHON"), help="default: $FASTNAS_PYTHON, else the peers'"
     )
     args = parser.parse_args()
-    dense = args.peers / TASKS[args.network].dense
-    if not dense.is_file():
-        parser.error(f"`--peers` must hold the dense checkpoint, but there is no {dense}. Give the peers' folder.")
+    needed = args.peers / ("common.py" if TASKS[args.network].network else TASKS[args.network].dense)
+    if not needed.is_file():
+        parser.error(f"`--peers` must be the peers' folder, but there is no {needed}. Name it.")
     return args
 
 

@@ -2,7 +2,8 @@
 
 It launches the study in the current folder for WALL_S seconds. After the clock has stopped, the networks of its front
 are scored on the test split as they lie on disk: nothing is trained any more. Environment: DATA, a folder with
-train.parquet and test.parquet; WEIGHTS, the dense weights; PRECISION; SEED.
+train.parquet and test.parquet; WEIGHTS, the dense weights; PRECISION; SEED; NETWORK, ``module:function``, where it is
+another network than the study's.
 """
 
 from __future__ import annotations
@@ -65,11 +66,16 @@ def filled_in(tables: Tables, environment: Mapping[str, str], *, variant: str) -
     """
     machine = {
         "study": {"seed": int(environment["SEED"])},
-        "network": {"weights": environment["WEIGHTS"]},
+        "network": {"weights": environment["WEIGHTS"], **_other_network(environment)},
         "data": {part: f"{environment['DATA']}/{part}.parquet" for part in ("train", "test")},
         "engine": {"precision": environment["PRECISION"]},
     }
     return changed(changed(tables, machine), VARIANTS[variant])
+
+
+def _other_network(environment: Mapping[str, str]) -> Tables:
+    factory = environment.get("NETWORK")
+    return {} if factory is None else {"architecture": None, "factory": factory}
 
 
 def as_toml(tables: Tables, *, above: str = "") -> str:

@@ -94,7 +94,7 @@ def dispatcher(
     """A driver's desk, put together as a launch does."""
     cache = PhaseCache(PhaseRows(record.db), folder=folder / "artifacts" / "phases", limit_bytes=phase_bytes)
     cache.shrink()
-    retention = Retention(Study(record.db, record))
+    retention = Retention(Study(record.db, record), clock=clock)
     lifecycle = Lifecycle(record, owner=owner, n_trials=n_trials, grace_s=grace_s, max_retry=10)
     return Dispatcher(
         lifecycle,

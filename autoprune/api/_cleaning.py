@@ -14,13 +14,13 @@ from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
 from autoprune.search.files import (
-    beaten_networks,
-    beaten_without_network,
+    Beaten,
+    beaten,
+    delete_networks,
     driver_signs,
     holdings,
     is_shared,
     own_phases,
-    prune_networks,
     remove_scratch,
     stale_checkpoints,
     stale_scratch,
@@ -69,10 +69,11 @@ class Retention:
 
     Args:
         study: Opened on the driver's own study record.
+        clock: This process's seconds, which never go back.
     """
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._study, self._clock = study, clock
         self._settled: set[int] = set()
         self._unseen_since: dict[int, float] = {}
         self._limits: Mapping[str, float] = {}
@@ -99,17 +100,18 @@ class Retention:
             if newest.retention.networks == "all":
                 return []
             folders = [folder / "trials" / study.name for folder in _artifacts(configs)]
-            gone = prune_networks(handle, held, folders)
-            self._settle(beaten_without_network(held, handle.directions, folders), deleted=gone)
+            found = beaten(handle, held, folders)
+            gone = delete_networks(found.here)
+            self._settle(found, deleted=gone)
             return gone
 
-    def _settle(self, beaten: Mapping[int, str], *, deleted: Collection[Path]) -> None:
-        """Note which trials have no more to let go; ``beaten`` have no network to be seen at the moment."""
-        now, here = time.monotonic(), set(map(str, deleted))
-        self._unseen_since = {number: self._unseen_since.get(number, now) for number in beaten}
-        self._settled |= {
-            number for number, path in beaten.items() if path in here or now - self._unseen_since[number] > _GONE_S
-        }
+    def _settle(self, found: Beaten, *, deleted: Collection[Path]) -> None:
+        """Note which trials have no more to let go."""
+        now, gone = self._clock(), set(map(str, deleted))
+        unseen = [number for number, path in found.paths.items() if path in found.unseen]
+        self._unseen_since = {number: self._unseen_since.get(number, now) for number in unseen}
+        self._settled |= {number for number, path in found.paths.items() if path in gone}
+        self._settled |= {number for number, since in self._unseen_since.items() if now - since > _GONE_S}
 
 
 def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:
@@ -151,14 +153,14 @@ def _clean(study: Study, *, phases: bool, dry_run: bool) -> list[Removed]:
     trials = study.handle.trials()
     newest = _newest(study)
     held = holdings(trials, study.handle.objectives, newest.constraints.limits)
-    beaten = beaten_networks(study.handle, held, networks) if newest.retention.networks == "front" else []
+    may_go = beaten(study.handle, held, networks).here if newest.retention.networks == "front" else []
     signs = driver_signs(study.handle)
     scratch = [path for folder in artifacts for path in stale_scratch(folder / "ray", signs)]
     parts = ("phases", "data", "checkpoints")
     kept = [path for folder in artifacts for part in parts for path in temporary_files(folder / part)]
     checkpoints = [path for folder in artifacts for path in stale_checkpoints(folder / "checkpoints", held)]
     removed = [
-        _remove("networks that other trials beat", beaten, dry_run=dry_run),
+        _remove("networks that other trials beat", may_go, dry_run=dry_run),
         _remove("files of trials that failed or are unknown", stray_files(files, held), dry_run=dry_run),
         _remove("scratch folders of drivers that ended", scratch, dry_run=dry_run, by=remove_scratch),
         _remove("half-written files", kept, dry_run=dry_run),

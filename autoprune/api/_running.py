@@ -234,7 +234,8 @@ def _run(
                 if not dispatcher.finished:
                     _make_ready(
                         ready, workbench, dispatcher, planner=planner, metric=search.score_metric, slots=slots,
-                        alone=plan_alone(cluster, config.resources), progress=progress, is_new=is_new,
+                        alone=plan_alone(cluster, config.resources), progress=progress,
+                        is_timed=is_new or _has_run_here(record, cluster),
                     )  # fmt: skip
                 if not dispatcher.finished and dispatcher.stopping is None:
                     _announce(config, log_to, slots=slots, threads=ready.threads, progress=progress)
@@ -275,10 +276,10 @@ def _make_ready(
     alone: Slots,
     metric: Metric,
     progress: Progress,
-    is_new: bool,
+    is_timed: bool,
 ) -> None:
     """Measure the pace where the planner has to keep to a time, and have the dense network there."""
-    if not is_new:
+    if not is_timed:
         warn_where_slow(setting, slots=slots, go_on=lambda: dispatcher.stopping is None)
     pace = None
     if planner is not None and dispatcher.seconds_left is not None:
@@ -287,6 +288,15 @@ def _make_ready(
     is_given = setting.network.weights is not None  # Then it is only scored, in a process that is there already.
     slots = slots if is_given else alone
     prepare_dense(workbench, dispatcher, metric=metric, slots=slots, progress=progress, pace=pace)
+
+
+def _has_run_here(record: StudyHandle, cluster: Cluster) -> bool:
+    """Whether a driver of the study has ended that used this machine: it has said what is slow here.
+
+    What a cluster is made of that others have started may have changed since.
+    """
+    hosts = {row.host for row in record.drivers() if row.left_at is not None}
+    return cluster.cores is not None and socket.gethostname() in hosts
 
 
 def _enter(folder: Path, record: StudyHandle, *, owner: str, progress: Progress) -> None:

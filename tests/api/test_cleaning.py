@@ -16,7 +16,6 @@ import pytest
 
 import autoprune
 from autoprune import api
-from autoprune.api import _cleaning
 from autoprune.api._cleaning import Retention
 from autoprune.config import ConstraintsConfig, StudyConfig, load_study
 from autoprune.config.study_files import RetentionConfig
@@ -111,10 +110,9 @@ def test_a_study_of_200_trials_never_holds_more_than_its_front_and_what_runs(dis
     assert 5 < len(front) < 100
 
 
-def test_a_network_that_shows_late_goes_all_the_same(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_shows_late_goes_all_the_same(disk: Disk) -> None:
     clock = [0.0]
-    monkeypatch.setattr(_cleaning.time, "monotonic", lambda: clock[0])
-    retention = Retention(disk.study)
+    retention = Retention(disk.study, clock=lambda: clock[0])
     for name, accuracy in (("a", 0.8), ("b", 0.7), ("c", 0.9)):
         disk.finish(disk.start(name), accuracy, 0.5)
     first, second = (disk.folder / f"0000{i}.safetensors" for i in range(2))

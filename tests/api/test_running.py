@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 import autoprune
 from autoprune.api import Study, _numerics, _phases, _planning, _running, _specs
 from autoprune.config import Completed, StudyConfig, duration_text
+from autoprune.distributed import Cluster
+from autoprune.distributed.cores import Cores
 from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
 from autoprune.search.proposals import Pace, Proposer
@@ -89,6 +91,20 @@ def test_a_study_knows_how_many_examples_its_accuracies_are_shares_of(write_stud
     db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
     record = _numerics.join(config, workbench, db)
     assert Study(db, record).source.n_validation == workbench.work.n_validation == 359  # a quarter of 1,437
+    db.close()
+
+
+def test_a_machine_is_timed_once_for_a_study_where_its_cluster_is_its_own(tmp_path: Path) -> None:
+    db = Database.open(f"sqlite:///{tmp_path}/study.db", create=True)
+    record = StudyHandle.create_or_join(
+        db, name="study", identity={}, config={}, directions=["maximize"], objectives=["accuracy"]
+    )
+    own, of_others = Cluster(nodes=(), cores=Cores(there=2, allowed=2)), Cluster(nodes=())
+    record.enter("first")
+    assert not _running._has_run_here(record, own)
+    record.leave("first")
+    assert _running._has_run_here(record, own)
+    assert not _running._has_run_here(record, of_others)
     db.close()
 
 

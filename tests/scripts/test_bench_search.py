@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import bench_search
+import bench_search_ours
 import pytest
 import search_report
+import torch
 from bench_search import OWN, PEER, Place, Row, RowError, Run, Task, execute, measure, run_all
 from search_scores import hypervolume
+
+from autoprune.engine.tracing import trace
+from studies.bench_search.narrow_vgg import narrow_vgg
 
 # A peer: leaves the front in its own environment's words, as the peers' `finish` does.
 _PEER = """
@@ -149,3 +155,39 @@ def test_table_and_picture_lie_beside_the_results(place: Place) -> None:
     search_report.write(place.out, missing={})
     assert b"<svg" in first
     assert (place.out.parent / "results.svg").read_bytes() == first
+
+
+def test_the_peers_run_on_another_network_by_the_same_scripts(tmp_path: Path) -> None:
+    network = "studies.bench_search.narrow_vgg:narrow_vgg"
+    peers, out = tmp_path / "peers", tmp_path / "raw"
+    place = Place(peers, tmp_path, {OWN: "a", PEER: "b", bench_search.FASTNAS: "c"}, out)
+    run = Run("narrow_vgg", "ladder_uniform", 1, 15)
+    command = place.command(run, tmp_path / "out.json")
+    assert command[:4] == ["b", bench_search.ON_OTHER, network, str(peers / "ladder.py")]
+    assert place.environment(run)["DENSE"] == str(out / "dense_narrow_vgg.pt")
+    own = Run("narrow_vgg", "ours", 1, 15)
+    assert place.command(own, tmp_path / "out.json")[:2] == ["a", bench_search.OURS]
+    told = bench_search_ours.filled_in(
+        {"network": {"architecture": "resnet20"}}, place.environment(own), variant="stock"
+    )
+    assert told["network"] == {"factory": network, "weights": str(out / "dense_narrow_vgg.safetensors")}
+
+
+def test_a_peer_s_script_takes_the_network_that_is_put_in_the_place_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "common.py").write_text("class ResNet20: pass\n\ndef dense_net(): return ResNet20()\n")
+    (tmp_path / "peer.py").write_text(
+        "import sys\nfrom common import *\nprint(type(dense_net()).__name__, sys.argv[1:])\n"
+    )
+    command = [sys.executable, bench_search.ON_OTHER, "collections:OrderedDict", str(tmp_path / "peer.py"), "900"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "OrderedDict ['900']\n"
+
+
+def test_the_second_network_costs_what_its_page_says() -> None:
+    # Convolutions by stage, then the linear layer, from the formula: in * out * 9 * pixels.
+    widths, pixels = ((16, 2), (32, 2), (64, 3), (128, 3), (128, 3)), (1024, 256, 64, 16, 4)
+    macs, inputs = 1280, 3
+    for (width, depth), n in zip(widths, pixels, strict=True):
+        for _ in range(depth):
+            macs, inputs = macs + inputs * width * 9 * n, width
+    assert trace(narrow_vgg(), torch.zeros(1, 3, 32, 32)).cost.dense_macs == macs == 19_907_840

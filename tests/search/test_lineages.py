@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from autoprune.search.files import holdings, prune_networks
+from autoprune.search.files import beaten, delete_networks, holdings
 from autoprune.search.proposals import Budget, Planner
 from autoprune.search.storage import StudyHandle
 from autoprune.search.trials import Attr, Claim, Lifecycle, NotClaimed, Proposal, Room, StoredTrial
@@ -59,7 +59,7 @@ class Driver:
     def retain(self) -> None:
         with self.study.lock():
             held = holdings(self.study.trials(), self.study.objectives, {})
-            prune_networks(self.study, held, [self.folder])
+            delete_networks(beaten(self.study, held, [self.folder]).here)
 
     def die(self) -> None:
         self.running.clear()

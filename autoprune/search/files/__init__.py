@@ -8,27 +8,27 @@ from autoprune.search.files.leftovers import (
     temporary_files,
 )
 from autoprune.search.files.retention import (
+    Beaten,
     Holding,
-    beaten_networks,
-    beaten_without_network,
+    beaten,
+    delete_networks,
     holdings,
-    prune_networks,
     sha256_beside,
 )
 from autoprune.search.files.scratch import make_scratch, remove_scratch, stale_scratch
 from autoprune.search.files.sharing import enter_folder, is_shared
 
 __all__ = [
+    "Beaten",
     "Holding",
-    "beaten_networks",
-    "beaten_without_network",
+    "beaten",
+    "delete_networks",
     "driver_signs",
     "enter_folder",
     "holdings",
     "is_shared",
     "make_scratch",
     "own_phases",
-    "prune_networks",
     "remove_scratch",
     "sha256_beside",
     "stale_checkpoints",

@@ -18,12 +18,12 @@ from autoprune.search.storage import StudyHandle
 from autoprune.search.trials import StoredTrial
 
 __all__ = [
+    "Beaten",
     "Holding",
-    "beaten_networks",
-    "beaten_without_network",
+    "beaten",
+    "delete_networks",
     "droppable",
     "holdings",
-    "prune_networks",
     "sha256_beside",
     "weights_in",
 ]
@@ -114,8 +114,24 @@ def holdings(trials: Collection[FrozenTrial], objectives: Sequence[str], limits:
     ]
 
 
-def beaten_networks(study: StudyHandle, trials: Collection[Holding], folders: Collection[Path]) -> list[Path]:
-    """The weights files on this disk that may go.
+@dataclass(frozen=True)
+class Beaten:
+    """The networks that may go.
+
+    Args:
+        paths: Of all of them, by the number of each trial that names one.
+        here: The weights files that are on this disk.
+        unseen: Paths of those that are not, in folders that are there. They may come to be seen, where a shared folder
+            shows late what another machine has written into it.
+    """
+
+    paths: Mapping[int, str]
+    here: list[Path]
+    unseen: frozenset[str]
+
+
+def beaten(study: StudyHandle, trials: Collection[Holding], folders: Collection[Path]) -> Beaten:
+    """The networks that may go.
 
     A file is left alone where the record beside it is not that of our trial: another database's study of the same name
     has written over it.
@@ -126,42 +142,22 @@ def beaten_networks(study: StudyHandle, trials: Collection[Holding], folders: Co
         folders: Where its networks lie; nothing elsewhere is named.
     """
     may_go = droppable(trials, study.directions)
-    found = [path for folder in folders for path in weights_in(folder) if str(path) in may_go]
-    return [path for path in found if sha256_beside(path) == may_go[str(path)]]
+    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
+    paths = {trial.number: trial.path for trial in complete if trial.path is not None and trial.path in may_go}
+    there = {str(folder) for folder in folders if folder.is_dir()}
+    seen = {str(path): path for folder in folders for path in weights_in(folder)}
+    here = [path for name, path in seen.items() if name in may_go and sha256_beside(path) == may_go[name]]
+    unseen = frozenset(path for path in may_go.keys() - seen.keys() if os.path.dirname(path) in there)
+    return Beaten(paths, here, unseen)
 
 
-def prune_networks(study: StudyHandle, trials: Collection[Holding], folders: Collection[Path]) -> list[Path]:
-    """Delete the weights files that may go; the small records beside them stay. Several drivers may do this at once.
-
-    Args:
-        study: The study.
-        trials: Its ``holdings``.
-        folders: Where its networks lie.
+def delete_networks(paths: Collection[Path]) -> list[Path]:
+    """Delete weights files; the small records beside them stay. Several drivers may do this at once.
 
     Returns:
         The files deleted; one that can't be is told in a warning and tried again by the next call.
     """
-    return [path for path in beaten_networks(study, trials, folders) if _unlink(path)]
-
-
-def beaten_without_network(
-    trials: Collection[Holding], directions: Sequence[str], folders: Collection[Path]
-) -> dict[int, str]:
-    """The trials that are beaten, by number, and whose networks are not to be seen at the moment: their paths.
-
-    Beaten they stay while the study's limits are what they are. A network may come to be seen later, where a shared
-    folder shows late what another machine has written into it; of a folder that is away nothing is told.
-
-    Args:
-        trials: As for `droppable`.
-        directions: As for `droppable`.
-        folders: Where the study's networks lie on this disk.
-    """
-    there = {str(folder) for folder in folders if folder.is_dir()}
-    seen = {str(path) for folder in folders for path in weights_in(folder)}
-    absent = {path for path in droppable(trials, directions).keys() - seen if os.path.dirname(path) in there}
-    complete = (trial for trial in trials if trial.state is TrialState.COMPLETE)
-    return {trial.number: trial.path for trial in complete if trial.path is not None and trial.path in absent}
+    return [path for path in paths if _unlink(path)]
 
 
 def weights_in(folder: Path) -> list[Path]:

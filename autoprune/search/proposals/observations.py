@@ -26,7 +26,7 @@ from autoprune.errors import ConfigError
 from autoprune.search.pareto import crowding_distance, front_mask
 from autoprune.search.proposals.space import Space
 from autoprune.search.storage import quiet
-from autoprune.search.trials import Attr, Point, StoredTrial
+from autoprune.search.trials import Attr, Growing, Point, StoredTrial
 
 __all__ = ["Observation", "Observations", "Observer"]
 
@@ -204,18 +204,14 @@ class _Known:
     """What is worked out once about a trial.
 
     Args:
-        trial: The trial as it was.
-        state: Its state then.
+        state: Its state.
         observation: What a sampler sees of it, if anything; of a trial that was stopped early with its rung's score.
         rungs: Score by rung.
-        choices: Its categorical parameters by the names in the database.
     """
 
-    trial: FrozenTrial
     state: TrialState
     observation: Observation | None
     rungs: Mapping[int, float]
-    choices: Mapping[str, CategoricalDistribution]
 
 
 class Observer:
@@ -234,7 +230,13 @@ class Observer:
     def __init__(self, space: Space, objectives: Sequence[str], metric: Metric = ACCURACY) -> None:
         self._space, self._objectives, self._metric = space, tuple(objectives), metric
         self._place = self._objectives.index(metric.name)
+        self._growing = Growing()
+        self._forget()
+
+    def _forget(self) -> None:
         self._known: list[_Known] = []
+        self._choices: dict[str, CategoricalDistribution] = {}
+        self._gains = defaultdict[int, list[float]](list)  # By rung: what complete trials gained after it.
 
     def look(self, history: Sequence[FrozenTrial]) -> Observations:
         """The observations of all trials of a study, by number."""
@@ -247,21 +249,23 @@ class Observer:
     def choices(self, history: Sequence[FrozenTrial]) -> dict[str, CategoricalDistribution]:
         """The categorical parameters of all trials by the names that the database knows them by."""
         self._update(history)
-        return {name: distribution for known in self._known for name, distribution in known.choices.items()}
+        return dict(self._choices)
 
     def _update(self, history: Sequence[FrozenTrial]) -> None:
-        before = self._known
-        self._known = [
-            before[i]
-            if i < len(before) and before[i].trial is trial and before[i].state is trial.state
-            else self._learn(i, trial)
-            for i, trial in enumerate(history)
-        ]
+        news = self._growing.read(history)
+        if news.is_anew:
+            self._forget()
+        for place in news.places:
+            self._known[place : place + 1] = [self._learn(place, history[place])]
 
     def _learn(self, number: int, trial: FrozenTrial) -> _Known:
         rungs = StoredTrial(trial).rungs
-        choices = {n: d for n, d in trial.distributions.items() if isinstance(d, CategoricalDistribution)}
-        return _Known(trial, trial.state, self._observation(number, trial, rungs), rungs, choices)
+        self._choices |= {n: d for n, d in trial.distributions.items() if isinstance(d, CategoricalDistribution)}
+        observation = self._observation(number, trial, rungs)
+        if trial.state is TrialState.COMPLETE and observation is not None and observation.values is not None:
+            for rung, score in rungs.items():
+                self._gains[rung].append(observation.values[self._place] - score)
+        return _Known(trial.state, observation, rungs)
 
     def _observation(self, number: int, trial: FrozenTrial, rungs: Mapping[int, float]) -> Observation | None:
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
@@ -295,17 +299,9 @@ class Observer:
         return None if None in values else values
 
     def _later_gains(self) -> dict[int, float]:
-        gains: defaultdict[int, list[float]] = defaultdict(list)
-        if any(known.state is TrialState.PRUNED for known in self._known):
-            for known in self._known:
-                if (
-                    known.state is TrialState.COMPLETE
-                    and known.observation is not None
-                    and known.observation.values is not None
-                ):
-                    for rung, score in known.rungs.items():
-                        gains[rung].append(known.observation.values[self._place] - score)
-        return {rung: median(found) for rung, found in gains.items()}
+        if not any(known.state is TrialState.PRUNED for known in self._known):
+            return {}
+        return {rung: median(found) for rung, found in self._gains.items()}
 
     def _seen(self, known: _Known, later: Mapping[int, float]) -> Observation | None:
         observation = known.observation

@@ -6,18 +6,19 @@ import dataclasses
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoprune.config import ACCURACY, Metric
 from autoprune.search import pareto
-from autoprune.search.proposals.gains import ErrorModel, Member, worth
+from autoprune.search.proposals.digest import Digest
+from autoprune.search.proposals.gains import ErrorModel, Member
 from autoprune.search.proposals.pace import Pace, TimeLeft
-from autoprune.search.trials import Attr, Point, StoredTrial, dense_score, lineage_of
+from autoprune.search.trials import Point
 
 __all__ = ["Budget", "Look", "Planner", "Step"]
 
@@ -32,7 +33,6 @@ _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explo
 _SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
 _SPARE_S = 2.0
 _MOST_TOLD = 2_000  # Trials, the newest, that pace and errors are told from: more tell nothing new.
-_TRIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _ANY_PACE = Pace(base_s=0.25e-3, macs_s=0.75e-3, overhead_s=0.0)
 
 
@@ -116,18 +116,19 @@ class Planner:
     ) -> None:
         self.ladder, self._within, self._budget, self._worst = tuple(ladder), within, budget, worst
         self._metric, self.methods = metric, tuple(methods)
+        self._digest = Digest(metric)
         self.pace = _ANY_PACE
         """As it is taken to be before there are trials to tell it; a launch that ends at a time measures it."""
 
     def look(self, history: Sequence[FrozenTrial], time: TimeLeft | None = None) -> Look:
-        """Read the history once for all that is asked of it at this moment.
+        """Read the history once for all that is asked of it at this moment; an earlier look is over by then.
 
         Args:
             history: All trials of the study, by number.
             time: What is left of it; None without a time limit.
         """
-        trials = [StoredTrial(trial) for trial in history]
-        return Look(trials, metric=self._metric, budget=self._budget, pace=self.pace, time=time)
+        self._digest.read(history)
+        return Look(self._digest, metric=self._metric, budget=self._budget, pace=self.pace, time=time)
 
     def steps(self, look: Look) -> list[Step] | None:
         """What to do next, best first; none while nothing is known of what the ladder gave.
@@ -138,8 +139,7 @@ class Planner:
         Returns:
             The steps, or None where the time is too short for another trial.
         """
-        tried = {trial.macs_target for trial in look.trials}
-        waiting = [target for target in self.ladder if target not in tried]
+        waiting = [target for target in self.ladder if not look.was_targeted(target)]
         if waiting:
             found = self._rung(waiting[0], look, left=sum(map(_effort, waiting)))
         elif look.model is None:
@@ -264,23 +264,13 @@ class Planner:
 class Look:
     """The history at one moment, as far as planning goes; `Planner.look` makes it."""
 
-    def __init__(
-        self, trials: Sequence[StoredTrial], *, metric: Metric, budget: Budget, pace: Pace, time: TimeLeft | None
-    ) -> None:
-        self._metric, self._budget, self.time, self.trials = metric, budget, time, trials
-        self._by_number = {trial.number: trial for trial in trials}
-        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and trial.weights is not None]
-        self._running = [t for t in trials if t.state is TrialState.RUNNING and Attr.POINT in t.attrs]
-        told = complete[-_MOST_TOLD:]
-        self.pace = pace.after([trial.frozen for trial in told])
-        points = [(metric.error(trial.attrs[metric.name]), trial.attrs["macs_ratio"]) for trial in complete]
-        mask = pareto.front_mask(np.array(points).reshape(-1, 2)).tolist()
-        self._best = [point for point, is_best in zip(points, mask, strict=True) if is_best]
-        trained = [self._member(t) for t, is_best in zip(complete, mask, strict=True) if is_best]
-        self.members = sorted((m for m in trained if m.images > 0), key=lambda m: (m.macs_ratio, m.number))
-        every = [self._member(trial) for trial in told]
-        every = [member for member in every if member.images > 0]
-        dense = dense_score(complete, metric.name)
+    def __init__(self, digest: Digest, *, metric: Metric, budget: Budget, pace: Pace, time: TimeLeft | None) -> None:
+        self._digest, self._metric, self._budget, self.time = digest, metric, budget, time
+        told = digest.complete[-_MOST_TOLD:]
+        self.pace = pace.after([digest.frozen(number) for number in told])
+        self._best, self.members = digest.front, digest.members
+        every = [member for member in map(digest.member, told) if member.images > 0]
+        dense = digest.dense_score
         self._dense_error = 0.0 if dense is None else metric.error(dense)
         least = min((error for error, _ in self._best), default=math.inf)
         self.model = None
@@ -295,11 +285,15 @@ class Look:
     @property
     def taken(self) -> list[float]:
         """MACs ratios at which the front has a network, or soon will."""
-        return [m.macs_ratio for m in self.members] + [trial.point.macs_target for trial in self._running]
+        return [m.macs_ratio for m in self.members] + [point.macs_target for point in self._running]
+
+    def was_targeted(self, target: float) -> bool:
+        """Whether a trial, whatever became of it, was to be cut down to just this."""
+        return target in self._digest.targets
 
     def point(self, member: Member) -> Point:
         """Where a member lies in the space."""
-        return self._by_number[member.number].point
+        return self._digest.point(member.number)
 
     def parents(self, target: float) -> list[Member]:
         """The networks of the front that can be cut to a target, the smallest first."""
@@ -307,16 +301,19 @@ class Look:
 
     def n_cut(self, parent: Member, target: float) -> int:
         """How many trials have cut a network to about a target, or are at it."""
-        return sum(max(other, target) < _NEAREST * min(other, target) for other in self._cuts[parent.number])
+        cuts = itertools.chain(self._digest.cuts(parent.number), self._cuts_under_way[parent.number])
+        return sum(max(other, target) < _NEAREST * min(other, target) for other in cuts)
+
+    @property
+    def _running(self) -> Collection[Point]:
+        return self._digest.running.values()
 
     @cached_property
-    def _cuts(self) -> defaultdict[int, list[float]]:
-        """MACs targets by the number of the trial whose network was cut."""
-        found = defaultdict[int, list[float]](list)
-        for trial in self.trials:
-            parent, target = trial.parent, trial.macs_target
-            if parent is not None and target is not None and trial.state in _TRIED:
-                found[parent].append(target)
+    def _cuts_under_way(self) -> defaultdict[int | None, list[float]]:
+        """MACs targets by the number of the trial whose network is being cut."""
+        found = defaultdict[int | None, list[float]](list)
+        for point in self._running:
+            found[point.parent].append(point.macs_target)
         return found
 
     def front(self) -> list[tuple[float, float]]:
@@ -324,9 +321,8 @@ class Look:
         if self.model is None:
             return self._best
         expected = []
-        for trial in self._running:
-            point = trial.point
-            parent = None if point.parent is None else self._member(self._by_number[point.parent])
+        for point in self._running:
+            parent = None if point.parent is None else self._digest.member(point.parent)
             images = (self._budget.epochs if point.epochs is None else point.epochs) * self._budget.n_images
             ratio = point.macs_target
             if parent is not None and parent.images > 0 and ratio >= parent.macs_ratio:
@@ -341,28 +337,25 @@ class Look:
 
         None where it is not known. 0.02 at a target of 0.5 is less than 0.01 at 0.9: 0.029 and 0.095.
         """
-        for trial in self.trials:
-            if trial.state is TrialState.COMPLETE and 0 in trial.rungs:
-                point = trial.point
-                if (point.method, point.macs_target, point.parent) == (method, target, None):
-                    lost = self._metric.error(trial.rungs[0]) - self._dense_error
-                    return max(lost, 0.0) / max(-math.log(target), 0.01)
-        return None
+        score = self._digest.at_once(method, target)
+        if score is None:
+            return None
+        lost = self._metric.error(score) - self._dense_error
+        return max(lost, 0.0) / max(-math.log(target), 0.01)
 
     def rung_s(self, effort: float, *, left: float) -> float:
         """Seconds for the next rung, whose effort is a part of what is ``left``; what runs is half done, on average."""
         if self.time is None:
             return 0.0
         there_s = max(self.time.seconds - (1 - _OPENING) * self.time.of, 0.0)
-        left += sum(_effort(trial.point.macs_target) for trial in self._running) / 2
+        left += sum(_effort(point.macs_target) for point in self._running) / 2
         return there_s * min(self.time.workers * effort / left, 1.0)
 
     def later_s(self) -> float:
         """Seconds for a trial after the opening: as much as a rung of it got."""
         if self.time is None:
             return 0.0
-        own = [sum((trial.attrs.get(Attr.WALL_S) or {}).values()) for trial in self._by_number.values()]
-        own = [seconds for seconds in own if seconds > self.pace.overhead_s]
+        own = [seconds for seconds in self._digest.seconds.values() if seconds > self.pace.overhead_s]
         return float(np.median(own)) if own else self.time.of / 10
 
     def n_to_come(self) -> float:
@@ -389,17 +382,6 @@ class Look:
             return None
         n_images = self.pace.n_images(max(seconds, least_s), macs_ratio)
         return float(f"{n_images / self._budget.n_images:.4g}")
-
-    def _member(self, trial: StoredTrial) -> Member:
-        line, ratio = lineage_of(trial, self._by_number), trial.attrs["macs_ratio"]
-        return Member(
-            number=trial.number,
-            macs_ratio=ratio,
-            score=trial.attrs[self._metric.name],
-            images=sum(worth(each.images, of=each.attrs["macs_ratio"], at=ratio) for each in line),
-            depth=len(line) - 1,
-            sha256=str(trial.sha256),
-        )
 
 
 def _named(parent: Member | None) -> str:

@@ -21,7 +21,7 @@ from autoprune.search.proposals.recipe import RecipeSearch
 from autoprune.search.proposals.samplers import SAMPLERS, Draw, Sampler, sampler_named
 from autoprune.search.proposals.space import Space
 from autoprune.search.storage import Database, StudyHandle
-from autoprune.search.trials import Attr, Point, Proposal, StoredTrial
+from autoprune.search.trials import Attr, Growing, Point, Proposal, StoredTrial
 
 __all__ = ["Proposer", "imported_points", "opening"]
 
@@ -149,7 +149,7 @@ class Proposer:
     ) -> None:
         self._space, self._seed, self._context = space, seed, context
         self._samplers = [sampler_named(sampler), SAMPLERS["random"]]
-        self._observer = Observer(space, objectives, metric)
+        self._observer, self._so_far = Observer(space, objectives, metric), _SoFar()
         self._planner, self._has_phase, self._recipe = planner, has_phase, recipe
         dense, *others = opening(space, n_trials, imported, planner=planner)
         # A rung of the planner's ladder is proposed by the planner, which knows whom it starts from.
@@ -171,7 +171,9 @@ class Proposer:
         Raises:
             SpaceExhaustedError: Hundreds of draws gave nothing new.
         """
-        tried = {StoredTrial(trial).key for trial in history}
+        so_far = self._so_far
+        so_far.read(history)
+        tried = so_far.keys
         look = None if self._planner is None else self._planner.look(history, time)
         first = _untried(self._dense, tried) or self._probe(history, look)
         recipe = {} if self._recipe is None else self._recipe.chosen(history)
@@ -184,9 +186,7 @@ class Proposer:
             if planned is None:
                 return None
             steps = planned
-        # A trial that is tried again adds no number: an interrupted study makes the proposals of one that was not.
-        number = sum(StoredTrial(trial).retry_of is None for trial in history)
-        observations, draw, n_attempts = self._observer.look(history), Draw(self._seed, number), 0
+        observations, draw, n_attempts = self._observer.look(history), Draw(self._seed, so_far.n_first_tries), 0
         for sampler in self._samplers:
             for drawn in self._drawn(sampler, observations, draw, by=steps[0].method if steps else None):
                 for point, step in self._planned(drawn, steps, look):
@@ -219,7 +219,7 @@ class Proposer:
         self, history: Sequence[FrozenTrial], tried: set[str | None], recipe: Mapping[str, float]
     ) -> _First | None:
         """The next point of the opening, with the recipe of the moment."""
-        if not recipe:
+        if not recipe or not self._opening:
             return _untried(self._opening, tried)
         # One that was tried by another recipe is not tried again.
         known = [dataclasses.replace(StoredTrial(trial).point, recipe={}) for trial in history]
@@ -285,8 +285,40 @@ class Proposer:
                     Attr.PARENT_SHA256: step.parent.sha256,
                     Attr.DEPTH: step.parent.depth + 1,
                 }
-        n_finished = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in history)
+        n_finished = self._so_far.n_finished
         return Proposal(params=params, distributions=distributions, key=key, attrs=attrs, n_finished=n_finished)
+
+
+class _SoFar:
+    """What a study has tried so far, kept up as its history grows."""
+
+    def __init__(self) -> None:
+        self._growing = Growing()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.keys = set[str | None]()
+        """Of all trials, whatever became of them."""
+        self._first_tries = set[int]()
+        self.n_finished = 0
+        """Trials with a result."""
+
+    @property
+    def n_first_tries(self) -> int:
+        """Trials that retry no other one: an interrupted study makes the proposals of one that was not."""
+        return len(self._first_tries)
+
+    def read(self, history: Sequence[FrozenTrial]) -> None:
+        """Go on to a history."""
+        news = self._growing.read(history)
+        if news.is_anew:
+            self._forget()
+        for place in news.places:
+            trial = StoredTrial(history[place])
+            self.keys.add(trial.key)
+            if trial.retry_of is None:
+                self._first_tries.add(place)
+            self.n_finished += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _untried(points: Mapping[str, Point], tried: set[str | None]) -> _First | None:

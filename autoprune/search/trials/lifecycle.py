@@ -102,16 +102,16 @@ class Lifecycle:
 
     def failures(self, since_trial_id: int) -> Failures:
         """Failures among the trials made after ``since_trial_id``; those that were given another try don't count."""
-        study_id = self.study.study_id
         with self._db.reading() as connection:
-            failed = sql.failed_for_good(connection, study_id, since_trial_id=since_trial_id)
-            success = sql.last_success(connection, study_id, since_trial_id=since_trial_id)
-        after = [trial for trial in failed if success is None or trial.at > success.at]
+            self._register.read(connection)
+            failed = self._register.failed_for_good(since=since_trial_id)
+            success = self._register.last_success(since=since_trial_id)
+            reason = sql.attribute(connection, failed[0].trial_id, Attr.REASON) if failed else None
         return Failures(
-            consecutive=len(after),
+            consecutive=sum(success is None or trial > success for trial in failed),
             total=len(failed),
             first_number=failed[0].number if failed else None,
-            first_reason=failed[0].reason if failed else None,
+            first_reason=reason,
         )
 
     def result_of(self, result_key: str) -> EarlierResult | None:

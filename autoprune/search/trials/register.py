@@ -1,10 +1,13 @@
-"""What claims ask of all trials of a study, kept up as it grows."""
+"""What claims and ends ask of all trials of a study, kept up as it grows."""
 
 from __future__ import annotations
 
 import json
 import threading
+from bisect import insort
 from collections import Counter, defaultdict
+from datetime import datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
@@ -12,11 +15,19 @@ from optuna.trial import TrialState
 from autoprune.search.storage import Counts, Position
 from autoprune.search.trials import sql
 
-__all__ = ["Register"]
+__all__ = ["Ended", "Register"]
+
+
+class Ended(NamedTuple):
+    """A trial that has ended; in the order in which they did."""
+
+    at: datetime
+    trial_id: int
+    number: int
 
 
 class Register:
-    """The trials of a study by state, key, result and what they retry, so that a claim costs the same in a long study.
+    """What claims and ends ask of the trials of a study, so that they cost the same in a long one.
 
     Read before a transaction makes trials, since what it takes back would be remembered. Threads may share one.
 
@@ -33,6 +44,8 @@ class Register:
         self._results: dict[str, int] = {}
         self._retried: set[str] = set()
         self._failed: set[int] = set()
+        self._failures: list[Ended] = []
+        self._successes: list[Ended] = []
         self.n_first_tries = 0
         """Trials that retry no other one."""
 
@@ -53,6 +66,8 @@ class Register:
                 self._keys[entry.key].append(entry.trial_id)
         if entry.state.is_finished():
             self._ended[entry.state] += 1
+            ended = Ended(entry.ended_at or datetime.min, entry.trial_id, entry.number)
+            insort(self._failures if entry.state is TrialState.FAIL else self._successes, ended)
         if entry.state is TrialState.FAIL:
             self._failed.add(entry.trial_id)
         elif entry.state is TrialState.COMPLETE and entry.result_key is not None:
@@ -79,6 +94,16 @@ class Register:
     def is_retried(self, number: int) -> bool:
         """Whether the trial with this number has been given another try."""
         return json.dumps(number) in self._retried
+
+    def failed_for_good(self, *, since: int) -> list[Ended]:
+        """The trials with a higher id than ``since`` that failed and were given no other try, in the order of ends."""
+        with self._guard:
+            return [one for one in self._failures if one.trial_id > since and not self.is_retried(one.number)]
+
+    def last_success(self, *, since: int) -> Ended | None:
+        """Of the trials with a higher id than ``since`` the one that got its result last."""
+        with self._guard:
+            return next((one for one in reversed(self._successes) if one.trial_id > since), None)
 
     def with_result(self, result_key: str) -> int | None:
         """The first COMPLETE trial that has this result."""

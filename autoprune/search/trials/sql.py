@@ -25,7 +25,6 @@ from autoprune.search.storage import Position, schema
 from autoprune.search.trials.attributes import Attr
 
 __all__ = [
-    "Ended",
     "Entry",
     "StaleTrial",
     "attribute",
@@ -34,9 +33,7 @@ __all__ = [
     "create",
     "drop",
     "end",
-    "failed_for_good",
     "holder",
-    "last_success",
     "leftovers",
     "news",
     "stale",
@@ -65,20 +62,13 @@ class StaleTrial:
     owner: str | None
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A trial that has ended; ``at`` orders trials by when they did."""
-
-    number: int
-    at: tuple[datetime, int]
-    reason: str | None
-
-
 class Entry(NamedTuple):
     """A trial as far as claims ask for it; see `Register`. What it is known by is JSON, as it is stored."""
 
     trial_id: int
+    number: int
     state: TrialState
+    ended_at: datetime | None
     key: str | None
     retry_of: str | None
     result_key: str | None
@@ -86,7 +76,15 @@ class Entry(NamedTuple):
 
 _KEY, _RETRY, _RESULT = (_ATTRIBUTES.alias(name) for name in ("of_key", "of_retry", "of_result"))
 _NEWS = (
-    sa.select(_TRIALS.c.trial_id, _TRIALS.c.state, _KEY.c.value_json, _RETRY.c.value_json, _RESULT.c.value_json)
+    sa.select(
+        _TRIALS.c.trial_id,
+        _TRIALS.c.number,
+        _TRIALS.c.state,
+        _TRIALS.c.datetime_complete,
+        _KEY.c.value_json,
+        _RETRY.c.value_json,
+        _RESULT.c.value_json,
+    )
     .select_from(_TRIALS)
     .outerjoin(_KEY, sa.and_(_KEY.c.trial_id == _TRIALS.c.trial_id, _KEY.c.key == Attr.KEY))
     .outerjoin(_RETRY, sa.and_(_RETRY.c.trial_id == _TRIALS.c.trial_id, _RETRY.c.key == Attr.RETRY_OF))
@@ -132,46 +130,6 @@ def count_retried(connection: sa.Connection, study_id: int) -> int:
     """Number of failed trials of the study that were given another try."""
     found: int = connection.execute(_COUNT_RETRIED, {"study_id": study_id}).scalar_one()
     return found
-
-
-_LATER = _OF_STUDY, _TRIALS.c.trial_id > sa.bindparam("since")
-_REASON = _ATTRIBUTES.alias("reason")
-_FAILED = (
-    sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete, _REASON.c.value_json)
-    .select_from(_TRIALS)
-    .outerjoin(_REASON, sa.and_(_REASON.c.trial_id == _TRIALS.c.trial_id, _REASON.c.key == Attr.REASON))
-    .where(*_LATER, _TRIALS.c.state == TrialState.FAIL)
-)
-_RETRIED = (
-    sa.select(_ATTRIBUTES.c.value_json)
-    .join(_TRIALS, _ATTRIBUTES.c.trial_id == _TRIALS.c.trial_id)
-    .where(*_LATER, _ATTRIBUTES.c.key == Attr.RETRY_OF)
-)
-
-
-def failed_for_good(connection: sa.Connection, study_id: int, *, since_trial_id: int) -> list[Ended]:
-    """Failed trials that were not given another try, in the order in which they ended."""
-    asked = {"study_id": study_id, "since": since_trial_id}
-    failed = connection.execute(_FAILED, asked).all()
-    if not failed:
-        return []
-    requeued = {json.loads(number) for number in connection.execute(_RETRIED, asked).scalars()}
-    rows = [row for row in failed if row.number not in requeued]
-    return sorted((_ended(row, row.value_json) for row in rows), key=lambda trial: trial.at)
-
-
-_LAST_SUCCESS = (
-    sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.datetime_complete)
-    .where(*_LATER, _TRIALS.c.state.in_([TrialState.COMPLETE, TrialState.PRUNED]))
-    .order_by(_TRIALS.c.datetime_complete.desc(), _TRIALS.c.trial_id.desc())
-    .limit(1)
-)
-
-
-def last_success(connection: sa.Connection, study_id: int, *, since_trial_id: int) -> Ended | None:
-    """The trial that got its result last."""
-    row = connection.execute(_LAST_SUCCESS, {"study_id": study_id, "since": since_trial_id}).first()
-    return None if row is None else _ended(row, None)
 
 
 # Optuna's own trials, should anybody make some, take this row before they count.
@@ -412,14 +370,6 @@ _LEFTOVERS = (
 def leftovers(connection: sa.Connection, study_id: int) -> list[int]:
     """Trials that have ended, but not their lease, as drivers of earlier versions left some when they died."""
     return list(connection.execute(_LEFTOVERS, {"study_id": study_id}).scalars())
-
-
-def _ended(row: Any, reason_json: str | None) -> Ended:
-    return Ended(
-        number=row.number,
-        at=(row.datetime_complete or datetime.min, row.trial_id),
-        reason=_loaded(reason_json),
-    )
 
 
 def _loaded(text: str | None) -> Any:

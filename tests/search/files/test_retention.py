@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from autoprune.search.files import beaten_networks, holdings, prune_networks
+from autoprune.search.files import beaten, delete_networks, holdings
 from autoprune.search.files.retention import Holding, droppable, weights_in
 from autoprune.search.storage import Database, StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Proposal
@@ -134,9 +134,7 @@ class Networks:
     def prune(self, limits: dict[str, float] | None = None) -> list[int]:
         trials = holdings(self.study.trials(), self.study.objectives, limits or {})
         folders = [self.folder, self.folder / "none"]
-        found = beaten_networks(self.study, trials, folders)
-        gone = prune_networks(self.study, trials, folders)
-        assert set(gone) <= set(found)  # another driver may have been quicker
+        gone = delete_networks(beaten(self.study, trials, folders).here)
         return [int(path.stem) for path in gone]
 
     def left(self) -> list[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.config import Metric
@@ -299,3 +301,48 @@ def test_of_two_networks_the_one_with_less_rmse_is_the_better() -> None:
         networks = trial(0, 0.8, 1 - of_large / 4), trial(1, 0.4, 1 - 0.6 / 4)
         step = plan([fakes.by_rmse(network) for network in networks], made=made)[0]
         assert (None if step.parent is None else step.parent.number) == parent
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[list[FrozenTrial]]:
+    """A history as it grows: trials begin, from the dense network or from a finished one, and end."""
+    history: list[FrozenTrial] = []
+    snapshots = []
+    for _ in range(draw(st.integers(1, 25))):
+        running = [one.number for one in history if one.state is TrialState.RUNNING]
+        if running and draw(st.booleans()):
+            number = draw(st.sampled_from(running))
+            point = Point.from_dict(history[number].user_attrs["point"])
+            method, target = point.method, point.macs_target
+            if draw(st.integers(0, 4)) == 0:
+                history[number] = create_trial(state=TrialState.FAIL, user_attrs=history[number].user_attrs)
+                history[number].number = number
+            else:
+                score = draw(st.sampled_from([0.6, 0.75, 0.8, 0.85, 0.9]))
+                rungs = {"rungs": {"0": score - 0.1}}
+                history[number] = trial(number, target, score, parent=point.parent, method=method, **rungs)
+        else:
+            parents = [one for one in history if one.state is TrialState.COMPLETE]
+            parent = draw(st.none() | st.sampled_from(parents)) if parents else None
+            most = 0.9 if parent is None else parent.user_attrs["macs_ratio"]
+            target = draw(st.sampled_from([ratio for ratio in (0.05, 0.1, 0.2, 0.4, 0.8, 0.9) if ratio <= most]))
+            method = draw(st.sampled_from(["magnitude", "damage"]))
+            number = None if parent is None else parent.number
+            history.append(trial(len(history), target, None, parent=number, method=method))
+        snapshots.append(list(history))
+    return snapshots
+
+
+@given(lives())
+def test_a_planner_that_has_seen_the_past_plans_as_a_new_one_does(snapshots: list[list[FrozenTrial]]) -> None:
+    old = planner(methods=("magnitude", "damage"))
+    for history in snapshots:
+        for more in ((), (left(40.0),)):
+            new = planner(methods=("magnitude", "damage"))
+            assert old.steps(old.look(history, *more)) == new.steps(new.look(history, *more))
+
+
+def test_a_planner_shown_another_history_forgets_the_one_before() -> None:
+    made = planner()
+    plan([trial(0, 0.8, 0.9), trial(1, 0.4, 0.85), trial(2, 0.2, 0.8)], made=made)
+    assert plan([trial(0, 0.8, 0.9)], made=made) == plan([trial(0, 0.8, 0.9)])
