@@ -55,7 +55,7 @@ def space() -> Space:
 
 def score(point: Point) -> tuple[float, float]:
     """Concave in the target, and better the more alike the multipliers are."""
-    spread = np.std(list(point.shape.values()))
+    spread = np.std(list(point.multipliers.values()))
     return float(0.5 + 0.4 * point.macs_target**0.5 - 0.2 * spread), point.macs_target
 
 

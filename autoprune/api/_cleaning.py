@@ -6,15 +6,18 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.api._reading import Study, storage_url
 from autoprune.config import StudyConfig
 from autoprune.errors import StorageError
 from autoprune.search.files import (
     Beaten,
+    Holding,
     beaten,
     delete_networks,
     driver_signs,
@@ -29,6 +32,7 @@ from autoprune.search.files import (
 )
 from autoprune.search.phases import PhaseRows, discard
 from autoprune.search.storage import Database, StudyHandle
+from autoprune.search.trials import Growing
 
 __all__ = ["Removed", "Retention", "clean"]
 
@@ -74,7 +78,8 @@ class Retention:
 
     def __init__(self, study: Study, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._study, self._clock = study, clock
-        self._settled: set[int] = set()
+        self._growing = Growing()
+        self._held: dict[int, Holding] = {}
         self._unseen_since: dict[int, float] = {}
         self._limits: Mapping[str, float] = {}
 
@@ -90,11 +95,7 @@ class Retention:
                 _log.warning("no network was dropped, since %s", error)
                 return []
             newest = configs[max(configs)]
-            if newest.constraints.limits != self._limits:  # Then other trials are feasible.
-                self._settled.clear()
-                self._limits = newest.constraints.limits
-            left = [trial for trial in trials if trial.number not in self._settled]
-            held = holdings(left, handle.objectives, self._limits)
+            held = self._holdings(trials, newest.constraints.limits)
             for checkpoint in stale_checkpoints(Path(newest.setting.artifacts) / "checkpoints", held):
                 checkpoint.unlink(missing_ok=True)
             if newest.retention.networks == "all":
@@ -105,13 +106,29 @@ class Retention:
             self._settle(found, deleted=gone)
             return gone
 
+    def _holdings(self, trials: Sequence[FrozenTrial], limits: Mapping[str, float]) -> Collection[Holding]:
+        """What the trials hold, but for those that are settled or ended without a result."""
+        news = self._growing.read(trials)
+        places: Iterable[int] = news.places
+        if news.is_anew or limits != self._limits:  # By other limits, other trials are feasible.
+            self._held.clear()
+            self._limits, places = limits, range(len(trials))
+        for one in holdings([trials[place] for place in places], self._study.handle.objectives, limits):
+            if one.state is TrialState.COMPLETE or not one.state.is_finished():
+                self._held[one.number] = one
+            else:
+                self._held.pop(one.number, None)
+        return self._held.values()
+
     def _settle(self, found: Beaten, *, deleted: Collection[Path]) -> None:
         """Note which trials have no more to let go."""
         now, gone = self._clock(), set(map(str, deleted))
         unseen = [number for number, path in found.paths.items() if path in found.unseen]
         self._unseen_since = {number: self._unseen_since.get(number, now) for number in unseen}
-        self._settled |= {number for number, path in found.paths.items() if path in gone}
-        self._settled |= {number for number, since in self._unseen_since.items() if now - since > _GONE_S}
+        settled = {number for number, path in found.paths.items() if path in gone}
+        settled |= {number for number, since in self._unseen_since.items() if now - since > _GONE_S}
+        for number in settled:
+            del self._held[number]
 
 
 def clean(name: str, *, phases: bool = False, dry_run: bool = False, storage: str | None = None) -> list[Removed]:

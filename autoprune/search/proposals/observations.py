@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -175,10 +174,10 @@ _NEVER = datetime(1970, 1, 1)  # Optuna wants a date of each trial, but no sampl
 
 
 class _Shared(FrozenTrial):
-    """A trial that a storage need not copy through and through, since nobody changes what it refers to."""
+    """A trial that a storage need not copy, since nobody else has it and nobody changes what it refers to."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
-        return copy.copy(self)
+        return self
 
 
 class _Distributions:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import StorageError
 from autoprune.search.storage import schema
+from autoprune.search.storage.among import among, ids_text, in_memory
 from autoprune.search.storage.database import Database
 from autoprune.search.storage.position import Position
 
@@ -30,7 +31,7 @@ _FOR_PEOPLE = (
     "widths", "hyper", "why", "method", "host", "node", "owner", "revision", "claimed_at", "result_key", "reason",
     "stop_reason",
 )  # fmt: skip
-_SOME = _TRIALS.c.trial_id.in_(sa.bindparam("ids", expanding=True))
+_SOME = among(_TRIALS.c.trial_id, "ids")
 _INFINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf}
 
 
@@ -92,12 +93,12 @@ class History:
             # By their ids, so that parameters and attributes are looked up rather than gone through.
             with self._db.reading() as connection:
                 ids = connection.execute(sa.select(_TRIALS.c.trial_id).where(*asked)).scalars().all()
-            found = self._read(self._some, {"ids": ids}) if ids else []
+            found = self._read(self._some, {"ids": ids_text(ids)}) if ids else []
         return sorted(found, key=lambda trial: trial.number)
 
     def one(self, trial_id: int) -> FrozenTrial:
         """The trial with this id, which must be there, as it is now; nothing is kept of it."""
-        [trial] = self._read(self._some, {"ids": [trial_id]})
+        [trial] = self._read(self._some, {"ids": ids_text([trial_id])})
         return trial
 
     def _read(self, queries: _Queries, asked: Mapping[str, Any]) -> list[FrozenTrial]:
@@ -152,15 +153,15 @@ class _Queries:
         kind = sa.cast(_VALUES.c.value_type, sa.String)
         values = sa.select(_VALUES.c.trial_id, _VALUES.c.objective, _VALUES.c.value, kind)
         columns = _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
-        params = sa.select(*columns).order_by(_PARAMS.c.param_id)
+        params = sa.select(*columns).order_by(in_memory(_PARAMS.c.param_id))
         user = _attributes_by_trial(schema.optuna_trial_attributes, is_sqlite=db.is_sqlite)
         if brief:
             params = params.where(_PARAMS.c.distribution_json.contains(CategoricalDistribution.__name__))
             user = user.where(schema.optuna_trial_attributes.c.key.not_in(_FOR_PEOPLE))
         system = _attributes_by_trial(schema.optuna_trial_system_attributes, is_sqlite=db.is_sqlite)
-        self.trials = sa.select(_TRIALS).where(wanted).order_by(_TRIALS.c.trial_id)
+        self.trials = sa.select(_TRIALS).where(wanted).order_by(in_memory(_TRIALS.c.trial_id))
         self.values, self.params, self.user, self.system = (
-            _of_trials(query, wanted) for query in (values, params, user, system)
+            _of_found(query, wanted) for query in (values, params, user, system)
         )
 
 
@@ -184,6 +185,12 @@ def _of_trials(query: sa.Select[Any], where: sa.ColumnElement[bool]) -> sa.Selec
     if table is not _TRIALS:
         query = query.select_from(_TRIALS.join(table, table.c.trial_id == _TRIALS.c.trial_id))
     return query.where(where)
+
+
+def _of_found(query: sa.Select[Any], wanted: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """A query of what belongs to the few trials that a condition finds: in a join, a database may go through all."""
+    table = query.get_final_froms()[0]
+    return query.where(table.c.trial_id.in_(sa.select(_TRIALS.c.trial_id).where(wanted)))
 
 
 def _raw(connection: sa.Connection, query: sa.Select[Any], asked: Mapping[str, Any]) -> list[Any]:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from autoprune.search.storage import schema
+from autoprune.search.storage.among import among, ids_text, in_memory
 
 __all__ = ["Position"]
 
@@ -20,11 +21,11 @@ def _open_ids(state: TrialState) -> str:
 
 
 def _any_of(*, if_changed: bool) -> sa.ColumnElement[bool]:
-    among = {state: _TRIALS.c.trial_id.in_(sa.bindparam(_open_ids(state), expanding=True)) for state in _UNFINISHED}
-    known = [sa.and_(each, _TRIALS.c.state != state) if if_changed else each for state, each in among.items()]
+    open_ones = {state: among(_TRIALS.c.trial_id, _open_ids(state)) for state in _UNFINISHED}
+    known = [sa.and_(each, _TRIALS.c.state != state) if if_changed else each for state, each in open_ones.items()]
     is_new = _TRIALS.c.trial_id > sa.bindparam("newest")
     # By their ids: a database that sees an index on `study_id` would go through all trials of the study.
-    of_study = _TRIALS.c.study_id + 0 == sa.bindparam("study_id")
+    of_study = in_memory(_TRIALS.c.study_id) == sa.bindparam("study_id")
     return sa.and_(of_study, sa.or_(is_new, *known))
 
 
@@ -52,8 +53,9 @@ class Position:
     @property
     def asked(self) -> dict[str, Any]:
         """The parameters of both conditions."""
-        ids = {_open_ids(state): [one for one, at in self.unfinished.items() if at is state] for state in _UNFINISHED}
-        return {"study_id": self._study_id, "newest": self._newest, **ids}
+        ids = {state: ids_text(one for one, at in self.unfinished.items() if at is state) for state in _UNFINISHED}
+        own = {_open_ids(state): text for state, text in ids.items()}
+        return {"study_id": self._study_id, "newest": self._newest, **own}
 
     def is_new(self, trial_id: int) -> bool:
         """Whether a trial that was read has not been read before."""

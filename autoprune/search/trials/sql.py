@@ -21,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.search.storage import Position, schema
+from autoprune.search.storage import Position, among, ids_text, in_memory, schema
 from autoprune.search.trials.attributes import Attr
 
 __all__ = [
@@ -90,7 +90,7 @@ _NEWS = (
     .outerjoin(_RETRY, sa.and_(_RETRY.c.trial_id == _TRIALS.c.trial_id, _RETRY.c.key == Attr.RETRY_OF))
     .outerjoin(_RESULT, sa.and_(_RESULT.c.trial_id == _TRIALS.c.trial_id, _RESULT.c.key == Attr.RESULT_KEY))
     .where(Position.CHANGED)
-    .order_by(_TRIALS.c.trial_id)
+    .order_by(in_memory(_TRIALS.c.trial_id))
 )
 
 
@@ -105,7 +105,7 @@ _STALE = (
     .select_from(_TRIALS)
     .outerjoin(_LEASES, _LEASES.c.trial_id == _TRIALS.c.trial_id)
     .outerjoin(_CLAIMED, sa.and_(_CLAIMED.c.trial_id == _TRIALS.c.trial_id, _CLAIMED.c.key == Attr.CLAIMED_AT))
-    .where(_TRIALS.c.trial_id.in_(sa.bindparam("running", expanding=True)), _TRIALS.c.state == TrialState.RUNNING)
+    .where(among(_TRIALS.c.trial_id, "running"), _TRIALS.c.state == TrialState.RUNNING)
     .where(sa.or_(_LEASES.c.trial_id.is_(None), _LEASES.c.expires_at <= sa.bindparam("now")))
     .order_by(_TRIALS.c.trial_id)
 )
@@ -114,7 +114,7 @@ _STALE = (
 def stale(connection: sa.Connection, running: Collection[int], *, now: float, grace_s: float) -> list[StaleTrial]:
     """Those of the RUNNING trials whose lease has expired, or that have had none for ``grace_s`` since the claim."""
     found = []
-    for trial_id, owner, claimed_at in connection.execute(_STALE, {"running": list(running), "now": now}):
+    for trial_id, owner, claimed_at in connection.execute(_STALE, {"running": ids_text(running), "now": now}):
         # A trial without `claimed_at` was not claimed by us, so nobody will ever tell its result to us.
         if owner is not None or claimed_at is None or json.loads(claimed_at) + grace_s <= now:
             found.append(StaleTrial(trial_id=trial_id, owner=owner))
@@ -263,7 +263,7 @@ def write(connection: sa.Connection, trial_id: int, *, study_id: int, owner: str
 
 _BEAT = (
     sa.update(_LEASES)
-    .where(_LEASES.c.owner == sa.bindparam("whose"), _LEASES.c.trial_id.in_(sa.bindparam("trial_ids", expanding=True)))
+    .where(_LEASES.c.owner == sa.bindparam("whose"), among(_LEASES.c.trial_id, "trial_ids"))
     .values(expires_at=sa.bindparam("until"))
     .returning(_LEASES.c.trial_id)
 )
@@ -273,7 +273,7 @@ def beat(connection: sa.Connection, trial_ids: Collection[int], *, owner: str, e
     """Extend the leases of all these trials that are still those of ``owner``; returns which they are."""
     if not trial_ids:
         return set()
-    asked = {"whose": owner, "trial_ids": sorted(trial_ids), "until": expires_at}
+    asked = {"whose": owner, "trial_ids": ids_text(sorted(trial_ids)), "until": expires_at}
     return set(connection.execute(_BEAT, asked).scalars())
 
 
