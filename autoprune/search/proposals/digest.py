@@ -38,7 +38,7 @@ class Digest:
         self._trials: dict[int, StoredTrial] = {}
         self._members: dict[int, Member] = {}
         self._cuts = defaultdict[int, list[float]](list)
-        self._at_once: dict[tuple[str, float], tuple[int, float]] = {}
+        self._at_once: dict[tuple[str | None, float | None], tuple[int, float]] = {}
         self._dense: tuple[int, float] | None = None
         self._front: list[tuple[int, float, float]] = []
         self.targets = set[float | None]()
@@ -86,12 +86,12 @@ class Digest:
         return trial
 
     def _note_rung_0(self, trial: StoredTrial) -> None:
-        if 0 not in trial.rungs:
-            return
-        point = trial.point
-        tried = point.method, point.macs_target
-        if point.parent is None and trial.number <= self._at_once.get(tried, (trial.number, 0.0))[0]:
-            self._at_once[tried] = trial.number, trial.rungs[0]
+        tried = trial.method, trial.macs_target
+        first = self._at_once.get(tried)
+        if trial.parent is None and (first is None or trial.number < first[0]):
+            score = trial.rungs.get(0)
+            if score is not None:
+                self._at_once[tried] = trial.number, score
 
     def _compete(self, fresh: Sequence[StoredTrial]) -> None:
         """Let trials that now have a network on the front, and from it those that they beat."""

@@ -241,7 +241,11 @@ class Observer:
         """The observations of all trials of a study, by number."""
         self._update(history)
         later = self._later_gains()
-        trials = [observation for known in self._known if (observation := self._seen(known, later)) is not None]
+        seen = (
+            self._as_finished(known, later) if known.state is TrialState.PRUNED else known.observation
+            for known in self._known
+        )
+        trials = [observation for observation in seen if observation is not None]
         in_order = tuple(sorted(trials, key=lambda observation: observation.number))
         return Observations(self._space, self._objectives, in_order, self._metric)
 
@@ -302,9 +306,10 @@ class Observer:
             return {}
         return {rung: median(found) for rung, found in self._gains.items()}
 
-    def _seen(self, known: _Known, later: Mapping[int, float]) -> Observation | None:
+    def _as_finished(self, known: _Known, later: Mapping[int, float]) -> Observation | None:
+        """What is seen of a trial that was stopped early, with what it would have gained."""
         observation = known.observation
-        if observation is None or observation.values is None or known.state is not TrialState.PRUNED:
+        if observation is None or observation.values is None:
             return observation
         values = list(observation.values)
         reached = values[self._place] + later.get(max(known.rungs), 0.0)

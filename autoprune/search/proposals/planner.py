@@ -32,7 +32,7 @@ _PROBES = 0.15  # Of the workers' time: what trials of recipes take together.
 _TO_EXPLORE = 10  # Trials that must still fit for methods and rules to be explored, so that the answer is of use.
 _SPARE = 0.015  # Share of the whole time that is left free at its end, against trials that take longer than expected.
 _SPARE_S = 2.0
-_MOST_TOLD = 2_000  # Trials, the newest, that pace and errors are told from: more tell nothing new.
+_MOST_TOLD = 500  # Trials, the newest, that pace and errors are told from: more tell nothing new.
 _ANY_PACE = Pace(base_s=0.25e-3, macs_s=0.75e-3, overhead_s=0.0)
 
 

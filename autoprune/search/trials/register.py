@@ -42,7 +42,7 @@ class Register:
         # By their JSON, as it is stored.
         self._keys = defaultdict[str, list[int]](list)
         self._results: dict[str, int] = {}
-        self._retried: set[str] = set()
+        self._retried: set[int] = set()  # By their numbers.
         self._failed: set[int] = set()
         self._failures: list[Ended] = []
         self._successes: list[Ended] = []
@@ -61,7 +61,7 @@ class Register:
             if entry.retry_of is None:
                 self.n_first_tries += 1
             else:
-                self._retried.add(entry.retry_of)
+                self._retried.add(json.loads(entry.retry_of))
             if entry.key is not None:
                 self._keys[entry.key].append(entry.trial_id)
         if entry.state.is_finished():
@@ -93,7 +93,7 @@ class Register:
 
     def is_retried(self, number: int) -> bool:
         """Whether the trial with this number has been given another try."""
-        return json.dumps(number) in self._retried
+        return number in self._retried
 
     def failed_for_good(self, *, since: int) -> list[Ended]:
         """The trials with a higher id than ``since`` that failed and were given no other try, in the order of ends."""

@@ -78,6 +78,12 @@ class StoredTrial:
         return target
 
     @property
+    def method(self) -> str | None:
+        """The method of its point, looked up; None for a trial that another tool has made."""
+        method: str | None = self.attrs.get(Attr.POINT, {}).get("method")
+        return method
+
+    @property
     def given(self) -> dict[str, Any]:
         """The attributes that came with the proposal, as far as they were read."""
         return {name: self.attrs[name] for name in self.frozen.system_attrs.get(GIVEN, []) if name in self.attrs}

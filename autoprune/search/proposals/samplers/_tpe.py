@@ -32,7 +32,7 @@ class TPE(Sampler):
     candidate, which is any draw from the density of the good trials.
     """
 
-    most_trials: ClassVar[int] = 2_000
+    most_trials: ClassVar[int] = 1_000
     """Beyond them the sampler sees the front and the newest: its own weights fade the oldest anyway, and every trial
     costs time at every attempt."""
 
