@@ -64,12 +64,14 @@ class Task:
         dense: The dense checkpoint, in the peers' folder; one of ours is made by their script, beside the results.
         convert: The script that renames its tensors to autoprune's: ``convert IN OUT``; None: they have these names.
         network: ``"module:function"`` that makes a network which the peers don't have; None: it is their own.
+        lacks: Rows that can't be run on it.
     """
 
     study: Path
     dense: str
     convert: Path | None = None
     network: str | None = None
+    lacks: tuple[str, ...] = ()
 
 
 _OURS_HAS = {"PYTHONPATH": str(ROOT)}  # What lies here is measured, wherever autoprune is installed from.
@@ -92,9 +94,12 @@ _STOCK_ROWS = [name for name in ROWS if name.removeprefix("ours_") not in ABLATE
 _STUDY = ROOT / "studies/bench_search/study.toml"
 TASKS: Mapping[str, Task] = {
     "resnet20": Task(_STUDY, "dense_resnet20.pt", ROOT / "studies/cifar10_resnet20/convert.py"),
-    "narrow_vgg": Task(_STUDY, "dense_narrow_vgg.pt", network="studies.bench_search.narrow_vgg:narrow_vgg"),
+    "narrow_vgg": Task(  # `diy` names layers of ResNet-20, in processes that know of no other network.
+        _STUDY, "dense_narrow_vgg.pt", network="studies.bench_search.narrow_vgg:narrow_vgg", lacks=("diy",)
+    ),
 }
-_DENSE_EPOCHS = 24  # Of a network that the peers don't have.
+# Of a network that the peers don't have, by their script.
+_DENSE_EPOCHS, _DENSE_RATE = 24, "0.1"
 
 
 class RowError(Exception):
@@ -160,7 +165,8 @@ class Place:
         """What each row is told, the same for all."""
         native, network = machine.has_bfloat16(), TASKS[run.network].network
         return {
-            **({} if network is None else {"NETWORK": network, "PYTHONPATH": str(ROOT)}),
+            **({} if network is None else {"PYTHONPATH": str(ROOT)}),
+            "NETWORK": network or "",
             "DATA": str(self.data),
             "DENSE": str(self.dense(run.network)),
             "WEIGHTS": str(self.weights(run.network)),
@@ -209,14 +215,14 @@ def measure(run: Run, place: Place) -> dict[str, Any]:
     folder.mkdir(parents=True)
     log, found, environment = folder / "row.log", folder / "found.json", place.environment(run)
 
-    def step(command: Sequence[str], *, limit_s: float = 600.0) -> None:
-        execute(command, folder=folder, log=log, environment=environment, limit_s=limit_s)
+    def step(command: Sequence[str], *, limit_s: float = 600.0, **more: str) -> None:
+        execute(command, folder=folder, log=log, environment={**environment, **more}, limit_s=limit_s)
 
     step([place.pythons[row.python], "-c", "; ".join(f"import {name}" for name in row.needs)])
     task, dense, weights = TASKS[run.network], place.dense(run.network), place.weights(run.network)
     if task.network is not None and not dense.exists():
         half = dense.with_suffix(".part")
-        step([*place.script(run.network, "dense.py"), str(_DENSE_EPOCHS), str(half)], limit_s=3 * 3600)
+        step([*place.script(run.network, "dense.py"), str(_DENSE_EPOCHS), str(half)], limit_s=3 * 3600, LR=_DENSE_RATE)
         half.replace(dense)
     if row.python == OWN and not weights.exists():
         if task.convert is None:
@@ -239,8 +245,13 @@ def result_of(run: Run, facts: Mapping[str, Any], found: Mapping[str, Any]) -> d
         run: The run.
         facts: Of machine and moment.
         found: What its script left: ``front``, pairs of test error and MACs ratio, and facts of its own.
+
+    Raises:
+        RowError: Its front is empty: its processes failed, and it did not say so.
     """
     front = sorted((float(error), float(ratio)) for error, ratio in found["front"])
+    if not front:
+        raise RowError("its front is empty")
     best = best_at(front)
     scores = {"hypervolume": hypervolume(front), "mean": mean(best.values()), "best_at": list(best.values())}
     own = {key: value for key, value in found.items() if key != "front"}
@@ -314,7 +325,8 @@ def main() -> None:
     # Rows run in folders of their own. Not resolved: a link to Python is what makes a virtual environment.
     pythons = {whose: os.path.abspath(shutil.which(python) or python) for whose, python in given.items()}
     out.mkdir(parents=True, exist_ok=True)
-    runs = [Run(args.network, row, seed, args.minutes) for seed in args.seeds for row in args.rows]
+    rows = [row for row in args.rows if row not in TASKS[args.network].lacks]
+    runs = [Run(args.network, row, seed, args.minutes) for seed in args.seeds for row in rows]
     missing = run_all(runs, Place(peers, data.resolve(), pythons, out))
     search_report.write(out, missing={str(run): why for run, why in missing.items()})
     raise SystemExit(1 if missing else 0)

@@ -75,7 +75,7 @@ def filled_in(tables: Tables, environment: Mapping[str, str], *, variant: str) -
 
 def _other_network(environment: Mapping[str, str]) -> Tables:
     factory = environment.get("NETWORK")
-    return {} if factory is None else {"architecture": None, "factory": factory}
+    return {"architecture": None, "factory": factory} if factory else {}
 
 
 def as_toml(tables: Tables, *, above: str = "") -> str:

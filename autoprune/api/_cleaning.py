@@ -108,16 +108,17 @@ class Retention:
 
     def _holdings(self, trials: Sequence[FrozenTrial], limits: Mapping[str, float]) -> Collection[Holding]:
         """What the trials hold, but for those that are settled or ended without a result."""
-        news = self._growing.read(trials)
-        places: Iterable[int] = news.places
-        if news.is_anew or limits != self._limits:  # By other limits, other trials are feasible.
-            self._held.clear()
-            self._limits, places = limits, range(len(trials))
-        for one in holdings([trials[place] for place in places], self._study.handle.objectives, limits):
-            if one.state is TrialState.COMPLETE or not one.state.is_finished():
-                self._held[one.number] = one
-            else:
-                self._held.pop(one.number, None)
+        if limits != self._limits:  # Then other trials are feasible.
+            self._growing, self._held, self._limits = Growing(), {}, limits
+        with self._growing.reading(trials) as news:
+            if news.is_anew:
+                self._held.clear()
+            fresh = holdings([trials[place] for place in news.places], self._study.handle.objectives, limits)
+            for one in fresh:
+                if one.state is TrialState.COMPLETE or not one.state.is_finished():
+                    self._held[one.number] = one
+                else:
+                    self._held.pop(one.number, None)
         return self._held.values()
 
     def _settle(self, found: Beaten, *, deleted: Collection[Path]) -> None:

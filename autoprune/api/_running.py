@@ -60,7 +60,7 @@ from autoprune.search.files import enter_folder, is_shared
 from autoprune.search.phases import PhaseCache, PhaseRows
 from autoprune.search.proposals import Planner, Proposer, Space, imported_points
 from autoprune.search.storage import Database, StudyHandle
-from autoprune.search.trials import Claim, Lifecycle, Point, expire_dead_leases, new_owner
+from autoprune.search.trials import Claim, Lifecycle, Point, expire_dead_leases, new_owner, work_of
 
 __all__ = ["Outcome", "Progress", "launch", "proposer_of", "resume"]
 
@@ -291,12 +291,12 @@ def _make_ready(
 
 
 def _has_run_here(record: StudyHandle, cluster: Cluster) -> bool:
-    """Whether a driver of the study has ended that used this machine: it has said what is slow here.
+    """Whether trials of the study have come to an end under drivers of this machine: these have said what is slow here.
 
     What a cluster is made of that others have started may have changed since.
     """
-    hosts = {row.host for row in record.drivers() if row.left_at is not None}
-    return cluster.cores is not None and socket.gethostname() in hosts
+    ours = [row.owner for row in record.drivers() if row.host == socket.gethostname()]
+    return cluster.cores is not None and bool(ours) and work_of(record, ours).n_finished > 0
 
 
 def _enter(folder: Path, record: StudyHandle, *, owner: str, progress: Progress) -> None:

@@ -17,7 +17,7 @@ from autoprune.errors import IdentityError
 from autoprune.pipeline import open_workbench
 from autoprune.search.proposals import Pace, Proposer
 from autoprune.search.storage import Database, StudyHandle
-from autoprune.search.trials import Claim, Lifecycle, Point
+from autoprune.search.trials import Claim, Lifecycle, Point, Proposal
 from tests.conftest import FinishedStudy
 from tests.digits_task import TABLES
 
@@ -100,9 +100,14 @@ def test_a_machine_is_timed_once_for_a_study_where_its_cluster_is_its_own(tmp_pa
         db, name="study", identity={}, config={}, directions=["maximize"], objectives=["accuracy"]
     )
     own, of_others = Cluster(nodes=(), cores=Cores(there=2, allowed=2)), Cluster(nodes=())
-    record.enter("first")
+    lifecycle = Lifecycle(record, owner="first", n_trials=3)
     assert not _running._has_run_here(record, own)
+    record.enter("first")
+    claim = lifecycle.claim(Proposal({}, {}, "key", {}))
+    assert isinstance(claim, Claim)
     record.leave("first")
+    assert not _running._has_run_here(record, own)  # It was interrupted, perhaps while it timed this machine.
+    lifecycle.complete(claim.trial_id, [0.9], {})
     assert _running._has_run_here(record, own)
     assert not _running._has_run_here(record, of_others)
     db.close()

@@ -157,6 +157,11 @@ def test_table_and_picture_lie_beside_the_results(place: Place) -> None:
     assert (place.out.parent / "results.svg").read_bytes() == first
 
 
+def test_a_row_whose_processes_failed_without_a_word_is_no_result() -> None:
+    with pytest.raises(RowError, match="its front is empty"):
+        bench_search.result_of(Run("net", "fine", 0, 1), {}, {"front": []})
+
+
 def test_the_peers_run_on_another_network_by_the_same_scripts(tmp_path: Path) -> None:
     network = "studies.bench_search.narrow_vgg:narrow_vgg"
     peers, out = tmp_path / "peers", tmp_path / "raw"

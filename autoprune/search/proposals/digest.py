@@ -56,12 +56,12 @@ class Digest:
         Args:
             history: All trials of the study, by number.
         """
-        news = self._growing.read(history)
-        if news.is_anew:
-            self._forget()
-        fresh = [self._take_in(StoredTrial(history[place])) for place in news.places]
-        self.running = dict(sorted(self.running.items()))
-        self._compete([trial for trial in fresh if trial is not None])
+        with self._growing.reading(history) as news:
+            if news.is_anew:
+                self._forget()
+            fresh = [self._take_in(StoredTrial(history[place])) for place in news.places]
+            self.running = dict(sorted(self.running.items()))
+            self._compete([trial for trial in fresh if trial is not None])
 
     def _take_in(self, trial: StoredTrial) -> StoredTrial | None:
         """Note a trial that is new or in another state; it is given back where it now has a network."""

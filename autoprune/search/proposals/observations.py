@@ -255,11 +255,11 @@ class Observer:
         return dict(self._choices)
 
     def _update(self, history: Sequence[FrozenTrial]) -> None:
-        news = self._growing.read(history)
-        if news.is_anew:
-            self._forget()
-        for place in news.places:
-            self._known[place : place + 1] = [self._learn(place, history[place])]
+        with self._growing.reading(history) as news:
+            if news.is_anew:
+                self._forget()
+            for place in news.places:
+                self._known[place : place + 1] = [self._learn(place, history[place])]
 
     def _learn(self, number: int, trial: FrozenTrial) -> _Known:
         rungs = StoredTrial(trial).rungs

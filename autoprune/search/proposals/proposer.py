@@ -87,6 +87,8 @@ def _plain(space: Space, method: str) -> Point:
 def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, Any]) -> list[Point]:
     """The points of the Pareto fronts of other studies in a database, study by study, each by number.
 
+    Each starts from the dense network here, whatever it started from there.
+
     Args:
         db: An open database.
         names: Names of the studies.
@@ -108,7 +110,9 @@ def imported_points(db: Database, names: Sequence[str], identity: Mapping[str, A
         minimise = [direction == "minimize" for direction in study.directions]
         values = np.array([trial.values for trial in complete]).reshape(-1, len(minimise))
         front = front_mask(values, minimise=minimise).tolist()
-        points += [StoredTrial(t).point for t, is_best in zip(complete, front, strict=True) if is_best]
+        best = (StoredTrial(trial).point for trial, is_best in zip(complete, front, strict=True) if is_best)
+        # Parents are trials of the other study, and a seed of its own has a probe of recipes there.
+        points += [dataclasses.replace(point, parent=None, finetune_seed=None) for point in best]
     return points
 
 
@@ -310,15 +314,15 @@ class _SoFar:
 
     def read(self, history: Sequence[FrozenTrial]) -> None:
         """Go on to a history."""
-        news = self._growing.read(history)
-        if news.is_anew:
-            self._forget()
-        for place in news.places:
-            trial = StoredTrial(history[place])
-            self.keys.add(trial.key)
-            if trial.retry_of is None:
-                self._first_tries.add(place)
-            self.n_finished += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        with self._growing.reading(history) as news:
+            if news.is_anew:
+                self._forget()
+            for place in news.places:
+                trial = StoredTrial(history[place])
+                self.keys.add(trial.key)
+                if trial.retry_of is None:
+                    self._first_tries.add(place)
+                self.n_finished += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _untried(points: Mapping[str, Point], tried: set[str | None]) -> _First | None:

@@ -2,7 +2,7 @@
 
 from autoprune.search.trials.attributes import Attr
 from autoprune.search.trials.counting import counted
-from autoprune.search.trials.growing import Growing, News
+from autoprune.search.trials.growing import Growing
 from autoprune.search.trials.lifecycle import Lifecycle
 from autoprune.search.trials.orphans import drop_unknown_leases, orphans
 from autoprune.search.trials.owners import expire_dead_leases, is_gone, new_owner
@@ -18,7 +18,6 @@ __all__ = [
     "Failures",
     "Growing",
     "Lifecycle",
-    "News",
     "NotClaimed",
     "Point",
     "Proposal",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.search.trials.attributes import Attr
 
 __all__ = ["Growing", "News"]
 
@@ -16,7 +19,7 @@ class News:
     """What a history says that it did not say before.
 
     Args:
-        places: Of the trials that are new, or in another state than they were; ascending.
+        places: Of the trials that are new, or were read anew since they had not ended; ascending.
         is_anew: Whether it is another history than before, so that all of its trials are among them and what was known
             of the other one is to be forgotten.
     """
@@ -29,31 +32,47 @@ class Growing:
     """Tells its reader what is new in the history of a study.
 
     A trial that has ended is the same object in each history that `StudyHandle.history` gives. Where one of them is
-    another object, or is gone, this is another history.
+    another object or is gone, or another proposal has come to the place of an open one, this is another history: a
+    server was away and has lost what it had said to have.
     """
 
     def __init__(self) -> None:
         self._seen: list[FrozenTrial] = []
         self._unfinished: dict[int, TrialState] = {}
+        self._is_lost = False
 
-    def read(self, history: Sequence[FrozenTrial]) -> News:
-        """Go on to a history.
+    @contextmanager
+    def reading(self, history: Sequence[FrozenTrial]) -> Iterator[News]:
+        """Go on to a history; who does not come to the end of what is told is told all of it anew.
 
         Args:
             history: All trials of the study, by number.
         """
-        seen, open_before = self._seen, self._unfinished
-        replaced = set[int]()
-        if not (len(history) >= len(seen) and all(map(operator.is_, seen, history))):
-            replaced = {place for place, pair in enumerate(zip(seen, history, strict=False)) if pair[0] is not pair[1]}
-        is_anew = len(history) < len(seen) or not replaced <= open_before.keys()
-        if is_anew:
-            places = list(range(len(history)))
-        else:
-            moved = {place for place, state in open_before.items() if history[place].state is not state}
-            places = [*sorted(replaced | moved), *range(len(seen), len(history))]
+        news = self._news(history)
+        self._is_lost = True
+        yield news
+        self._is_lost = False
         self._seen = list(history)
-        places_now = range(len(history)) if is_anew else {*open_before, *places}
-        states = {place: history[place].state for place in sorted(places_now)}
+        among = range(len(history)) if news.is_anew else sorted({*self._unfinished, *news.places})
+        states = {place: history[place].state for place in among}
         self._unfinished = {place: state for place, state in states.items() if not state.is_finished()}
-        return News(places, is_anew)
+
+    def _news(self, history: Sequence[FrozenTrial]) -> News:
+        seen, before = self._seen, self._unfinished
+        replaced = set[int]()
+        if not all(map(operator.is_, seen, history)):
+            replaced = {place for place, pair in enumerate(zip(seen, history, strict=False)) if pair[0] is not pair[1]}
+        if (
+            self._is_lost
+            or len(history) < len(seen)
+            or not replaced <= before.keys()
+            or any(_key(seen[place]) != _key(history[place]) for place in replaced)
+        ):
+            return News(list(range(len(history))), is_anew=True)
+        moved = {place for place, state in before.items() if history[place].state is not state}
+        return News([*sorted(replaced | moved), *range(len(seen), len(history))], is_anew=False)
+
+
+def _key(trial: FrozenTrial) -> str | None:
+    key: str | None = trial.user_attrs.get(Attr.KEY)
+    return key

@@ -306,23 +306,33 @@ def test_of_two_networks_the_one_with_less_rmse_is_the_better() -> None:
 @st.composite
 def lives(draw: st.DrawFn) -> list[list[FrozenTrial]]:
     """A history as it grows: trials begin, from the dense network or from a finished one, and end."""
-    history: list[FrozenTrial] = []
+    history = [trial(0, 1.0, 0.95, epochs=0.0)] if draw(st.booleans()) else []  # The dense network.
     snapshots = []
     for _ in range(draw(st.integers(1, 25))):
         running = [one.number for one in history if one.state is TrialState.RUNNING]
-        if running and draw(st.booleans()):
+        waiting = [one.number for one in history if one.state is TrialState.WAITING]
+        if waiting and draw(st.booleans()):
+            number = waiting[0]
+            history[number] = create_trial(state=TrialState.RUNNING, user_attrs=history[number].user_attrs)
+            history[number].number = number
+        elif running and draw(st.booleans()):
             number = draw(st.sampled_from(running))
             point = Point.from_dict(history[number].user_attrs["point"])
             method, target = point.method, point.macs_target
-            if draw(st.integers(0, 4)) == 0:
-                history[number] = create_trial(state=TrialState.FAIL, user_attrs=history[number].user_attrs)
+            end = draw(st.sampled_from([TrialState.FAIL, TrialState.PRUNED, *[TrialState.COMPLETE] * 4]))
+            if end is not TrialState.COMPLETE:
+                history[number] = create_trial(state=end, user_attrs=history[number].user_attrs)
                 history[number].number = number
+                if end is TrialState.FAIL and draw(st.booleans()):
+                    again = dict(history[number].user_attrs, retry_of=number)
+                    history.append(create_trial(state=TrialState.WAITING, user_attrs=again))
+                    history[-1].number = len(history) - 1
             else:
                 score = draw(st.sampled_from([0.6, 0.75, 0.8, 0.85, 0.9]))
                 rungs = {"rungs": {"0": score - 0.1}}
                 history[number] = trial(number, target, score, parent=point.parent, method=method, **rungs)
         else:
-            parents = [one for one in history if one.state is TrialState.COMPLETE]
+            parents = [one for one in history if one.state is TrialState.COMPLETE and one.user_attrs["images"]]
             parent = draw(st.none() | st.sampled_from(parents)) if parents else None
             most = 0.9 if parent is None else parent.user_attrs["macs_ratio"]
             target = draw(st.sampled_from([ratio for ratio in (0.05, 0.1, 0.2, 0.4, 0.8, 0.9) if ratio <= most]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import numpy as np
@@ -249,6 +250,12 @@ def test_the_fronts_of_other_studies_are_imported(db):
     # Of the first study, its poor trial at the low target is dominated; each front counts for itself.
     assert imported_points(db, ["one", "two"], {"network": "a"}) == [best[0], poor[1], best[1], poor[0]]
     assert imported_points(db, [], {"network": "a"}) == []
+
+
+def test_an_imported_point_starts_from_no_trial_of_the_other_study(db):
+    plain = Point("strong", "global", 0.2, {"strength": 1e-3}, epochs=2.0)
+    finish_study(db, "one", {}, [dataclasses.replace(plain, parent=7, finetune_seed=0)])
+    assert imported_points(db, ["one"], {}) == [plain]
 
 
 def test_the_front_of_another_network_is_refused_with_both_sides(db):

@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import hypothesis.strategies as st
 from hypothesis import given
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune.search.trials import Growing, News
+from autoprune.search.trials import Growing
+from autoprune.search.trials.growing import News
 
-RUNNING, COMPLETE, WAITING = TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING
+RUNNING, COMPLETE, WAITING, FAIL = TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING, TrialState.FAIL
 
 
-def trial(state: TrialState) -> FrozenTrial:
-    return create_trial(state=state, values=[0.5] if state is COMPLETE else None)
+def trial(state: TrialState, key: str = "a") -> FrozenTrial:
+    return create_trial(state=state, values=[0.5] if state is COMPLETE else None, user_attrs={"key": key})
+
+
+def read(growing: Growing, history: list[FrozenTrial]) -> News:
+    with growing.reading(history) as news:
+        return news
 
 
 def test_what_is_new_or_in_another_state_is_told_once() -> None:
     growing, history = Growing(), [trial(COMPLETE), trial(RUNNING)]
-    assert growing.read(history) == News([0, 1], is_anew=False)
-    assert growing.read(list(history)) == News([], is_anew=False)
+    assert read(growing, history) == News([0, 1], is_anew=False)
+    assert read(growing, list(history)) == News([], is_anew=False)
     history[1] = trial(COMPLETE)
     history.append(trial(WAITING))
-    assert growing.read(history) == News([1, 2], is_anew=False)
+    assert read(growing, history) == News([1, 2], is_anew=False)
     history[2].state = RUNNING  # The same object in another state.
-    assert growing.read(history) == News([2], is_anew=False)
+    assert read(growing, history) == News([2], is_anew=False)
 
 
 def test_an_ended_trial_that_is_another_or_gone_makes_another_history() -> None:
     growing, history = Growing(), [trial(COMPLETE), trial(COMPLETE)]
-    growing.read(history)
+    read(growing, history)
     other = [history[0], trial(COMPLETE)]
-    assert growing.read(other) == News([0, 1], is_anew=True)
-    assert growing.read(other[:1]) == News([0], is_anew=True)
-    assert growing.read([]) == News([], is_anew=True)
-    assert growing.read(other) == News([0, 1], is_anew=False)
+    assert read(growing, other) == News([0, 1], is_anew=True)
+    assert read(growing, other[:1]) == News([0], is_anew=True)
+    assert read(growing, []) == News([], is_anew=True)
+    assert read(growing, other) == News([0, 1], is_anew=False)
+
+
+def test_another_proposal_in_the_place_of_an_open_trial_makes_another_history() -> None:
+    growing, kept = Growing(), trial(RUNNING, "kept")
+    read(growing, [kept, trial(RUNNING, "lost by a server")])
+    assert read(growing, [kept, trial(RUNNING, "made since")]) == News([0, 1], is_anew=True)
+
+
+def test_who_did_not_come_to_the_end_is_told_all_anew() -> None:
+    growing, history = Growing(), [trial(COMPLETE), trial(COMPLETE)]
+    read(growing, history[:1])
+    with contextlib.suppress(ZeroDivisionError), growing.reading(history):
+        raise ZeroDivisionError
+    assert read(growing, history) == News([0, 1], is_anew=True)
+    assert read(growing, history) == News([], is_anew=False)
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 9), st.sampled_from([RUNNING, COMPLETE, WAITING, TrialState.FAIL])), max_size=40)
+    st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from([RUNNING, COMPLETE, WAITING, FAIL]), st.sampled_from("ab")),
+        max_size=40,
+    )
 )
-def test_what_is_told_adds_up_to_the_history(changes: list[tuple[int, TrialState]]) -> None:
-    growing, history, known = Growing(), list[FrozenTrial](), dict[int, TrialState]()
-    for place, state in changes:
+def test_what_is_told_adds_up_to_the_history(changes: list[tuple[int, TrialState, str]]) -> None:
+    growing, history, known = Growing(), list[FrozenTrial](), dict[int, tuple[TrialState, str]]()
+    for place, state, key in changes:
         if place < len(history):  # An ended trial is never changed in a study; here it may be.
-            history[place] = trial(state)
+            history[place] = trial(state, key)
         else:
-            history.append(trial(state))
-        news = growing.read(history)
+            history.append(trial(state, key))
+        news = read(growing, history)
         if news.is_anew:
             known.clear()
-        known |= {place: history[place].state for place in news.places}
-        assert known == {place: each.state for place, each in enumerate(history)}
+        known |= {at: (history[at].state, history[at].user_attrs["key"]) for at in news.places}
+        assert known == {at: (each.state, each.user_attrs["key"]) for at, each in enumerate(history)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from optuna.distributions import IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.storage import StudyHandle
 from autoprune.search.trials import Claim, Lifecycle, Proposal, StoredTrial
@@ -38,9 +38,22 @@ def check(register: Register, study: StudyHandle) -> None:
     waiting = [trial.frozen._trial_id for trial in trials if trial.state is TrialState.WAITING]
     assert register.oldest_waiting() == min(waiting, default=None)
     assert register.n_first_tries == sum(trial.retry_of is None for trial in trials)
+    failed = [one.frozen for one in trials if one.state is TrialState.FAIL]
+    lost = [one for one in failed if not any(other.retry_of == one.number for other in trials)]
+    won = [one.frozen for one in trials if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    for since in (0, 2):
+        found = [one.number for one in register.failed_for_good(since=since)]
+        assert found == [one.number for one in sorted(lost, key=_end) if one._trial_id > since]
+        last = max((one for one in won if one._trial_id > since), key=_end, default=None)
+        success = register.last_success(since=since)
+        assert (success and success.number) == (last and last.number)
     assert not register.is_taken("none has this")
     assert not register.is_retried(10**6)
     assert register.with_result("none has this") is None
+
+
+def _end(trial: FrozenTrial) -> tuple[Any, int]:
+    return trial.datetime_complete, trial._trial_id
 
 
 def test_what_a_server_lost_while_it_was_away_is_not_remembered(study: StudyHandle, clock: Any) -> None:
