@@ -65,4 +65,6 @@ def _for_sqlite(element: _Among, compiler: SQLCompiler, **more: Any) -> str:
 @compiles(_Among, "postgresql")
 def _for_postgresql(element: _Among, compiler: SQLCompiler, **more: Any) -> str:
     column, ids = _parts(element, compiler, **more)
-    return f"({column} = ANY (CAST(translate({ids}, '[]', '{{}}') AS BIGINT[])))"
+    # A subquery that refers to no row is answered once; a cast would be made again for each row that is looked at.
+    listed = f"SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({ids} AS JSON))"
+    return f"({column} = ANY (ARRAY({listed})))"
