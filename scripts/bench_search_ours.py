@@ -9,7 +9,6 @@ another network than the study's.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -17,16 +16,16 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from optuna.trial import FrozenTrial
 from search_scores import Point, busy_share, over_time
-from torch import nn
 
 import autoprune
+from autoprune.importing import import_named
 from autoprune.pipeline import open_workbench
 
 STORAGE = "sqlite:///study.db"
@@ -105,17 +104,12 @@ def front_of(study: autoprune.Study) -> list[Point]:
     setting = study.config.setting
     workbench = open_workbench(setting)
     test = workbench.work.test()
-    factory = None if setting.network.factory is None else _imported(setting.network.factory)
+    named = setting.network.factory
+    factory = None if named is None else import_named(named, key="factory", what="function")
     return sorted(
         (1 - test.score(autoprune.load_model(row["weights"], factory=factory)), row["macs_ratio"])
         for row in study.front().to_dict("records")
     )
-
-
-def _imported(name: str) -> Callable[[], nn.Module]:
-    module, function = name.split(":")
-    made: Callable[[], nn.Module] = getattr(importlib.import_module(module), function)
-    return made
 
 
 def found_by(trials: list[FrozenTrial], *, started: float, wall_s: float, concurrency: int) -> Tables:

@@ -110,15 +110,15 @@ class Retention:
         """What the trials hold, but for those that are settled or ended without a result."""
         if limits != self._limits:  # Then other trials are feasible.
             self._growing, self._held, self._limits = Growing(), {}, limits
-        with self._growing.reading(trials) as news:
-            if news.is_anew:
-                self._held.clear()
-            fresh = holdings([trials[place] for place in news.places], self._study.handle.objectives, limits)
-            for one in fresh:
+
+        def take_in(places: list[int]) -> None:
+            for one in holdings([trials[place] for place in places], self._study.handle.objectives, limits):
                 if one.state is TrialState.COMPLETE or not one.state.is_finished():
                     self._held[one.number] = one
                 else:
                     self._held.pop(one.number, None)
+
+        self._growing.read(trials, forget=self._held.clear, take_in=take_in)
         return self._held.values()
 
     def _settle(self, found: Beaten, *, deleted: Collection[Path]) -> None:

@@ -56,12 +56,13 @@ class Digest:
         Args:
             history: All trials of the study, by number.
         """
-        with self._growing.reading(history) as news:
-            if news.is_anew:
-                self._forget()
-            fresh = [self._take_in(StoredTrial(history[place])) for place in news.places]
+
+        def take_in(places: list[int]) -> None:
+            fresh = [self._take_in(StoredTrial(history[place])) for place in places]
             self.running = dict(sorted(self.running.items()))
             self._compete([trial for trial in fresh if trial is not None])
+
+        self._growing.read(history, forget=self._forget, take_in=take_in)
 
     def _take_in(self, trial: StoredTrial) -> StoredTrial | None:
         """Note a trial that is new or in another state; it is given back where it now has a network."""

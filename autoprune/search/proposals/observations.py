@@ -255,11 +255,11 @@ class Observer:
         return dict(self._choices)
 
     def _update(self, history: Sequence[FrozenTrial]) -> None:
-        with self._growing.reading(history) as news:
-            if news.is_anew:
-                self._forget()
-            for place in news.places:
+        def take_in(places: list[int]) -> None:
+            for place in places:
                 self._known[place : place + 1] = [self._learn(place, history[place])]
+
+        self._growing.read(history, forget=self._forget, take_in=take_in)
 
     def _learn(self, number: int, trial: FrozenTrial) -> _Known:
         rungs = StoredTrial(trial).rungs

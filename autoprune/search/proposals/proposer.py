@@ -314,15 +314,16 @@ class _SoFar:
 
     def read(self, history: Sequence[FrozenTrial]) -> None:
         """Go on to a history."""
-        with self._growing.reading(history) as news:
-            if news.is_anew:
-                self._forget()
-            for place in news.places:
+
+        def take_in(places: list[int]) -> None:
+            for place in places:
                 trial = StoredTrial(history[place])
                 self.keys.add(trial.key)
                 if trial.retry_of is None:
                     self._first_tries.add(place)
                 self.n_finished += trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+        self._growing.read(history, forget=self._forget, take_in=take_in)
 
 
 def _untried(points: Mapping[str, Point], tried: set[str | None]) -> _First | None:

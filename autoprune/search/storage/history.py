@@ -177,14 +177,10 @@ def raw_rows(connection: sa.Connection, query: sa.Select[Any], where: sa.ColumnE
 
     There are hundreds of thousands of them, for which SQLAlchemy's own rows cost too much.
     """
-    return _raw(connection, _of_trials(query, where), {})
-
-
-def _of_trials(query: sa.Select[Any], where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     table = query.get_final_froms()[0]
     if table is not _TRIALS:
         query = query.select_from(_TRIALS.join(table, table.c.trial_id == _TRIALS.c.trial_id))
-    return query.where(where)
+    return _raw(connection, query.where(where), {})
 
 
 def _of_found(query: sa.Select[Any], wanted: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.trials.attributes import Attr
 
-__all__ = ["Growing", "News"]
-
-
-@dataclass(frozen=True)
-class News:
-    """What a history says that it did not say before.
-
-    Args:
-        places: Of the trials that are new, or were read anew since they had not ended; ascending.
-        is_anew: Whether it is another history than before, so that all of its trials are among them and what was known
-            of the other one is to be forgotten.
-    """
-
-    places: list[int]
-    is_anew: bool
+__all__ = ["Growing"]
 
 
 class Growing:
@@ -41,23 +25,28 @@ class Growing:
         self._unfinished: dict[int, TrialState] = {}
         self._is_lost = False
 
-    @contextmanager
-    def reading(self, history: Sequence[FrozenTrial]) -> Iterator[News]:
-        """Go on to a history; who does not come to the end of what is told is told all of it anew.
+    def read(
+        self, history: Sequence[FrozenTrial], *, forget: Callable[[], object], take_in: Callable[[list[int]], object]
+    ) -> None:
+        """Go on to a history; a reader that fails while it takes in what is new starts anew the next time.
 
         Args:
             history: All trials of the study, by number.
+            forget: Called first where this is another history than before.
+            take_in: Given the places of the trials that are new, or were read anew since they had not ended; ascending.
         """
-        news = self._news(history)
+        places = self._changed(history)
         self._is_lost = True
-        yield news
-        self._is_lost = False
-        self._seen = list(history)
-        among = range(len(history)) if news.is_anew else sorted({*self._unfinished, *news.places})
-        states = {place: history[place].state for place in among}
+        if places is None:
+            forget()
+            places, self._unfinished = list(range(len(history))), {}
+        take_in(places)
+        self._is_lost, self._seen = False, list(history)
+        states = {place: history[place].state for place in sorted({*self._unfinished, *places})}
         self._unfinished = {place: state for place, state in states.items() if not state.is_finished()}
 
-    def _news(self, history: Sequence[FrozenTrial]) -> News:
+    def _changed(self, history: Sequence[FrozenTrial]) -> list[int] | None:
+        """Places of what is new; None where this is another history."""
         seen, before = self._seen, self._unfinished
         replaced = set[int]()
         if not all(map(operator.is_, seen, history)):
@@ -68,9 +57,9 @@ class Growing:
             or not replaced <= before.keys()
             or any(_key(seen[place]) != _key(history[place]) for place in replaced)
         ):
-            return News(list(range(len(history))), is_anew=True)
+            return None
         moved = {place for place, state in before.items() if history[place].state is not state}
-        return News([*sorted(replaced | moved), *range(len(seen), len(history))], is_anew=False)
+        return [*sorted(replaced | moved), *range(len(seen), len(history))]
 
 
 def _key(trial: FrozenTrial) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import given
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoprune.search.trials import Growing
-from autoprune.search.trials.growing import News
 
 RUNNING, COMPLETE, WAITING, FAIL = TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING, TrialState.FAIL
 
@@ -18,9 +18,16 @@ def trial(state: TrialState, key: str = "a") -> FrozenTrial:
     return create_trial(state=state, values=[0.5] if state is COMPLETE else None, user_attrs={"key": key})
 
 
+class News(NamedTuple):
+    places: list[int]
+    is_anew: bool
+
+
 def read(growing: Growing, history: list[FrozenTrial]) -> News:
-    with growing.reading(history) as news:
-        return news
+    forgot, told = list[bool](), list[list[int]]()
+    growing.read(history, forget=lambda: forgot.append(True), take_in=told.append)
+    (places,) = told
+    return News(places, is_anew=bool(forgot))
 
 
 def test_what_is_new_or_in_another_state_is_told_once() -> None:
@@ -53,8 +60,8 @@ def test_another_proposal_in_the_place_of_an_open_trial_makes_another_history() 
 def test_who_did_not_come_to_the_end_is_told_all_anew() -> None:
     growing, history = Growing(), [trial(COMPLETE), trial(COMPLETE)]
     read(growing, history[:1])
-    with contextlib.suppress(ZeroDivisionError), growing.reading(history):
-        raise ZeroDivisionError
+    with contextlib.suppress(ZeroDivisionError):
+        growing.read(history, forget=list, take_in=lambda places: 1 / 0)
     assert read(growing, history) == News([0, 1], is_anew=True)
     assert read(growing, history) == News([], is_anew=False)
 
